@@ -1,0 +1,46 @@
+"""The balance score: what to sample with, and what to keep (B-STaR, arXiv:2412.17256).
+
+A *cell* is a temperature, a top-k, a threshold and a process weight. In every cell the
+calibration responses are rewarded, selected as training would select them, and scored:
+
+    reward = answer_reward + process_weight * process_reward
+    selected: the best `cap` of a query's distinct texts with reward > threshold
+    score of query q = min(n'_q / n*, 1) * n'_q / n_q
+    objective = mean of the scores over queries
+
+and the cell with the highest objective is chosen; a paired bootstrap over queries says how
+sure that is. `score` holds the score, `selection` what is kept, `surface` the grid search.
+
+Everything that decides is an integer: rewards and thresholds are counts of 1e-6, scores are
+sums of exact binary digits. So a choice depends neither on the order of the queries, nor on
+how the work is cut into blocks, nor on the backend.
+
+`rules="reference"` follows the authors' code where it differs from the paper: the mean is
+over queries with something selected, repeats are removed after the cap, and threshold and
+cap are chosen again on the generated pool (`choose_filter`).
+
+Axes beside the project's: R resamples, D digits, C slabs, each one (temperature, top-k,
+process weight) with all its thresholds.
+"""
+
+from bstar_jax.balance.score import RULES, balance_score, objective
+from bstar_jax.balance.selection import Pool, choose_filter, rewards, select
+from bstar_jax.balance.surface import Choice, Grid, Surface, balance_surface, bootstrap_counts
+from bstar_jax.metrics import MICRO, to_micro
+
+__all__ = [
+    "MICRO",
+    "RULES",
+    "Choice",
+    "Grid",
+    "Pool",
+    "Surface",
+    "balance_score",
+    "balance_surface",
+    "bootstrap_counts",
+    "choose_filter",
+    "objective",
+    "rewards",
+    "select",
+    "to_micro",
+]

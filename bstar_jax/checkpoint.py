@@ -1,0 +1,169 @@
+"""Parameters and training state on disk, by Orbax: asynchronous, whole or not at all.
+
+    checkpoints/params/<iteration>     parameters after each iteration; 0 is after warm-up
+    checkpoints/training/<serial>      the newest parameters with their optimizer state, saved
+                                       within and after every training phase
+
+What is on disk has the true vocabulary and does not depend on the mesh that wrote it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from bstar_jax import model, sharding
+from bstar_jax.config import ModelConfig, UserError
+
+_SERIAL = 10**8  # a training phase has fewer optimizer steps than this
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """Where in a run a training state was saved.
+
+    Attributes:
+      iteration: 0 is warm-up.
+      step: Optimizer steps of that iteration's phase that are done.
+    """
+
+    iteration: int
+    step: int
+
+
+class Checkpoints:
+    """The checkpoints of one run directory."""
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        config: ModelConfig,
+        mesh: Mesh,
+        *,
+        keep: int = 0,
+        read_only: bool = False,
+    ):
+        """Opens or creates the checkpoints.
+
+        Args:
+          directory: The run's `checkpoints`.
+          config: The model.
+          mesh: Where restored arrays go.
+          keep: Iterations whose parameters are kept, besides warm-up; 0 is all.
+          read_only: Leaves alone what another process may be writing.
+        """
+        directory = os.path.abspath(directory)
+        self._config, self._mesh, self._keep = config, mesh, keep
+        self._params = _manager(os.path.join(directory, "params"), None, read_only)
+        self._training = _manager(os.path.join(directory, "training"), 1, read_only)
+
+    def iterations(self) -> list[int]:
+        """Iterations whose parameters are on disk, ascending."""
+        return sorted(self._params.all_steps())
+
+    def save_params(self, iteration: int, params: dict) -> None:
+        """Starts writing the parameters of an iteration."""
+        self._params.save(iteration, args=ocp.args.StandardSave(self._to_disk(params)))
+
+    def restore_params(self, iteration: int) -> dict:
+        """The parameters of an iteration, on the storage map.
+
+        Raises:
+          UserError: If that iteration is not on disk, with those that are.
+        """
+        if iteration not in self._params.all_steps():
+            raise UserError(
+                f"there is no checkpoint of iteration {iteration}; there are {self.iterations()}"
+            )
+        init = functools.partial(model.init, self._config)
+        like = jax.eval_shape(init, jax.random.key(0))
+        return self._restore(self._params, iteration, like)
+
+    def mark(self) -> Mark | None:
+        """Where the newest training state was saved."""
+        serial = self._training.latest_step()
+        return None if serial is None else Mark(*divmod(serial, _SERIAL))
+
+    def save_training(self, mark: Mark, state) -> None:
+        """Starts writing a training state; the one before goes once this one is whole."""
+        self._training.save(_serial(mark), args=ocp.args.StandardSave(self._to_disk(state)))
+
+    def restore_training(self, mark: Mark, like):
+        """The training state saved at a mark, on the storage map.
+
+        Args:
+          mark: As `mark()` gave it.
+          like: Shapes of such a state with the true vocabulary.
+        """
+        return self._restore(self._training, _serial(mark), like)
+
+    def prune(self) -> None:
+        """Drops the oldest parameters beyond `keep`; those of warm-up stay."""
+        if self._keep:
+            for iteration in [step for step in self.iterations() if step][: -self._keep]:
+                self._params.delete(iteration)
+
+    def wait(self) -> None:
+        """Returns when everything started is on disk.
+
+        Raises:
+          UserError: If it could not be written.
+        """
+        try:
+            self._params.wait_until_finished()
+            self._training.wait_until_finished()
+        except OSError as error:
+            raise UserError(
+                f"a checkpoint could not be written: {error}; "
+                "free space on that disk and start again, the run goes on from there"
+            ) from error
+
+    def close(self) -> None:
+        """Waits, and lets go of the files."""
+        self.wait()
+        self._params.close()
+        self._training.close()
+
+    def _restore(self, manager, step, like):
+        places = self._shardings(like, sharding.DISK)
+        target = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            like,
+            places,
+        )
+        restored = manager.restore(step, args=ocp.args.StandardRestore(target))
+        return place_params(self._config, self._mesh, restored)
+
+    def _to_disk(self, tree):
+        # A copy: the caller may give its arrays up to the next step while these are written.
+        cut = lambda tree: jax.tree.map(jnp.copy, model.cut_vocab(self._config, tree))  # noqa: E731
+        places = self._shardings(jax.eval_shape(cut, tree), sharding.DISK)
+        return jax.jit(cut, out_shardings=places)(tree)
+
+    def _shardings(self, tree, table):
+        return sharding.shardings(self._mesh, tree, model.axes_of(self._config, tree), table)
+
+
+def place_params(config: ModelConfig, mesh: Mesh, tree):
+    """Parameters, or a state of them, padded and placed as training stores them on the mesh."""
+    size = sharding.padded_vocab(config, mesh)
+    pad = functools.partial(model.pad_vocab, config, size=size)
+    places = sharding.shardings(mesh, tree, model.axes_of(config, tree))
+    return jax.jit(pad, out_shardings=places)(tree)
+
+
+def _serial(mark: Mark) -> int:
+    return mark.iteration * _SERIAL + mark.step
+
+
+def _manager(directory: str, keep: int | None, read_only: bool) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=not read_only, read_only=read_only
+    )
+    return ocp.CheckpointManager(directory, options=options)

@@ -1,0 +1,500 @@
+"""The config: every setting of a run with its unit and range, checked when it is built.
+
+A config is a tree of frozen dataclasses. `Config()` is complete; a file in `configs/` says
+what differs; a flag such as `--config.improve.steps=200` overrides one value (`flags`). No
+field is None: "none" is 0 or "". A value outside its range, or a combination that cannot
+work, raises `UserError` naming the value, the rule and the remedy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Mapping
+
+
+class UserError(Exception):
+    """Bad input. The message alone says what was given, what is allowed, what to write."""
+
+
+class Preempted(Exception):
+    """The process was asked to stop; its state is saved and a restart goes on from there."""
+
+
+def setting(default, doc, *, low=None, high=None, choices=None, above=None):
+    """A config field with its meaning and range; tuples state the range of their elements.
+
+    Args:
+      default: The value where nothing is said.
+      doc: Meaning and unit, one line.
+      low: Smallest value allowed.
+      high: Largest value allowed.
+      choices: The values allowed, where they are few.
+      above: Values must be strictly larger than this.
+    """
+    metadata = {"doc": doc, "low": low, "high": high, "choices": choices, "above": above}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class _Checked:
+    """Checks and converts every field by its type and range when the section is built."""
+
+    def __post_init__(self):
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            if not field.metadata:
+                continue
+            name = f"{_SECTION_NAMES.get(type(self), '')}{field.name}"
+            value = _convert(name, getattr(self, field.name), hints[field.name])
+            for element in value if isinstance(value, tuple) else (value,):
+                _check_range(name, element, field.metadata)
+            object.__setattr__(self, field.name, value)
+
+
+def _convert(name, value, kind):
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, str) or not isinstance(value, (tuple, list)) or not value:
+            raise UserError(
+                f"{name} is {value!r}; it takes one or more values, written as {name}=1,2"
+            )
+        return tuple(_convert(name, element, typing.get_args(kind)[0]) for element in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{name} is {value!r}, a {type(value).__name__}; it takes a {kind.__name__}")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"{name} is {value!r}; it takes a finite number")
+    return value
+
+
+def _check_range(name, value, rule):
+    if rule["choices"] is not None and value not in rule["choices"]:
+        near = difflib.get_close_matches(str(value), map(str, rule["choices"]), 1, 0.3)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        allowed = ", ".join(map(repr, rule["choices"]))
+        raise UserError(f"{name} is {value!r}; it takes one of {allowed}{hint}")
+    if rule["low"] is not None and value < rule["low"]:
+        raise UserError(f"{name} is {value!r}; it takes {rule['low']} or more")
+    if rule["high"] is not None and value > rule["high"]:
+        raise UserError(f"{name} is {value!r}; it takes {rule['high']} or less")
+    if rule["above"] is not None and value <= rule["above"]:
+        raise UserError(f"{name} is {value!r}; it takes more than {rule['above']}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldNames(_Checked):
+    """Names of the fields in each line of a JSONL file; "" where the file has none."""
+
+    id: str = setting("", "unique id of the query; '' uses <split>/<record number>")
+    question: str = setting("question", "text of the question")
+    answer: str = setting("answer", "reference answer")
+    solution: str = setting("", "human solution, answer line included; '' where there is none")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig(_Checked):
+    """What is asked."""
+
+    name: str = setting("arithmetic", "the task", choices=("arithmetic", "gsm8k", "jsonl"))
+    path: str = setting("", "a file, or a folder with train.jsonl and optionally test.jsonl")
+    prompt: str = setting("", "prompt template holding {question}; '' takes the task's own")
+    hint_prompt: str = setting(
+        "", "rationalization template holding {question} and {reference}; '' takes the task's own"
+    )
+    answer_marker: str = setting("", "text before the answer; '' takes the task's own")
+    reward: str = setting("number", "how jsonl answers compare", choices=("number", "text"))
+    fields: FieldNames = dataclasses.field(default_factory=FieldNames)
+    train_queries: int = setting(10240, "train queries that a generated task makes", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig(_Checked):
+    """How text becomes tokens."""
+
+    path: str = setting("", "tokenizer file or directory; '' takes the task's own or trains one")
+    vocab_size: int = setting(2048, "pieces of a sentencepiece tokenizer trained here", low=300)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(_Checked):
+    """The decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU."""
+
+    vocab_size: int = setting(0, "tokens; 0 takes the tokenizer's", low=0)
+    width: int = setting(96, "D, of the residual stream", low=1)
+    layers: int = setting(3, "Y", low=1)
+    heads: int = setting(4, "A, attention heads", low=1)
+    kv_heads: int = setting(2, "G, key-value heads; divides heads", low=1)
+    head_width: int = setting(0, "E; 0 is width / heads", low=0)
+    feed_forward: int = setting(256, "F", low=1)
+    rope_theta: float = setting(10000.0, "base of the rotary wavelengths", above=0)
+    norm_epsilon: float = setting(1e-6, "added to the mean square", above=0)
+    tied: bool = setting(True, "the head is the transposed embedding")
+    dtype: str = setting(
+        "float32", "of the computation; parameters are f32", choices=("float32", "bfloat16")
+    )
+    remat: str = setting(
+        "none", "what the backward pass computes again", choices=("none", "dots", "full")
+    )
+    scalar_head: bool = setting(False, "a second head with one value a token")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.heads % self.kv_heads:
+            raise UserError(
+                f"model.heads is {self.heads} and model.kv_heads {self.kv_heads}; every "
+                "key-value head serves the same number of heads: kv_heads must divide heads"
+            )
+        if self.head_width == 0 and self.width % self.heads:
+            raise UserError(
+                f"model.width is {self.width} and model.heads {self.heads}; heads must divide "
+                "width, or model.head_width be given"
+            )
+        if self.width_per_head % 2:
+            raise UserError(
+                f"a head is {self.width_per_head} wide; rotary positions turn pairs: make it even"
+            )
+
+    @property
+    def width_per_head(self) -> int:
+        """E, the width of one attention head."""
+        return self.head_width or self.width // self.heads
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig(_Checked):
+    """How the devices are laid out; the three sizes multiply to the number of devices."""
+
+    data: int = setting(-1, "copies of the parameters; -1 takes the devices left over", low=-1)
+    fsdp: int = setting(1, "devices that share the storage of one copy", low=-1)
+    tensor: int = setting(1, "devices that share one matrix product", low=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(_Checked):
+    """AdamW and gradient clipping, for every training phase."""
+
+    b1: float = setting(0.9, "decay of the first moment", low=0, high=1)
+    b2: float = setting(0.98, "decay of the second moment", low=0, high=1)
+    epsilon: float = setting(1e-8, "added to the root of the second moment", above=0)
+    weight_decay: float = setting(0.01, "a step, times the learning rate", low=0)
+    clip_norm: float = setting(1.0, "largest global gradient norm", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SftConfig(_Checked):
+    """Warm-up on human solutions, before the first iteration."""
+
+    steps: int = setting(200, "optimizer steps; 0 skips warm-up", low=0)
+    batch: int = setting(64, "examples a step", low=1)
+    learning_rate: float = setting(3e-3, "peak", above=0)
+    warmup_steps: int = setting(50, "steps of linear growth from 0", low=0)
+    final_rate: float = setting(
+        0.1, "share of the peak that a linear fall ends at; 1 is constant", low=0, high=1
+    )
+    examples: int = setting(1000, "human solutions used", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig(_Checked):
+    """How often."""
+
+    iterations: int = setting(5, "rounds of self-training; 0 stops after warm-up", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrateConfig(_Checked):
+    """The grid that the choice is made from; one cell skips the sampling of calibration."""
+
+    queries: int = setting(256, "calibration queries", low=0)
+    responses: int = setting(8, "n, a query and cell; best that of generate", low=1)
+    temperatures: tuple[float, ...] = setting(
+        (0.5, 0.7, 0.9, 1.1, 1.3), "0 is greedy", low=0.0, high=10.0
+    )
+    top_ks: tuple[int, ...] = setting((0,), "tokens kept; 0 is off", low=0)
+    thresholds: tuple[float, ...] = setting(
+        (0.25, 0.75, 1.25, 1.75), "kept is a reward strictly above", low=-1000.0, high=1000.0
+    )
+    process_weights: tuple[float, ...] = setting(
+        (1.0,), "of the process reward beside the answer reward", low=0.0, high=100.0
+    )
+
+    @property
+    def sampling_cells(self) -> int:
+        """Number of (temperature, top-k) pairs."""
+        return len(self.temperatures) * len(self.top_ks)
+
+    @property
+    def is_single_cell(self) -> bool:
+        """Whether there is nothing to choose."""
+        return self.sampling_cells * len(self.thresholds) * len(self.process_weights) == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig(_Checked):
+    """How the training queries are answered."""
+
+    queries: int = setting(2048, "train queries an iteration; 0 is all", low=0)
+    responses: int = setting(8, "n, a query", low=1)
+    max_tokens: int = setting(32, "longest response, end-of-text included", low=1)
+    max_prompt_tokens: int = setting(32, "longest prompt", low=1)
+    top_p: float = setting(1.0, "kept probability mass; 1 is off", above=0, high=1)
+    min_p: float = setting(0.0, "least share of the best token; 0 is off", low=0, high=1)
+    batch: int = setting(2048, "response rows decoded at once", low=1)
+    rationalize: bool = setting(False, "failed queries get a second try with the answer as hint")
+
+
+@dataclasses.dataclass(frozen=True)
+class BalanceConfig(_Checked):
+    """The balance score, and what is kept."""
+
+    rules: str = setting("paper", "whose rules", choices=("paper", "reference"))
+    target_correct: int = setting(4, "n*, unique correct responses wanted a query", low=1)
+    cap: int = setting(0, "most responses kept a query; 0 is all", low=0)
+    target_total: int = setting(0, "N, responses wanted in all; for rules=reference", low=0)
+    bootstrap: int = setting(1000, "resamples of the calibration queries", low=1)
+    distinct: str = setting("text", "what makes a repeat", choices=("text", "equations"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ImproveConfig(_Checked):
+    """Training on what was selected."""
+
+    steps: int = setting(100, "optimizer steps an iteration", low=1)
+    batch: int = setting(64, "examples a step", low=1)
+    learning_rate: float = setting(1e-3, "peak", above=0)
+    warmup_steps: int = setting(0, "steps of linear growth from 0", low=0)
+    final_rate: float = setting(
+        1.0, "share of the peak that a linear fall ends at; 1 is constant", low=0, high=1
+    )
+    init_from: str = setting(
+        "last", "parameters a round starts from", choices=("last", "warmup", "base")
+    )
+    optimizer_from: str = setting("last", "optimizer state", choices=("last", "fresh"))
+    data: str = setting("iteration", "what is trained on", choices=("iteration", "accumulated"))
+    reference_share: float = setting(0.0, "share of human solutions in a batch", low=0, high=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MonitorConfig(_Checked):
+    """Metrics on held-out queries, after every iteration."""
+
+    queries: int = setting(256, "held-out queries", low=1)
+    responses: int = setting(32, "n, a query", low=1)
+    temperature: float = setting(1.0, "of the sampled responses", above=0, high=10)
+    ks: tuple[int, ...] = setting((1, 8, 32), "K of pass@K; at most responses", low=1)
+    s: int = setting(4, "S of pass@K-S and reward@K-S", low=1)
+    process_weight: float = setting(1.0, "ranks responses; fixed over a run", low=0, high=100)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig(_Checked):
+    """What is kept on disk."""
+
+    keep: int = setting(0, "iterations whose parameters are kept; 0 is all", low=0)
+    minutes: float = setting(10.0, "between saves within a training phase", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig(_Checked):
+    """What is written for people."""
+
+    every: int = setting(20, "optimizer steps between metrics rows", low=1)
+    tensorboard: bool = setting(True, "write tensorboard/")
+    wandb_project: str = setting("", "Weights & Biases project; '' is off")
+
+
+def _section(cls):
+    return dataclasses.field(default_factory=cls)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_Checked):
+    """All settings of a run."""
+
+    seed: int = setting(0, "of every random choice", low=0, high=2**31 - 1)
+    task: TaskConfig = _section(TaskConfig)
+    tokenizer: TokenizerConfig = _section(TokenizerConfig)
+    model: ModelConfig = _section(ModelConfig)
+    mesh: MeshConfig = _section(MeshConfig)
+    optimizer: OptimizerConfig = _section(OptimizerConfig)
+    sft: SftConfig = _section(SftConfig)
+    loop: LoopConfig = _section(LoopConfig)
+    calibrate: CalibrateConfig = _section(CalibrateConfig)
+    generate: GenerateConfig = _section(GenerateConfig)
+    balance: BalanceConfig = _section(BalanceConfig)
+    improve: ImproveConfig = _section(ImproveConfig)
+    monitor: MonitorConfig = _section(MonitorConfig)
+    checkpoint: CheckpointConfig = _section(CheckpointConfig)
+    log: LogConfig = _section(LogConfig)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for rule in _COMBINATIONS:
+            rule(self)
+
+
+_SECTION_NAMES = {
+    kind: f"{prefix}."
+    for kind, prefix in [
+        (FieldNames, "task.fields"),
+        *(
+            (typing.get_type_hints(Config)[field.name], field.name)
+            for field in dataclasses.fields(Config)
+            if not field.metadata
+        ),
+    ]
+}
+
+
+def _check_monitor(config):
+    monitor = config.monitor
+    if max(monitor.ks) > monitor.responses:
+        raise UserError(
+            f"monitor.ks has {max(monitor.ks)} but monitor.responses is {monitor.responses}; "
+            "pass@K needs at least K responses: lower K or raise monitor.responses"
+        )
+    if monitor.s > max(monitor.ks):
+        raise UserError(
+            f"monitor.s is {monitor.s} but the largest of monitor.ks is {max(monitor.ks)}; "
+            "S of K responses needs S <= K"
+        )
+    if len(set(monitor.ks)) != len(monitor.ks):
+        raise UserError(f"monitor.ks is {monitor.ks}; every K stands once")
+
+
+def _check_grid(config):
+    for name in ("temperatures", "top_ks", "thresholds", "process_weights"):
+        values = getattr(config.calibrate, name)
+        if list(values) != sorted(set(values)):
+            raise UserError(f"calibrate.{name} is {values}; values must grow, each once")
+    if not config.calibrate.is_single_cell and config.calibrate.queries == 0:
+        raise UserError(
+            "calibrate.queries is 0 but the grid has several cells; give queries to choose by, "
+            "or one value on every axis"
+        )
+    if config.balance.rules == "reference" and config.balance.target_total == 0:
+        raise UserError(
+            "balance.rules=reference chooses the cap by balance.target_total, which is 0; "
+            "set it to the number of responses wanted in all"
+        )
+
+
+def _check_training(config):
+    if config.improve.init_from == "base":
+        raise UserError(
+            "improve.init_from=base starts from the model before warm-up, which is random "
+            "here; use improve.init_from=warmup"
+        )
+    if config.sft.steps and config.sft.examples == 0:
+        raise UserError("sft.steps is set but sft.examples is 0; set sft.steps=0 to skip warm-up")
+    for name in ("sft", "improve"):
+        section = getattr(config, name)
+        if section.steps and section.warmup_steps > total_steps(config, name):
+            raise UserError(
+                f"{name}.warmup_steps is {section.warmup_steps} of {total_steps(config, name)} "
+                "steps in all; warm-up must fit in the schedule"
+            )
+
+
+def _check_task(config):
+    if config.task.name != "arithmetic" and not config.task.path:
+        raise UserError(
+            f"task.path is '' but task {config.task.name!r} reads a file; "
+            "add --config.task.path=FILE_OR_FOLDER"
+        )
+    if config.task.name == "arithmetic" and config.task.path:
+        raise UserError("task.path is given but task 'arithmetic' makes its own queries; drop it")
+    for name, parts in (("prompt", ("{question}",)), ("hint_prompt", ("{question}", "{reference}"))):
+        template = getattr(config.task, name)
+        for part in parts:
+            if template and part not in template:
+                raise UserError(f"task.{name} is {template!r}; it must hold {part}")
+
+
+_COMBINATIONS = (_check_monitor, _check_grid, _check_training, _check_task)
+
+
+def total_steps(config: Config, phase: str) -> int:
+    """Optimizer steps that one schedule of phase "sft" or "improve" spans."""
+    if phase == "sft":
+        return config.sft.steps
+    rounds = config.loop.iterations if config.improve.optimizer_from == "last" else 1
+    return max(rounds, 1) * config.improve.steps
+
+
+def to_dict(config) -> dict:
+    """The config as nested dictionaries of JSON values, tuples as tuples."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: Mapping, cls: type = Config, prefix: str = ""):
+    """Builds and checks a config from nested dictionaries; what is missing takes its default.
+
+    Raises:
+      UserError: On an unknown name (with the nearest valid one), type, range or combination.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    arguments = {}
+    for name, value in values.items():
+        if name not in names:
+            raise UserError(unknown_name(prefix + name, [prefix + known for known in names]))
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{prefix}{name} is a section, not the value {value!r}")
+            value = from_dict(value, kind, f"{prefix}{name}.")
+        arguments[name] = value
+    return cls(**arguments)
+
+
+def flatten(values: Mapping, prefix: str = "") -> dict:
+    """Nested dictionaries to one with dotted names."""
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def unknown_name(name: str, known: list[str], kind: str = "setting") -> str:
+    """Message for a name that is not there, with the nearest one that is."""
+    near = difflib.get_close_matches(name, known, 1, 0.0)
+    return f"there is no {kind} {name!r}; the nearest is {near[0]!r}"
+
+
+# What a resume may change: it moves no token, no gradient and no choice.
+FREE_TO_CHANGE = ("mesh.", "log.", "checkpoint.keep", "checkpoint.minutes")
+
+
+def check_resume(stored: Config, given: Config) -> None:
+    """Refuses to continue a run under settings that would have made another run.
+
+    Raises:
+      UserError: With every setting that differs, its stored and its given value.
+    """
+    old, new = flatten(to_dict(stored)), flatten(to_dict(given))
+    differing = [
+        name for name in old if old[name] != new[name] and not name.startswith(FREE_TO_CHANGE)
+    ]
+    if "loop.iterations" in differing:
+        grows = given.loop.iterations > stored.loop.iterations
+        constant = given.improve.final_rate == 1.0 or given.improve.optimizer_from == "fresh"
+        if grows and constant:
+            differing.remove("loop.iterations")
+    if differing:
+        lines = [f"  {name}: the run has {old[name]!r}, given {new[name]!r}" for name in differing]
+        raise UserError(
+            "the run directory holds a run of another config:\n"
+            + "\n".join(lines)
+            + "\nuse another --workdir, or drop these overrides"
+            + (
+                "\n(loop.iterations may grow where the learning rate is constant)"
+                if "loop.iterations" in differing
+                else ""
+            )
+        )

@@ -1,0 +1,165 @@
+"""Command lines: `--config=FILE[:VARIANT]`, `--config.a.b=value`, and errors to exit codes.
+
+The flags are those of ml_collections. What it leaves open is closed here: names are checked
+against the schema before anything is parsed, tuples go through the checked dataclasses, and
+every mistake of a user ends in one clear line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from bstar_jax.config import (
+    Config,
+    Preempted,
+    UserError,
+    flatten,
+    from_dict,
+    to_dict,
+    unknown_name,
+)
+
+OK, FAILED, BAD_INPUT, DOES_NOT_FIT, PREEMPTED = 0, 1, 2, 3, 75
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """A command line that has been understood.
+
+    Attributes:
+      config: The config, overrides applied.
+      flags: The door's own flags.
+      arguments: What is not a flag.
+      overridden: Names that were given as `--config.NAME=...`.
+    """
+
+    config: Config
+    flags: flags.FlagValues
+    arguments: list[str]
+    overridden: tuple[str, ...]
+
+
+def parse(
+    argv: Sequence[str],
+    define: Callable[[flags.FlagValues], None],
+    *,
+    stored: Config | None = None,
+) -> CommandLine:
+    """Reads a command line.
+
+    Args:
+      argv: As in `sys.argv`, the program's name first.
+      define: Defines the door's own flags.
+      stored: The config to override where `--config` is absent; the default config else.
+
+    Raises:
+      UserError: On anything that is not a valid flag or setting.
+    """
+    values = flags.FlagValues()
+    define(values)
+    argv, given = _take_config(list(argv))
+    base = load(given) if given else stored or Config()
+    known = list(flatten(to_dict(base)))
+    overridden = tuple(_override_name(word, known) for word in argv if word.startswith("--config."))
+    settings = ConfigDict(to_dict(base))
+    config_flags.DEFINE_config_dict(
+        "config", settings, flag_values=values, sys_argv=argv, help_string="The run's settings."
+    )
+    try:
+        arguments = values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_unknown_flag(error, values)) from None
+    except (flags.Error, ValueError, TypeError, SyntaxError) as error:
+        raise UserError(f"the command line cannot be read: {error}") from None
+    config = from_dict(settings.to_dict())
+    return CommandLine(config, values, arguments, overridden)
+
+
+def load(argument: str) -> Config:
+    """The config of `FILE[:VARIANT]`: what the file's `get_config(variant)` returns.
+
+    Raises:
+      UserError: If the file is missing, or has no such variant.
+    """
+    path, _, variant = argument.partition(":")
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"--config={argument}: there is no file {path!r}; see configs/")
+    spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} has no function get_config(variant)")
+    config = module.get_config(variant) if variant else module.get_config()
+    if not isinstance(config, Config):
+        raise UserError(f"get_config of {path} returns a {type(config).__name__}, not a Config")
+    return config
+
+
+def pick_variant(variant: str, variants: dict[str, Callable[[], Config]]) -> Config:
+    """The config of a named variant, for the files in configs/.
+
+    Raises:
+      UserError: If there is none of that name, with the nearest.
+    """
+    if variant not in variants:
+        raise UserError(unknown_name(variant, list(variants), "variant"))
+    return variants[variant]()
+
+
+def run_door(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs a door and exits: 0, 2 on bad input, 75 when preempted, 1 on anything else."""
+    try:
+        main(sys.argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except Preempted as event:
+        print(f"stopped: {event}", file=sys.stderr)
+        sys.exit(PREEMPTED)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from what is stored", file=sys.stderr)
+        sys.exit(FAILED)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(FAILED)
+    sys.exit(OK)
+
+
+def _take_config(argv: list[str]) -> tuple[list[str], str]:
+    """Takes `--config=X` or `--config X` out of the command line."""
+    rest, given = [], ""
+    words = iter(argv)
+    for word in words:
+        if word in ("--config", "-config"):
+            given = next(words, "")
+        elif word.startswith(("--config=", "-config=")):
+            given = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return rest, given
+
+
+def _override_name(word: str, known: list[str]) -> str:
+    name = word.removeprefix("--config.").partition("=")[0]
+    if name not in known:
+        section = [other for other in known if other.startswith(f"{name}.")]
+        if section:
+            raise UserError(
+                f"{name!r} is a section, not a setting; it holds {', '.join(section)}"
+            )
+        negated = name.rpartition(".")[0] + "." + name.rpartition(".")[2].removeprefix("no")
+        raise UserError(unknown_name(name, known) + (f" ({negated}=False)" if negated in known else ""))
+    return name
+
+
+def _unknown_flag(error: flags.UnrecognizedFlagError, values: flags.FlagValues) -> str:
+    known = [name for name in values if not name.startswith("config.")]
+    return unknown_name(f"--{error.flagname}", [f"--{name}" for name in known], "flag")

@@ -1,0 +1,45 @@
+"""Self-training that keeps exploration and exploitation in balance (B-STaR, arXiv:2412.17256).
+
+After warm-up, each iteration runs six phases:
+
+    calibrate   sample the grid of temperatures and top-k on calibration queries, score every
+                cell (temperature, top-k, threshold, process weight), choose the best
+    generate    answer the training queries at the chosen temperature and top-k
+    grade       reward = 1[answer equals reference] + process weight * process reward
+    select      of each query the distinct responses with a reward above the threshold
+    improve     optimizer steps on what was selected
+    monitor     figures on held-out queries; the iteration is on disk
+
+The balance score of a query with n selected responses, n' of them correct, wanting n*, is
+min(n'/n*, 1) * n'/n: the first factor asks for exploration, the second for exploitation.
+
+STaR, RFT, ReST-EM, iterative and online RFT are settings of this loop: a grid of one cell,
+and where parameters, optimizer and data of an iteration come from.
+"""
+
+from __future__ import annotations
+
+from bstar_jax.phases.calibrate import calibrate
+from bstar_jax.phases.generate import generate, grade, select
+from bstar_jax.phases.monitor import monitor
+from bstar_jax.phases.run import Run
+from bstar_jax.phases.train import improve, sampling_params, state_before, warm_up
+
+
+def self_train(run: Run) -> None:
+    """Runs a run to its last iteration, from wherever it stands."""
+    state = None
+    for iteration in run.iterations_left():
+        if iteration == 0:
+            params = warm_up(run)
+        else:
+            state = state or state_before(run, iteration)
+            params = sampling_params(run, state.params)
+            choice = calibrate(run, iteration, params)
+            rollouts = generate(run, iteration, params, choice)
+            rollouts = grade(run, iteration, rollouts)
+            selected = select(run, iteration, rollouts, choice)
+            state = improve(run, iteration, state, selected)
+            params = state.params
+        monitor(run, iteration, sampling_params(run, params))
+        run.end_iteration()

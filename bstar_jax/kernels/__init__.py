@@ -1,0 +1,100 @@
+"""Sampling kernels: one function, one contract, one place that chooses the implementation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from beartype import beartype
+from jaxtyping import Array, Float, Int, UInt32, jaxtyped
+
+from bstar_jax.kernels import contract, xla
+from bstar_jax.kernels.contract import Sample
+
+__all__ = ["Sample", "sample"]
+
+_NOISE_KINDS = ("gumbel", "icdf")
+_LOGIT_TYPES = (jnp.float32, jnp.bfloat16)
+
+
+@jaxtyped(typechecker=beartype)
+def sample(
+    logits_BV: Float[Array, "B V"],
+    row_keys_B2: UInt32[Array, "B 2"],
+    temperature_B: Float[Array, " B"],
+    top_k_B: Int[Array, " B"] | None = None,
+    top_p_B: Float[Array, " B"] | None = None,
+    min_p_B: Float[Array, " B"] | None = None,
+    *,
+    valid_vocab: int | None = None,
+    kmax: int = 64,
+    impl: str = "auto",
+    noise: str = "gumbel",
+) -> Sample:
+    """Draws one token a row, each row at its own temperature and truncation.
+
+    The distribution of row b is softmax(x / T) over the columns that all truncations keep, taken
+    in the order top-k, temperature, top-p, min-p:
+
+        top-k    x >= the k-th largest logit
+        top-p    the mass strictly above x is less than top_p of what top-k kept
+        min-p    exp((x - max x) / T) >= min_p
+
+    Columns of equal logit stay or go together. The token is the argmax of x / T + g with Gumbel
+    noise g; in rows without top-k and with more than 1,024 columns, first of blocks of 256 columns
+    by log-mass, then of the columns of the block (see `contract`). Noise is a function of the
+    row's key and the column alone, so batch, order, padding, `kmax` and `impl` change no token,
+    rounding aside: implementations may differ where two scores are a few ulp apart.
+
+    Example: logits [[0., 2., 1.]], temperature [0.] -> token [1], log-probability [-0.4076].
+    Logits [[0., 2., 1.]], temperature [1.], top_k [2] -> token 1 with probability 0.731, else 2.
+
+    NaN logits are never drawn and make the row's log-probability NaN; -inf ones are never drawn
+    unless the row has no other (then token 0, log-probability NaN).
+
+    Args:
+        logits_BV: float32 or bfloat16 logits.
+        row_keys_B2: Raw threefry keys, one a row, the position of the token folded in: rows that
+            share a key share their noise.
+        temperature_B: 0 and below is greedy: the first of the largest logits.
+        top_k_B: Columns kept; 0 and below, or V and above, keeps all. None: off for every row.
+        top_p_B: Share of the mass kept, in (0, 1]. None: off for every row.
+        min_p_B: Smallest probability kept as a share of the largest, in [0, 1]. None: off.
+        valid_vocab: The true vocabulary V; columns from it on are padding. None: all columns.
+        kmax: The largest top-k that the quick path is sized for. Larger ones are slower.
+        impl: "xla", or "auto" for the fastest that supports the case.
+        noise: "gumbel", or "icdf", which draws rows without top-k by inverse CDF instead: the same
+            distribution from two uniforms a row, other tokens.
+
+    Returns:
+        Tokens in [0, V), their log-probabilities at temperature 1 without truncation, and which
+        rows needed the slower exact path.
+
+    Raises:
+        ValueError: If `valid_vocab`, `kmax`, `impl`, `noise` or the logits' type is out of range.
+    """
+    width = logits_BV.shape[1]
+    vocab = width if valid_vocab is None else valid_vocab
+    if not 1 <= vocab <= width:
+        raise ValueError(f"valid_vocab is {vocab}; it must lie in 1..{width}, the logits' columns")
+    if kmax < 1:
+        raise ValueError(f"kmax is {kmax}; it must be at least 1 (64 suits top-k up to 64)")
+    if noise not in _NOISE_KINDS:
+        raise ValueError(f"noise is {noise!r}; choose one of {_NOISE_KINDS}")
+    if logits_BV.dtype not in _LOGIT_TYPES:
+        raise ValueError(f"logits are {logits_BV.dtype}; cast them to float32 or bfloat16")
+    if top_k_B is not None:
+        top_k_B = top_k_B.astype(jnp.int32)
+    rows = contract.Rows(row_keys_B2, temperature_B.astype(jnp.float32), top_k_B, top_p_B, min_p_B)
+    return _sample(logits_BV, rows, vocab=vocab, kmax=kmax, impl=_choose(impl), noise_kind=noise)
+
+
+def _choose(impl):
+    """The one place that picks an implementation."""
+    if impl not in ("auto", "xla"):
+        raise ValueError(f"impl is {impl!r}; choose 'auto' or 'xla'")
+    return "xla"
+
+
+@functools.partial(jax.jit, static_argnames=("vocab", "kmax", "impl", "noise_kind"))
+def _sample(logits_BV, rows, *, vocab, kmax, impl, noise_kind) -> Sample:
+    return xla.sample(logits_BV, rows, vocab=vocab, kmax=kmax, noise_kind=noise_kind)

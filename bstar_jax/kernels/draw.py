@@ -1,0 +1,104 @@
+"""The random half of sampling: which of the kept columns a row takes."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from bstar_jax.kernels import contract, noise
+
+TILE = 32
+"""Columns whose mass is summed first: divides every common vocabulary, and BLOCK."""
+
+
+def from_window(
+    rows: contract.Rows, kept_BW: Float[Array, "B W"], column_BW: Int[Array, "B W"]
+) -> Int[Array, " B"]:
+    """Gumbel-max over columns in any order: score x / T + g, the lowest column among equals.
+
+    `kept_BW` is -inf where a column may not be drawn.
+    """
+    bits_BW = noise.bits_at(rows.keys_B2, column_BW, contract.COLUMN_STREAM)
+    score_BW = _scores(rows, kept_BW, bits_BW)
+    is_best_BW = score_BW == score_BW.max(axis=1, keepdims=True)
+    return jnp.where(is_best_BW, column_BW, jnp.iinfo(jnp.int32).max).min(axis=1)
+
+
+def from_columns(
+    rows: contract.Rows, kept_BC: Float[Array, "B C"], first_B: Int[Array, " B"]
+) -> Int[Array, " B"]:
+    """Gumbel-max over neighbouring columns, of which `first_B`, a multiple of BLOCK, is the first.
+
+    Columns are numbered over the whole vocabulary: a shard of it adds where it begins.
+    """
+    count = kept_BC.shape[1]
+    bits_BC = noise.bits_span(rows.keys_B2, first_B, count, contract.COLUMN_STREAM)
+    return first_B + _argmax(_scores(rows, kept_BC, bits_BC))
+
+
+def from_blocks(
+    rows: contract.Rows,
+    kept_BMC: Float[Array, "B M C"],
+    center_B: Float[Array, " B"],
+    noise_kind: str,
+) -> Int[Array, " B"]:
+    """Draws a block by its mass, then a column of it.
+
+    `kept_BMC` are the logits in tiles of TILE columns, `center_B` the largest of each row: the
+    mass of a block is the sum of exp((x - center) / T) over its tiles' sums.
+    """
+    mass_BN = _block_masses(kept_BMC, center_B, rows.inverse_B)
+    if noise_kind == "icdf":
+        uniform_B2 = _two_uniforms(rows)
+        block_B = _invert(mass_BN, uniform_B2[:, 0])
+        kept_BC = _columns_of(kept_BMC, block_B)
+        mass_BC = jnp.exp((kept_BC - center_B[:, None]) * rows.inverse_B[:, None])
+        return block_B * contract.BLOCK + _invert(mass_BC, uniform_B2[:, 1])
+    first_B = jnp.zeros(mass_BN.shape[:1], jnp.int32)
+    bits_BN = noise.bits_span(rows.keys_B2, first_B, mass_BN.shape[1], contract.BLOCK_STREAM)
+    score_BN = jnp.log(mass_BN) + noise.gumbel(bits_BN)
+    # At the inverse temperature of a greedy row only blocks that hold the maximum have mass.
+    score_BN = jnp.where(rows.is_greedy_B[:, None], jnp.sign(mass_BN), score_BN)
+    block_B = _argmax(score_BN)
+    return from_columns(rows, _columns_of(kept_BMC, block_B), block_B * contract.BLOCK)
+
+
+def _scores(rows, kept_BI, bits_BI):
+    score_BI = kept_BI * rows.inverse_B[:, None] + noise.gumbel(bits_BI)
+    return jnp.where(rows.is_greedy_B[:, None], kept_BI, score_BI)
+
+
+def _block_masses(kept_BMC, center_B, inverse_B):
+    scaled_BMC = (kept_BMC - center_B[:, None, None]) * inverse_B[:, None, None]
+    mass_BM = jnp.exp(scaled_BMC).sum(axis=2)
+    tiles = contract.BLOCK // TILE
+    mass_BM = jnp.pad(mass_BM, ((0, 0), (0, -mass_BM.shape[1] % tiles)))
+    return mass_BM.reshape(mass_BM.shape[0], -1, tiles).sum(axis=2)
+
+
+def _columns_of(kept_BMC, block_B):
+    """Gathers the columns of one block a row; -inf beyond the end of the vocabulary."""
+    tiles = contract.BLOCK // TILE
+    tile_BT = (block_B * tiles)[:, None] + jnp.arange(tiles, dtype=jnp.int32)[None, :]
+    kept_BTC = jnp.take_along_axis(
+        kept_BMC, tile_BT[:, :, None], axis=1, mode="fill", fill_value=-jnp.inf
+    )
+    return kept_BTC.reshape(block_B.shape[0], contract.BLOCK).astype(jnp.float32)
+
+
+def _two_uniforms(rows):
+    index_B2 = jnp.broadcast_to(jnp.arange(2)[None, :], rows.keys_B2.shape)
+    bits_B2 = noise.bits_at(rows.keys_B2, index_B2, contract.CDF_STREAM)
+    # A greedy row takes the first column that has mass. The bound keeps u * total below total.
+    uniform_B2 = jnp.minimum(noise.uniform(bits_B2), 1.0 - 2.0**-23)
+    return jnp.where(rows.is_greedy_B[:, None], 0.0, uniform_B2)
+
+
+def _invert(mass_BI, uniform_B):
+    """Returns the first index whose cumulative mass exceeds uniform * total."""
+    cumulative_BI = jnp.cumsum(mass_BI, axis=1)
+    target_B = uniform_B * cumulative_BI[:, -1]
+    return _argmax(cumulative_BI > target_B[:, None])
+
+
+def _argmax(score_BI):
+    return lax.argmax(score_BI, 1, jnp.int32)

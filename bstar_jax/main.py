@@ -1,0 +1,79 @@
+"""Trains, or goes on with, a run: `python -m bstar_jax.main --config=FILE --workdir=RUN`.
+
+    python -m bstar_jax.main --config=configs/arithmetic.py --workdir=runs/first
+    python -m bstar_jax.main --config=configs/arithmetic.py:online_rft --workdir=runs/online
+    python -m bstar_jax.main --workdir=runs/first        # goes on where it stopped
+
+Exit codes: 0 done, 2 bad input, 75 preempted with the state saved, 1 any other failure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from bstar_jax.console import Console, silence_libraries
+from bstar_jax.flags import parse, run_door
+
+silence_libraries()
+
+import jax  # noqa: E402  (reads the environment at import)
+
+from bstar_jax.config import UserError  # noqa: E402
+from bstar_jax.iterate import self_train  # noqa: E402
+from bstar_jax.journal import iteration_rows  # noqa: E402
+from bstar_jax.phases.run import open_run, read_config  # noqa: E402
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the door."""
+    workdir = _workdir(argv)
+    stored = read_config(workdir) if (Path(workdir) / "config.json").is_file() else None
+    line = parse(argv, _define, stored=stored)
+    if line.arguments:
+        raise UserError(f"main takes flags only, not {line.arguments[0]!r}; see --helpfull")
+    if stored is None and not any(word.startswith("--config") for word in argv):
+        raise UserError("--config is missing; try --config=configs/arithmetic.py")
+    silence_libraries(verbose=line.flags.verbose)
+    _compile_cache(Path(workdir))
+    console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
+    started = time.monotonic()
+    with open_run(workdir, line.config, console) as run:
+        run.stop.listen()
+        self_train(run)
+        places = {
+            "metrics": run.directory / "metrics.jsonl",
+            "rollouts": run.directory / "iterations",
+            "checkpoints": run.directory / "checkpoints",
+            "curves": f"tensorboard --logdir {run.directory / 'tensorboard'}",
+            "evaluate": f"python -m bstar_jax.evaluate {run.directory}",
+        }
+        seconds = time.monotonic() - started
+        console.summary(iteration_rows(run.log.rows()), places, seconds=seconds)
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "The run directory.", flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "Warnings, errors, the summary.", flag_values=values)
+    flags.DEFINE_boolean("verbose", False, "Also details.", flag_values=values)
+
+
+def _workdir(argv: Sequence[str]) -> str:
+    for place, word in enumerate(argv):
+        if word.startswith("--workdir="):
+            return word.partition("=")[2]
+        if word == "--workdir" and place + 1 < len(argv):
+            return argv[place + 1]
+    raise UserError("--workdir is missing; name the run directory, such as --workdir=runs/first")
+
+
+def _compile_cache(workdir: Path) -> None:
+    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+if __name__ == "__main__":
+    run_door(main)

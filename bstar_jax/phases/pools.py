@@ -1,0 +1,153 @@
+"""Rollouts as arrays: what selection and the estimators see of the stored rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bstar_jax import balance, metrics
+from bstar_jax.records import Rollouts
+from bstar_jax.rewards import equations
+from bstar_jax.tasks import Task
+
+
+def group(rollouts: Rollouts, names: Sequence[str]) -> np.ndarray:
+    """A number for every row, equal where all the named columns are, in order of appearance."""
+    numbers = {}
+    columns = [rollouts.column(name) for name in names]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in zip(*columns, strict=True)])
+
+
+def texts(task: Task, rollouts: Rollouts, distinct: str) -> list[str]:
+    """What tells repeats apart: the stripped response, or the equations it writes.
+
+    Args:
+      task: Says how equations are written.
+      rollouts: The rows.
+      distinct: "text" or "equations", as `balance.distinct`.
+    """
+    responses = [response.strip() for response in rollouts.column("response")]
+    if distinct == "text":
+        return responses
+    return ["\n".join(equations(task, response)) for response in responses]
+
+
+def first_of_equal(groups: np.ndarray, values: Sequence[str]) -> list[int]:
+    """For each row the first row of its group with an equal value."""
+    seen = {}
+    return [
+        seen.setdefault(key, row)
+        for row, key in enumerate(zip(groups.tolist(), values, strict=True))
+    ]
+
+
+def _hash_ranks(responses: Sequence[str]) -> np.ndarray:
+    """Place of each text's SHA-256 among those of all distinct texts, int32."""
+    digests = {text: hashlib.sha256(text.encode()).digest() for text in set(responses)}
+    ranks = {text: rank for rank, text in enumerate(sorted(digests, key=digests.__getitem__))}
+    return np.array([ranks[text] for text in responses], np.int32)
+
+
+def pool(task: Task, rollouts: Rollouts, shape: Callable, *, distinct: str) -> balance.Pool:
+    """Graded rows as selection sees them.
+
+    Args:
+      task: The task of the rows.
+      rollouts: Graded rows; of equal texts the one that stands first has the lowest
+        sample_index, so rows are sorted.
+      shape: Turns a column [rows] and the value for places without a row into an array, such
+        as `grid_shape` or `query_shape` give.
+      distinct: What makes a repeat, as `balance.distinct`.
+    """
+    cells = group(rollouts, ["query_id", "temperature", "top_k"])
+    first = first_of_equal(cells, texts(task, rollouts, distinct))
+    answered = [answer is not None for answer in rollouts.column("answer")]
+    stopped = [reason == "stop" for reason in rollouts.column("finish_reason")]
+    process = [0.0 if value is None else value for value in rollouts.column("process_reward")]
+    responses = [response.strip() for response in rollouts.column("response")]
+    return balance.Pool(
+        is_correct=shape(np.array(rollouts.column("correct"), bool), False),
+        process_reward=shape(np.array(process, np.float32), 0.0),
+        is_candidate=shape(np.logical_and(answered, stopped), False),
+        is_first=shape(np.array(first) == np.arange(len(first)), False),
+        tie_rank=shape(_hash_ranks(responses), 0),
+    )
+
+
+def grid_shape(temperatures: int, top_ks: int, samples: int) -> Callable:
+    """Columns sorted by (query, temperature, top_k, sample) as [T, K, Q, N]."""
+
+    def shape(column, _):
+        grid_QTKN = column.reshape(-1, temperatures, top_ks, samples)
+        return grid_QTKN.transpose(1, 2, 0, 3)
+
+    return shape
+
+
+def query_shape(rollouts: Rollouts) -> Callable:
+    """Columns as [Q, N], N the most rows of any query; places left over take the fill."""
+    queries = group(rollouts, ["query_id"])
+    place = _places(queries)
+    size = (int(queries.max()) + 1, int(place.max()) + 1) if len(queries) else (0, 0)
+
+    def shape(column, fill):
+        array_QN = np.full(size, fill, np.asarray(column).dtype)
+        array_QN[queries, place] = column
+        return array_QN
+
+    return shape
+
+
+def flatten(rollouts: Rollouts, array_QN: np.ndarray) -> np.ndarray:
+    """The inverse of `query_shape`: one value a row."""
+    queries = group(rollouts, ["query_id"])
+    return np.asarray(array_QN)[queries, _places(queries)]
+
+
+def _places(queries: np.ndarray) -> np.ndarray:
+    """Position of each row among its query's rows, in order."""
+    order = np.argsort(queries, kind="stable")
+    ordered = queries[order]
+    starts = np.searchsorted(ordered, ordered)
+    place = np.empty(len(queries), np.int64)
+    place[order] = np.arange(len(queries)) - starts
+    return place
+
+
+def monitor_figures(
+    task: Task, rollouts: Rollouts, *, ks: Sequence[int], s: int
+) -> dict[str, float | None]:
+    """The figures of the monitor phase from its stored rows, `greedy` included.
+
+    Rows at temperature 0 are the greedy responses; all others are the samples.
+
+    Raises:
+      ValueError: If a query is without a result.
+    """
+    is_greedy = rollouts.array("temperature") == 0
+    greedy, sampled = rollouts.filter(is_greedy), rollouts.filter(~is_greedy)
+    shape = query_shape(sampled)
+    queries = group(sampled, ["query_id"])
+    responses = [response.strip() for response in sampled.column("response")]
+    answers = sampled.column("answer")
+    answer_id = np.array(first_of_equal(queries, answers))
+    answer_id[[answer is None for answer in answers]] = -1
+    correct = np.array(sampled.column("correct"), bool)
+    found = [[] for _ in range(int(queries.max()) + 1)]
+    for query, response, is_correct in zip(queries, responses, correct, strict=True):
+        if is_correct:
+            found[query].extend(equations(task, response))
+    figures = metrics.summarize(
+        text_id_QN=shape(np.array(first_of_equal(queries, responses)), -1),
+        answer_id_QN=shape(answer_id, -1),
+        is_correct_QN=shape(correct, False),
+        reward_QN=shape(sampled.array("reward"), 0.0),
+        equations_by_query=found,
+        ks=ks,
+        s=s,
+    )
+    if len(greedy):
+        figures["greedy"] = float(np.mean(np.array(greedy.column("correct"), float)))
+    return figures

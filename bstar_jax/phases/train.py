@@ -1,0 +1,230 @@
+"""Warm-up and phase 5: optimizer steps, saved often enough that little is ever lost."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from bstar_jax import model, sharding
+from bstar_jax.checkpoint import Mark, place_params
+from bstar_jax.config import UserError, total_steps
+from bstar_jax.phases.run import Run
+from bstar_jax.records import Rollouts
+from bstar_jax.training import optimizer
+from bstar_jax.training.batches import Batch, Encoded, Example, encode, explain, order
+from bstar_jax.training.fit import fit
+from bstar_jax.training.optimizer import Schedule, TrainState
+
+
+def warm_up(run: Run) -> dict:
+    """Parameters after supervised fine-tuning on human solutions: iteration 0.
+
+    Returns:
+      The parameters, on the storage map.
+    """
+    if 0 in run.checkpoints.iterations():
+        return run.checkpoints.restore_params(0)
+    params = initial_params(run)
+    if run.config.sft.steps:
+        data = _human_data(run)
+        take = lambda step: data.take(  # noqa: E731
+            order(len(data), run.config.sft.batch, step, (run.config.seed, 0))
+        )
+        params = _train(run, 0, "sft", params, None, take).params
+    run.checkpoints.save_params(0, params)
+    return params
+
+
+def initial_params(run: Run) -> dict:
+    """Random parameters, a function of the seed and the model, on the storage map."""
+    init = jax.jit(functools.partial(model.init, run.model))
+    return place_params(run.model, run.mesh, init(jax.random.key(run.config.seed)))
+
+
+def sampling_params(run: Run, params: dict) -> dict:
+    """The parameters as sampling wants them: gathered over fsdp, on the devices throughout."""
+    axes = model.axes_of(run.model, params)
+    places = sharding.shardings(run.mesh, params, axes, sharding.SAMPLING)
+    return jax.device_put(params, places)
+
+
+def improve(run: Run, iteration: int, last: TrainState, selected: Rollouts) -> TrainState:
+    """The state after `improve.steps` steps on what was selected.
+
+    Args:
+      run: The run.
+      iteration: From 1.
+      last: The state that the iteration before ended in; it is given up.
+      selected: Selected rows of this iteration.
+    """
+    settings = run.config.improve
+    data = _selected_data(run, iteration, selected)
+    human_rows = round(settings.reference_share * settings.batch)
+    humans = _human_data(run) if human_rows else None
+
+    def batch_at(step: int) -> Batch:
+        seeds = (run.config.seed, iteration)
+        rows = order(len(data), settings.batch - human_rows, step, seeds)
+        batch = data.take(rows)
+        if not human_rows:
+            return batch
+        human = humans.take(order(len(humans), human_rows, step, (*seeds, 1)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), batch, human)
+
+    params = last.params
+    if settings.init_from == "warmup":
+        params = run.checkpoints.restore_params(0)
+    moments = None if settings.optimizer_from == "fresh" or iteration == 1 else last.optimizer
+    state = _train(run, iteration, "improve", params, moments, batch_at)
+    run.checkpoints.save_params(iteration, state.params)
+    return state
+
+
+def state_before(run: Run, iteration: int, params: dict | None = None) -> TrainState:
+    """The state that iteration `iteration` starts from, as an interrupted run left it."""
+    mark = run.checkpoints.mark()
+    if mark and mark.iteration == iteration - 1 and iteration > 1:
+        return run.checkpoints.restore_training(mark, _state_shapes(run, "improve"))
+    if params is None:
+        params = run.checkpoints.restore_params(iteration - 1)
+    return TrainState(params, None)
+
+
+def _train(
+    run: Run,
+    iteration: int,
+    phase: str,
+    params: dict,
+    moments,
+    batch_at: Callable[[int], Batch],
+) -> TrainState:
+    """Runs a phase's optimizer steps, from where an interrupted run left off."""
+    settings = getattr(run.config, phase)
+    schedule = schedule_of(run, phase)
+    transform = optimizer.make(run.config.optimizer, schedule)
+    mark = run.checkpoints.mark()
+    first = 0
+    if mark and mark.iteration == iteration:
+        first = mark.step
+        state = run.checkpoints.restore_training(mark, _state_shapes(run, phase))
+    elif moments is None:
+        state = optimizer.start(run.model, run.mesh, transform, params)
+    else:
+        state = TrainState(params, moments)
+    saved = time.monotonic()
+    due = lambda: time.monotonic() - saved > 60 * run.config.checkpoint.minutes  # noqa: E731
+    with run.console.progress(
+        phase, iteration, settings.steps, "steps", completed=first
+    ) as progress:
+        for state, now in fit(
+            run.model,
+            run.config.optimizer,
+            schedule,
+            state,
+            batch_at,
+            mesh=run.mesh,
+            first=first,
+            steps=settings.steps,
+            every=run.config.log.every,
+            urgent=lambda: run.stop.is_set or due(),
+        ):
+            _log(run, iteration, phase, now)
+            progress.advance(now.step - first, tokens=now.tokens, loss=now.loss)
+            first = now.step
+            if run.stop.is_set or due() or now.step == settings.steps:
+                run.checkpoints.save_training(Mark(iteration, now.step), state)
+                saved = time.monotonic()
+            if run.stop.is_set:
+                run.checkpoints.wait()
+                run.stop.check()
+    return state
+
+
+def schedule_of(run: Run, phase: str) -> Schedule:
+    """The learning-rate schedule of phase "sft" or "improve"."""
+    settings = getattr(run.config, phase)
+    return Schedule(
+        settings.learning_rate,
+        settings.warmup_steps,
+        total_steps(run.config, phase),
+        settings.final_rate,
+    )
+
+
+def _state_shapes(run: Run, phase: str) -> TrainState:
+    transform = optimizer.make(run.config.optimizer, schedule_of(run, phase))
+    params = jax.eval_shape(functools.partial(model.init, run.model), jax.random.key(0))
+    return TrainState(params, jax.eval_shape(transform.init, params))
+
+
+def _log(run: Run, iteration: int, phase: str, now) -> None:
+    row = {
+        "iteration": iteration,
+        "phase": phase,
+        "wall_seconds": now.seconds,
+        "step": now.step,
+        "loss": now.loss,
+        "learning_rate": now.learning_rate,
+        "grad_norm": now.grad_norm,
+        "tokens_per_second": now.tokens / now.seconds,
+    }
+    run.log.append(row, step_offset=max(iteration - 1, 0) * run.config.improve.steps)
+
+
+def _human_examples(run: Run) -> list[Example]:
+    queries = run.task.splits["sft"]
+    missing = [query.query_id for query in queries if not query.solution]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(queries)} queries of split sft have no human solution, such "
+            f"as {missing[0]!r}; name the field in task.fields.solution, or set sft.steps=0"
+        )
+    return [Example(query.prompt, query.solution, query.query_id) for query in queries]
+
+
+def _human_data(run: Run) -> Encoded:
+    """The human solutions as training rows.
+
+    Raises:
+      UserError: If one does not fit the lengths.
+    """
+    limits = _limits(run)
+    examples = _human_examples(run)
+    data, too_long = encode(run.tokenizer, examples, **limits)
+    if too_long:
+        raise UserError(explain(too_long, len(examples), **limits))
+    return data
+
+
+def _selected_data(run: Run, iteration: int, selected: Rollouts) -> Encoded:
+    """The selected responses as training rows, with those before where data accumulates."""
+    parts = [selected]
+    if run.config.improve.data == "accumulated":
+        for before in range(iteration - 1, 0, -1):
+            rollouts = Rollouts.read(run.path(before, "generate.parquet"))
+            parts.insert(0, rollouts.filter(rollouts.column("selected")))
+    columns = [
+        [value for part in parts for value in part.column(name)]
+        for name in ("prompt", "response", "query_id")
+    ]
+    # What several iterations selected alike counts once.
+    examples = dict.fromkeys(Example(*row) for row in zip(*columns, strict=True))
+    data, too_long = encode(run.tokenizer, list(examples), **_limits(run))
+    if too_long:
+        run.console.warn(
+            f"iteration {iteration}: {len(too_long)} of {len(examples)} selected texts are longer "
+            "than the limits once they are encoded again; training leaves them out"
+        )
+    return data
+
+
+def _limits(run: Run) -> dict[str, int]:
+    settings = run.config.generate
+    return {
+        "max_prompt_tokens": settings.max_prompt_tokens,
+        "max_tokens": settings.max_tokens,
+    }

@@ -1,0 +1,185 @@
+"""What the rooms hand each other: queries, and rollouts as columns that go to Parquet.
+
+A rollout is one response to one query with everything known about it. Rollouts live in an
+Arrow table with one fixed schema, so that "not computed" is a null and never a zero, and so
+that what stands in memory is what stands in the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema(
+    [
+        ("iteration", pa.int32()),
+        ("split", pa.string()),
+        ("query_id", pa.string()),
+        ("sample_index", pa.int32()),
+        ("temperature", pa.float32()),
+        ("top_k", pa.int32()),
+        ("prompt", pa.string()),
+        ("response", pa.string()),
+        ("num_tokens", pa.int32()),  # end-of-text included
+        ("finish_reason", pa.string()),  # "stop" | "length"
+        ("logprob", pa.float32()),  # sum over the response, untempered, untruncated, in nats
+        ("answer", pa.string()),
+        ("correct", pa.bool_()),
+        ("reason", pa.string()),  # "correct" | "wrong" | "unparseable" | "timeout" | "error"
+        ("process_reward", pa.float32()),  # in [-1, 1]
+        ("step_rewards", pa.list_(pa.float32())),
+        ("reward", pa.float64()),
+        ("selected", pa.bool_()),
+        ("rationalized", pa.bool_()),
+    ]
+)
+
+SPLITS = ("sft", "train", "calibration", "heldout")
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """One question of a task.
+
+    Attributes:
+      query_id: Unique in its task: the file's own id or `<split>/<record number from 0>`.
+      split: One of `SPLITS`.
+      prompt: The whole text that the model continues.
+      reference: The reference answer, as text.
+      solution: A human solution, answer line included; "" where the task has none.
+      fields: The task's own data about the query, such as its quantities.
+    """
+
+    query_id: str
+    split: str
+    prompt: str
+    reference: str
+    solution: str = ""
+    fields: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """Responses with all that is known about them, one row each, columns as in `SCHEMA`.
+
+    Attributes:
+      table: The rows. Null means "not computed".
+      seconds: Wall time that the rows took, by phase; kept in the file's metadata, so that a
+        resumed run still knows it.
+    """
+
+    table: pa.Table
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_columns(
+        cls, columns: Mapping[str, Sequence], *, seconds: Mapping[str, float] | None = None
+    ) -> Rollouts:
+        """Builds rollouts from some columns of `SCHEMA`; the others become null.
+
+        Raises:
+          KeyError: If a name is not a column of `SCHEMA`.
+          ValueError: If lengths differ.
+        """
+        unknown = set(columns) - set(SCHEMA.names)
+        if unknown:
+            raise KeyError(f"not rollout columns: {sorted(unknown)}; columns: {SCHEMA.names}")
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"rollout columns differ in length: {lengths}")
+        rows = next(iter(lengths.values()), 0)
+        arrays = [
+            pa.array(columns[field.name], type=field.type)
+            if field.name in columns
+            else pa.nulls(rows, type=field.type)
+            for field in SCHEMA
+        ]
+        return cls(pa.Table.from_arrays(arrays, schema=SCHEMA), seconds or {})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Rollouts]) -> Rollouts:
+        """Joins parts in their order; their `seconds` add up."""
+        if not parts:
+            return cls.from_columns({})
+        seconds = {}
+        for part in parts:
+            for phase, value in part.seconds.items():
+                seconds[phase] = seconds.get(phase, 0.0) + value
+        return cls(pa.concat_tables([part.table for part in parts]).combine_chunks(), seconds)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def column(self, name: str) -> list:
+        """The column as Python values; null is None."""
+        return self.table.column(name).to_pylist()
+
+    def array(self, name: str) -> np.ndarray:
+        """The column as NumPy numbers.
+
+        Raises:
+          ValueError: If a value is null: a number that was not computed has no default.
+        """
+        column = self.table.column(name)
+        if column.null_count:
+            raise ValueError(f"column {name!r} has {column.null_count} nulls of {len(self)} rows")
+        return column.to_numpy()
+
+    def with_columns(self, **columns: Sequence) -> Rollouts:
+        """The same rows with some columns replaced."""
+        table = self.table
+        for name, values in columns.items():
+            index = SCHEMA.get_field_index(name)
+            if index < 0:
+                raise KeyError(f"{name!r} is not a rollout column; columns: {SCHEMA.names}")
+            table = table.set_column(index, SCHEMA.field(index), pa.array(values, SCHEMA.types[index]))
+        return Rollouts(table, self.seconds)
+
+    def with_seconds(self, **seconds: float) -> Rollouts:
+        """The same rows with the wall time of some phases noted."""
+        return Rollouts(self.table, {**self.seconds, **seconds})
+
+    def filter(self, keep: Sequence[bool]) -> Rollouts:
+        """The rows where `keep` is True, in their order."""
+        return Rollouts(self.table.filter(pa.array(keep, pa.bool_())), self.seconds)
+
+    def sorted(self, query_ids: Sequence[str]) -> Rollouts:
+        """Rows by (position of the query in `query_ids`, temperature, top_k, sample_index)."""
+        position = {query_id: index for index, query_id in enumerate(query_ids)}
+        ranks = np.array([position[query_id] for query_id in self.column("query_id")], np.int64)
+        order = np.lexsort(
+            [self.array("sample_index"), self.array("top_k"), self.array("temperature"), ranks]
+        )
+        return Rollouts(self.table.take(pa.array(order)), self.seconds)
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Writes a Parquet file whole or not at all: a temporary name, then a rename."""
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = self.table.replace_schema_metadata({"seconds": json.dumps(dict(self.seconds))})
+        temporary = path.with_name(path.name + ".tmp")
+        with open(temporary, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> Rollouts:
+        """Reads a Parquet file, or a folder of parts as several processes write it."""
+        path = pathlib.Path(path)
+        if path.is_dir():
+            return cls.concatenate([cls.read(part) for part in sorted(path.glob("*.parquet"))])
+        table = pq.read_table(path, partitioning=None)
+        if table.schema.remove_metadata() != SCHEMA:
+            raise ValueError(f"{path}: columns are {table.schema.names}, expected {SCHEMA.names}")
+        metadata = table.schema.metadata or {}
+        seconds = json.loads(metadata.get(b"seconds", b"{}"))
+        return cls(table.replace_schema_metadata(None), seconds)

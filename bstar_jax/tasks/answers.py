@@ -1,0 +1,110 @@
+"""How an answer is written in text, and read out of it, exactly.
+
+Numbers are read as fractions, so that 3, 3.0 and 6/2 are one answer and .1 is a tenth. What is
+not surely one number is no number: a grader that guesses rewards guessing.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_CURRENCY = "$€£¥"
+_MINUS = "-−–"
+_SIGN = rf"[+\{_MINUS}]"  # escaped: after the plus a hyphen would make a range
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
+_NUMBER = re.compile(
+    rf"""
+    (?P<sign>{_SIGN}?)\s*\\?[{_CURRENCY}]?\s*(?P<inner_sign>{_SIGN}?)
+    (?:
+      (?P<whole>[0-9]+)\s+(?P<part>[0-9]+)/(?P<of>[0-9]+)      # 1 1/2
+      | (?P<over>{_DIGITS})\s*/\s*(?P<under>{_DIGITS})  # 3/4
+      | (?P<decimal>{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)          # 1,234.50
+    )
+    (?P<rest>.*)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+# What may follow a number: a unit, a percent sign, a full stop. Never another number or sign.
+_UNIT = re.compile(rf"(?:[^\W\d_]|[\s.,;:!?%°'\"()/{_CURRENCY}]|(?<=\w)-(?=\w)|-(?=[^\W\d_]))*")
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_LONGEST = 200  # characters; Python's own integers refuse a few thousand digits
+
+
+def read_answer(text: str, marker: str) -> str | None:
+    """The answer that a solution states, as it is written there.
+
+    The first occurrence of the marker ends the solution; the answer is the next text that
+    stands on a line, so it may follow on the marker's own line or below it. What comes after
+    that line is not read: a model that goes on cannot change, or add to, its answer.
+
+    Examples with the marker `####`:
+      "3+4=7\\n#### 7"         -> "7"
+      "#### 7\\n\\n#### 8"      -> "7"
+      "####\\n\\n7 clips"       -> "7 clips"
+      "The answer is 7", "####" -> None
+    """
+    _, found, rest = text.partition(marker)
+    lines = rest.strip().splitlines()
+    return lines[0].strip() if found and lines else None
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The number that a text states, exactly; None where it is not surely one number.
+
+    Reads signs, currency signs, thousands separators, decimals, fractions, mixed numbers, and
+    after them units: a percent sign or "dollars" changes nothing, "million" multiplies.
+
+    Examples:
+      "-1,234.50" -> -2469/2      "$18" -> 18         "72 clips." -> 72       "50%" -> 50
+      "1 1/2" -> 3/2              "3.0" -> 3          "2 million" -> 2000000
+      "7 and 8", "3 + 4", "1,23", "x", "5-6", "" -> None
+    """
+    text = text.strip().strip("*`").strip()
+    match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST else None
+    if match is None or (match["sign"] and match["inner_sign"]):
+        return None
+    rest = match["rest"]
+    if not _UNIT.fullmatch(rest):
+        return None
+    try:
+        number = _magnitude(match)
+    except ZeroDivisionError:
+        return None
+    words = re.findall(r"\w+", rest)
+    if words and words[0].lower() in _SCALES:
+        number *= _SCALES[words[0].lower()]
+    negative = (match["sign"] or match["inner_sign"] or "+") in _MINUS
+    return -number if negative else number
+
+
+def _magnitude(match: re.Match) -> Fraction:
+    if match["part"]:
+        return int(match["whole"]) + Fraction(int(match["part"]), int(match["of"]))
+    if match["over"]:
+        over, under = (int(match[name].replace(",", "")) for name in ("over", "under"))
+        return Fraction(over, under)
+    return Fraction(match["decimal"].replace(",", ""))
+
+
+def canonical_answer(kind: str, text: str | None) -> str | None:
+    """The one way to write an answer; None where there is none to read.
+
+    Two answers are equal if and only if their canonical texts are.
+
+    Args:
+      kind: "number", or "text": spaces collapse, case and a final full stop do not count.
+      text: The answer as it was written, or None.
+
+    Examples:
+      "number": "$1,200.00" -> "1200", "3.50" -> "7/2", "seven" -> None
+      "text": " The  moon." -> "the moon", "" -> None
+    """
+    if text is None:
+        return None
+    if kind == "number":
+        number = parse_number(text)
+        return None if number is None else str(number)
+    if kind == "text":
+        return " ".join(text.split()).removesuffix(".").strip().casefold() or None
+    raise ValueError(f"answers compare as 'number' or 'text', not {kind!r}")

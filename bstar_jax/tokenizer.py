@@ -1,0 +1,323 @@
+"""Text to token ids and back, from three sources behind one interface.
+
+Words for a task whose words are few and known; sentencepiece, trained on a task's own text; a
+tokenizer that came with a Hugging Face checkpoint. Training and sampling encode prompt and
+response apart, with no special tokens but the end-of-text that training appends, so the ids of
+a row are `encode(prompt) + encode(response) + [end_id]`, however the text came about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import sentencepiece
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
+from bstar_jax.config import UserError
+
+_MODEL_FILE = "tokenizer.model"  # of sentencepiece
+_JSON_FILE = "tokenizer.json"  # of Hugging Face tokenizers
+_SETTINGS_FILE = "tokenizer_config.json"
+_PAD, _END = "<pad>", "<end>"
+
+
+class Tokenizer(Protocol):
+    """What the rooms that read or write text need of a tokenizer.
+
+    Attributes:
+      vocab_size: Ids are below it.
+      end_id: End of text.
+      pad_id: Fills rows; may equal `end_id`, so padding is told by position, never by id.
+      start_id: Stands before the prompt, where the model was trained so; else None.
+      fingerprint: SHA-256 of the definition, in hexadecimal: equal where ids mean the same.
+    """
+
+    vocab_size: int
+    end_id: int
+    pad_id: int
+    start_id: int | None
+    fingerprint: str
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, no special token added."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; special tokens have none."""
+        ...
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes the files from which `load` makes an equal tokenizer."""
+        ...
+
+
+def word_tokenizer(words: Sequence[str]) -> Tokenizer:
+    """A token for each word; words stand apart by single spaces.
+
+    Example: words ("8", "-", "3") -> vocabulary of 5, with padding 0 and end-of-text 1;
+      encode("8 - 3") -> [2, 3, 4].
+
+    Args:
+      words: The words, distinct, without spaces.
+
+    Raises:
+      ValueError: If a word is empty, holds a space, stands twice or is `<pad>` or `<end>`.
+    """
+    listed = [_PAD, _END, *words]
+    odd = [word for word in words if word.split() != [word] or listed.count(word) > 1]
+    if odd:
+        raise ValueError(f"words are distinct and hold no spaces; not so: {odd}")
+    definition = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(listed)}))
+    definition.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    definition.add_special_tokens([_PAD, _END])
+    return _HuggingFaceTokenizer(definition, end_id=1, pad_id=0, start_id=None)
+
+
+def train_sentencepiece(
+    texts: Iterable[str], vocab_size: int, path: str | os.PathLike
+) -> Tokenizer:
+    """Trains byte-pair pieces on texts and writes the model file; same input, same bytes.
+
+    Nothing is normalised: spaces, line ends and every other character come back as they were,
+    those not seen in training as bytes. Digits and line ends are pieces of their own.
+
+    Args:
+      texts: The text that the pieces should fit.
+      vocab_size: Pieces in all, 256 bytes and 3 special ones included.
+      path: The `.model` file to write.
+
+    Raises:
+      UserError: If the texts are too few for so many pieces, or there are none.
+    """
+    texts = [text for text in texts if text]
+    if not texts:
+        raise UserError("there is no text to train a tokenizer on; is task.fields right?")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            character_coverage=1.0,
+            split_digits=True,
+            user_defined_symbols=["\n"],
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            max_sentence_length=max(len(text.encode()) for text in texts) + 1,
+            num_threads=1,
+            pad_id=0,
+            unk_id=1,
+            eos_id=2,
+            bos_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"no tokenizer of {vocab_size} pieces can be trained on these {len(texts)} texts; "
+            f"change tokenizer.vocab_size ({error})"
+        ) from error
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.getvalue())
+    return _SentencePieceTokenizer(model.getvalue())
+
+
+def load(path: str | os.PathLike) -> Tokenizer:
+    """Loads a tokenizer from a sentencepiece `.model` file or a directory.
+
+    A directory holds `tokenizer.json`, as Hugging Face checkpoints do, or `tokenizer.model`, or
+    whatever else Transformers can turn into the former.
+
+    Raises:
+      UserError: If nothing there is a tokenizer, or it has no end-of-text.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir() and (path / _JSON_FILE).is_file():
+        return _load_json(path)
+    if path.is_dir() and (path / _MODEL_FILE).is_file():
+        return _load_model(path / _MODEL_FILE)
+    if path.is_dir():
+        return _load_with_transformers(path)
+    if path.is_file() and path.name == _JSON_FILE:
+        return _load_json(path.parent)
+    if path.is_file():
+        return _load_model(path)
+    raise UserError(
+        f"there is no tokenizer at {path}; give a sentencepiece .model file or a directory with "
+        f"{_JSON_FILE} or {_MODEL_FILE}"
+    )
+
+
+def check_round_trip(tokenizer: Tokenizer, texts: Iterable[str]) -> None:
+    """Refuses a tokenizer that changes texts.
+
+    Raises:
+      UserError: With the first text whose decoded form differs, and where.
+    """
+    for text in texts:
+        back = tokenizer.decode(tokenizer.encode(text))
+        if back != text:
+            at = len(os.path.commonprefix([text, back]))
+            raise UserError(
+                f"the tokenizer changes text: at character {at}, {text[at : at + 20]!r} comes "
+                f"back as {back[at : at + 20]!r}, in {text[max(0, at - 20) : at + 20]!r}; use "
+                "another tokenizer, or train one by leaving tokenizer.path empty"
+            )
+
+
+class _HuggingFaceTokenizer:
+    def __init__(
+        self, definition: tokenizers.Tokenizer, *, end_id: int, pad_id: int, start_id: int | None
+    ):
+        self._definition = definition
+        self.end_id, self.pad_id, self.start_id = end_id, pad_id, start_id
+        vocabulary = definition.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values()) + 1
+        content = json.dumps(
+            [json.loads(definition.to_str()), end_id, pad_id, start_id], sort_keys=True
+        )
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
+        is_words = isinstance(definition.model, models.WordLevel)
+        self._words = frozenset(vocabulary) - {_PAD, _END} if is_words else None
+
+    def encode(self, text: str) -> list[int]:
+        if self._words is not None:
+            self._check_words(text)
+        return self._definition.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._definition.decode([int(token) for token in ids], skip_special_tokens=True)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._definition.save(str(directory / _JSON_FILE))
+        ids = {"eos_token": self.end_id, "pad_token": self.pad_id, "bos_token": self.start_id}
+        settings = {
+            name: self._definition.id_to_token(token)
+            for name, token in ids.items()
+            if token is not None
+        }
+        settings |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+        (directory / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+
+    def _check_words(self, text: str) -> None:
+        words = text.split(" ") if text else []
+        unknown = [word for word in words if word not in self._words]
+        if unknown:
+            raise UserError(
+                f"{unknown[0]!r} is not a word of the tokenizer, in {text[:80]!r}; its words, "
+                f"apart by single spaces, are: {' '.join(sorted(self._words))}"
+            )
+
+
+class _SentencePieceTokenizer:
+    def __init__(self, model: bytes):
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.vocab_size = self._processor.vocab_size()
+        self.end_id = self._processor.eos_id()
+        pad_id, start_id = self._processor.pad_id(), self._processor.bos_id()
+        self.pad_id = pad_id if pad_id >= 0 else self.end_id
+        self.start_id = start_id if start_id >= 0 else None
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        kept = [int(token) for token in ids]
+        return self._processor.decode([token for token in kept if not self._is_special(token)])
+
+    def _is_special(self, token: int) -> bool:
+        return self._processor.is_control(token) or self._processor.is_unknown(token)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / _MODEL_FILE).write_bytes(self._model)
+
+
+def _load_model(path: pathlib.Path) -> Tokenizer:
+    try:
+        tokenizer = _SentencePieceTokenizer(path.read_bytes())
+    except RuntimeError as error:
+        raise UserError(f"{path} is not a sentencepiece model: {error}") from error
+    if tokenizer.end_id < 0:
+        raise UserError(f"{path} has no end-of-text piece; a response could not end")
+    return tokenizer
+
+
+def _load_json(directory: pathlib.Path) -> Tokenizer:
+    try:
+        definition = tokenizers.Tokenizer.from_file(str(directory / _JSON_FILE))
+    except Exception as error:  # the library raises Exception itself
+        raise UserError(f"{directory / _JSON_FILE} is not a tokenizer: {error}") from error
+    return _with_special_ids(definition, directory)
+
+
+def _load_with_transformers(directory: pathlib.Path) -> Tokenizer:
+    import transformers  # slow to import, and needed by old checkpoints only
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise UserError(f"there is no tokenizer in {directory}: {error}") from error
+    definition = getattr(tokenizer, "backend_tokenizer", None)
+    if definition is None:
+        raise UserError(f"the tokenizer in {directory} has no {_JSON_FILE} form")
+    return _with_special_ids(definition, directory)
+
+
+def _with_special_ids(
+    definition: tokenizers.Tokenizer, directory: pathlib.Path
+) -> _HuggingFaceTokenizer:
+    definition.no_padding()  # published files may ask for both
+    definition.no_truncation()
+    end_id = _special_id(definition, directory, "eos_token")
+    if end_id is None:
+        raise UserError(
+            f"{directory / _SETTINGS_FILE} names no eos_token that {_JSON_FILE} knows; a response "
+            "could not end"
+        )
+    pad_id = _special_id(definition, directory, "pad_token")
+    start_id = _special_id(definition, directory, "bos_token")
+    begins = definition.encode("", add_special_tokens=True).ids[:1] == [start_id]
+    return _HuggingFaceTokenizer(
+        definition,
+        end_id=end_id,
+        pad_id=end_id if pad_id is None else pad_id,
+        start_id=start_id if begins else None,
+    )
+
+
+def _special_id(definition: tokenizers.Tokenizer, directory: pathlib.Path, name: str) -> int | None:
+    """The id of a special token, from the files that checkpoints name it in."""
+    for file in (_SETTINGS_FILE, "special_tokens_map.json"):
+        if not (directory / file).is_file():
+            continue
+        token = json.loads((directory / file).read_text(encoding="utf-8")).get(name)
+        content = token.get("content") if isinstance(token, dict) else token
+        if content is not None:
+            return definition.token_to_id(content)
+    return None
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids that stand before every response: start-of-text where there is one, the prompt.
+
+    Sampling and training both use it, so that a response continues the same tokens in both.
+    """
+    start = [] if tokenizer.start_id is None else [tokenizer.start_id]
+    return [*start, *tokenizer.encode(prompt)]

@@ -1,0 +1,1 @@
+"""Training: text to batches, losses, the optimizer, and one `fit` for every phase."""

@@ -1,0 +1,159 @@
+"""Text to training batches, in an order that is a function of (seed, iteration, step).
+
+    tokens    p p p p r r r . .      fed
+    targets   p p p r r r $ . .      wanted next ($ is end-of-text)
+    weights   . . . 1 1 1 1 . .      the response and its end count, the prompt does not
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from bstar_jax.tokenizer import Tokenizer, encode_prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One text to learn.
+
+    Attributes:
+      prompt: What is given.
+      response: What is learnt, and after it end-of-text.
+      source: The query's id, for messages.
+    """
+
+    prompt: str
+    response: str
+    source: str
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["tokens_BL", "targets_BL", "weights_BL", "segments_BL"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What one optimizer step sees.
+
+    Attributes:
+      tokens_BL: Fed, int32.
+      targets_BL: The token after each, int32.
+      weights_BL: 1 where the target is part of a response, else 0, f32.
+      segments_BL: 1 where there is text, 0 where there is padding, int32.
+    """
+
+    tokens_BL: np.ndarray
+    targets_BL: np.ndarray
+    weights_BL: np.ndarray
+    segments_BL: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """All examples as one batch-shaped block, rows in their order; `take` cuts batches."""
+
+    rows: Batch
+
+    def __len__(self) -> int:
+        return len(self.rows.tokens_BL)
+
+    def take(self, index_B: np.ndarray) -> Batch:
+        """The rows of one step."""
+        return jax.tree.map(lambda column: column[index_B], self.rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class TooLong:
+    """An example that does not fit.
+
+    Attributes:
+      prompt_tokens: Of its prompt.
+      response_tokens: Of its response, end-of-text included.
+      source: As in `Example`.
+    """
+
+    prompt_tokens: int
+    response_tokens: int
+    source: str
+
+
+def encode(
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    *,
+    max_prompt_tokens: int,
+    max_tokens: int,
+) -> tuple[Encoded, list[TooLong]]:
+    """Turns examples into tokens, the prompt as sampling encodes it.
+
+    Args:
+      tokenizer: Text to tokens.
+      examples: What to learn.
+      max_prompt_tokens: Longest prompt.
+      max_tokens: Longest response, end-of-text included.
+
+    Returns:
+      The examples that fit, in their order, and those that do not: the caller refuses or
+      counts them.
+    """
+    texts, too_long = [], []
+    for example in examples:
+        prompt = encode_prompt(tokenizer, example.prompt)
+        response = [*tokenizer.encode(example.response), tokenizer.end_id]
+        if len(prompt) > max_prompt_tokens or len(response) > max_tokens:
+            too_long.append(TooLong(len(prompt), len(response), example.source))
+        else:
+            texts.append((prompt, response))
+    return _block(texts, max_prompt_tokens + max_tokens - 1, tokenizer.pad_id), too_long
+
+
+def _block(texts, length: int, pad_id: int) -> Encoded:
+    shape = (len(texts), length)
+    tokens_BL = np.full(shape, pad_id, np.int32)
+    targets_BL = np.full(shape, pad_id, np.int32)
+    weights_BL = np.zeros(shape, np.float32)
+    segments_BL = np.zeros(shape, np.int32)
+    for row, (prompt, response) in enumerate(texts):
+        text = [*prompt, *response]
+        end = len(text) - 1
+        tokens_BL[row, :end] = text[:-1]
+        targets_BL[row, :end] = text[1:]
+        weights_BL[row, len(prompt) - 1 : end] = 1.0
+        segments_BL[row, :end] = 1
+    return Encoded(Batch(tokens_BL, targets_BL, weights_BL, segments_BL))
+
+
+def explain(too_long: Sequence[TooLong], total: int, *, max_prompt_tokens: int, max_tokens: int):
+    """The message for texts that do not fit: how many, the longest, and what to set."""
+    worst = max(too_long, key=lambda text: text.prompt_tokens + text.response_tokens)
+    return (
+        f"{len(too_long)} of {total} training texts are too long, such as that of "
+        f"{worst.source!r} with {worst.prompt_tokens} prompt and {worst.response_tokens} response "
+        f"tokens; they need generate.max_prompt_tokens="
+        f"{max(max_prompt_tokens, *(text.prompt_tokens for text in too_long))} and "
+        f"generate.max_tokens={max(max_tokens, *(text.response_tokens for text in too_long))}"
+    )
+
+
+def order(rows: int, batch: int, step: int, seeds: tuple[int, ...]) -> np.ndarray:
+    """Row numbers of one step: passes over a shuffled set, shuffled again each pass.
+
+    Args:
+      rows: Examples there are, at least 1.
+      batch: Rows a step.
+      step: From 0, within the phase.
+      seeds: What the order depends on, such as (seed, iteration).
+    """
+    places = np.arange(step * batch, (step + 1) * batch)
+    index = np.empty(batch, np.int64)
+    for epoch in np.unique(places // rows):
+        shuffled = np.random.default_rng([*seeds, int(epoch)]).permutation(rows)
+        mine = places // rows == epoch
+        index[mine] = shuffled[places[mine] % rows]
+    return index

@@ -1,0 +1,126 @@
+"""The one training loop: SFT, improve, and whatever else learns from batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from bstar_jax import sharding
+from bstar_jax.config import ModelConfig, OptimizerConfig, UserError
+from bstar_jax.training import losses, optimizer
+from bstar_jax.training.batches import Batch
+from bstar_jax.training.optimizer import Schedule, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where training stands after some steps.
+
+    Attributes:
+      step: Steps of this phase done.
+      loss: Cross-entropy of the last step, nats a token.
+      learning_rate: Of the last step.
+      grad_norm: Global gradient norm of the last step, before clipping.
+      tokens: Response tokens trained on since the last report.
+      seconds: Wall time since the last report.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "adam", "schedule"), donate_argnames=("state",)
+)
+def train_step(
+    config: ModelConfig,
+    adam: OptimizerConfig,
+    schedule: Schedule,
+    state: TrainState,
+    batch: Batch,
+) -> tuple[TrainState, dict]:
+    """One optimizer step: (new state, {"loss", "grad_norm"})."""
+    transform = optimizer.make(adam, schedule)
+    value_and_grad = jax.value_and_grad(losses.response_loss, argnums=1)
+    loss, gradient = value_and_grad(config, state.params, batch)
+    updates, moments = transform.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, moments), {"loss": loss, "grad_norm": optax.global_norm(gradient)}
+
+
+def fit(
+    config: ModelConfig,
+    adam: OptimizerConfig,
+    schedule: Schedule,
+    state: TrainState,
+    batch_at: Callable[[int], Batch],
+    *,
+    mesh: Mesh,
+    first: int,
+    steps: int,
+    every: int,
+    urgent: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[TrainState, Progress]]:
+    """Trains from step `first` to `steps`, and reports every few steps and at the end.
+
+    The state passed in is given up. What is yielded is the caller's to save until the next
+    report is asked for.
+
+    Args:
+      config: The model.
+      adam: The optimizer's settings.
+      schedule: Learning rate by the optimizer's own step count.
+      state: Parameters and moments, on the storage map.
+      batch_at: The batch of a step, a function of the step alone.
+      mesh: Where.
+      first: Steps of this phase done before.
+      steps: Steps of this phase in all.
+      every: Steps between reports.
+      urgent: Asked after every step whether to report at once, to save and stop.
+
+    Raises:
+      UserError: If the loss or the gradient is not finite, with the step.
+    """
+    tokens, since = 0, time.perf_counter()
+    for step in range(first, steps):
+        batch = batch_at(step)
+        tokens += int(np.sum(batch.weights_BL))
+        with jax.set_mesh(mesh):
+            rows = sharding.put_rows(mesh, batch)
+            state, measured = train_step(config, adam, schedule, state, rows)
+        if (step + 1) % every == 0 or step + 1 == steps or urgent():
+            measured = {name: float(value) for name, value in measured.items()}
+            _check_finite(measured, step + 1)
+            count = optimizer.steps_done(state)
+            now = time.perf_counter()
+            yield (
+                state,
+                Progress(
+                    step=step + 1,
+                    learning_rate=float(schedule(count - 1)),
+                    tokens=tokens,
+                    seconds=now - since,
+                    **measured,
+                ),
+            )
+            tokens, since = 0, time.perf_counter()
+
+
+def _check_finite(measured: dict[str, float], step: int) -> None:
+    for name, value in measured.items():
+        if not np.isfinite(value):
+            raise UserError(
+                f"{name} is {value} at optimizer step {step}; nothing of this step was saved: "
+                "lower the learning rate, or look at the batch with improve.batch=1"
+            )

@@ -1,0 +1,36 @@
+"""What training makes small."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from beartype import beartype
+from jaxtyping import Array, Float, Int, jaxtyped
+
+from bstar_jax import model
+from bstar_jax.config import ModelConfig
+
+
+@jaxtyped(typechecker=beartype)
+def cross_entropy(
+    logits_BLV: Float[Array, "B L V"],
+    targets_BL: Int[Array, "B L"],
+    weights_BL: Float[Array, "B L"],
+) -> Float[Array, ""]:
+    """Mean of -log p(target) over the weighted tokens, in nats.
+
+        loss = sum_bl w_bl (logsumexp_v z_blv - z_bl,target) / sum_bl w_bl
+
+    A batch without weight gives 0/0: callers make batches from examples, and every example
+    ends in end-of-text, which has weight.
+    """
+    target = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
+    surprise = jax.nn.logsumexp(logits_BLV, axis=-1) - target
+    return jnp.sum(surprise * weights_BL) / jnp.sum(weights_BL)
+
+
+def response_loss(config: ModelConfig, params: dict, batch) -> jax.Array:
+    """Cross-entropy of the responses of a `batches.Batch` under the model."""
+    hidden, decoder = model.forward_hidden(config, params, batch.tokens_BL, batch.segments_BL)
+    logits = model.mask_padding(decoder.logits(hidden), config.vocab_size)
+    return cross_entropy(logits, batch.targets_BL, batch.weights_BL)

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Trains on this host, and starts again when the run was preempted.
+#
+#   launch/local.sh [--dry-run] --config=configs/arithmetic.py --workdir=runs/first [flags]
+#
+# Every other flag goes to `python -m bstar_jax.main` as it is. Exit code 75 means preempted
+# with the state saved, and is the only one that starts it again; any other is passed on.
+# PYTHON names the interpreter; without it .venv is used where there is one.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+preempted=75
+dry_run=false
+if [[ "${1:-}" == --dry-run ]]; then
+  dry_run=true
+  shift
+fi
+
+if [[ -z "${PYTHON:-}" ]]; then
+  PYTHON=python3
+  if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
+fi
+command=("$PYTHON" -m bstar_jax.main "$@")
+
+if "$dry_run"; then
+  printf '%q ' "${command[@]}"
+  printf '\n'
+  exit 0
+fi
+
+# A signal to this script is meant for the run: it is passed on, and nothing starts again.
+stopping=false
+child=
+trap 'stopping=true; if [[ -n "$child" ]]; then kill -TERM "$child" 2>/dev/null || true; fi' INT TERM
+
+while true; do
+  "${command[@]}" &
+  child=$!
+  while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done # signals cut a wait short
+  status=0
+  wait "$child" || status=$?
+  if "$stopping" || ((status != preempted)); then exit "$status"; fi
+  echo "local.sh: preempted with its state saved; starting again" >&2
+done

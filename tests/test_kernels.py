@@ -1,0 +1,303 @@
+"""The sampling contract: kept sets, tokens, distribution, independence of everything else."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bstar_jax import kernels
+from bstar_jax.kernels import contract, exact, noise, reference
+from tests import kernels_cases as cases
+
+reference_sample = jax.jit(reference.sample, static_argnames="noise_kind")
+
+
+def off(rows):
+    return jnp.zeros(rows, jnp.int32), jnp.ones(rows), jnp.zeros(rows)
+
+
+# Noise.
+
+
+def test_threefry_is_the_generator_of_jax_random():
+    key_2 = jnp.asarray([0x13198A2E, 0x03707344], jnp.uint32)
+    counter_I = jnp.arange(1000, dtype=jnp.uint32)
+    keys = [jnp.full_like(counter_I, word) for word in key_2]
+    word_0, word_1 = noise.threefry2x32(keys, (jnp.zeros_like(counter_I), counter_I))
+    with jax.threefry_partitionable(True):
+        expected_I = jax.random.bits(jax.random.wrap_key_data(key_2), (1000,), jnp.uint32)
+    np.testing.assert_array_equal(word_0 ^ word_1, expected_I)
+
+
+def test_a_span_of_noise_is_the_noise_of_its_indices():
+    keys_B2 = cases.row_keys(0, 3)
+    first_B = jnp.asarray([0, 256, 512 * 7], jnp.int32)
+    index_BI = first_B[:, None] + jnp.arange(700)[None, :]
+    np.testing.assert_array_equal(
+        noise.bits_span(keys_B2, first_B, 700, 1), noise.bits_at(keys_B2, index_BI, 1)
+    )
+
+
+def test_rows_columns_and_streams_share_no_noise():
+    index_BI = jnp.broadcast_to(jnp.arange(4096)[None, :], (4, 4096))
+    keys_B2 = jnp.asarray([[0, 0], [0, 1], [1, 0], [1, 1]], jnp.uint32)
+    streams = (contract.COLUMN_STREAM, contract.BLOCK_STREAM, contract.CDF_STREAM)
+    bits = jnp.stack([noise.bits_at(keys_B2, index_BI, stream) for stream in streams])
+    # 49,152 draws of 2^32 meet by chance 0.28 times.
+    assert bits.size - np.unique(bits).size <= 3
+
+
+def test_uniform_stays_inside_the_open_interval_and_keeps_small_values_apart():
+    bits = jnp.asarray([0, 1, 2, 3, 2**31, 2**32 - 2, 2**32 - 1], jnp.uint32)
+    uniform = noise.uniform(bits)
+    assert (jnp.diff(uniform[:5]) > 0).all() and uniform[0] > 0 and uniform[-1] < 1
+    np.testing.assert_array_equal(uniform[:2] * 2.0**32, [0.5, 1.5])
+    assert jnp.isfinite(noise.gumbel(bits)).all()
+
+
+# Kept sets.
+
+
+@pytest.mark.parametrize("vocab", [7, 64, 1000])
+def test_kept_set_is_that_of_sorting(vocab):
+    rng = np.random.default_rng(vocab)
+    top_ks = [k for k in (*cases.TOP_KS, vocab - 1, vocab, vocab + 5)]
+    logits_BV = np.concatenate([cases.hard_logits(rng, 16, max(vocab, 41))[:, -vocab:]])
+    for top_k in top_ks:
+        row = contract.Rows(None, jnp.ones(16), jnp.full(16, top_k), None, None)
+        clean_BV = jnp.where(jnp.isnan(logits_BV), -jnp.inf, logits_BV)
+        kept_BV = np.asarray(clean_BV >= exact.threshold(clean_BV, row, vocab)[:, None])
+        for b in range(16):
+            expected_V = cases.kept_by_numpy(logits_BV[b], 1.0, top_k, 1.0, 0.0)
+            np.testing.assert_array_equal(kept_BV[b], expected_V, f"row {b}, top-k {top_k}")
+            plain_V = reference.kept(clean_BV[b], 1.0, top_k, 1.0, 0.0)
+            np.testing.assert_array_equal(plain_V, expected_V, f"row {b}, top-k {top_k}")
+
+
+def test_nucleus_and_min_p_keep_what_sorting_keeps():
+    rng = np.random.default_rng(5)
+    logits_BV = (3 * rng.standard_normal((24, 300))).astype(np.float32)
+    logits_BV[:8] = np.round(logits_BV[:8])
+    temperature_B, top_k_B, top_p_B, min_p_B = cases.settings(rng, 24, 300)
+    rows = contract.Rows(None, temperature_B, top_k_B, top_p_B, min_p_B)
+    threshold_B = exact.threshold(jnp.asarray(logits_BV), rows, 300)
+    for b in np.flatnonzero(temperature_B > 0):
+        arguments = [float(array_B[b]) for array_B in (temperature_B, top_k_B, top_p_B, min_p_B)]
+        arguments[1] = int(arguments[1])
+        expected_V = cases.kept_by_numpy(logits_BV[b], *arguments)
+        np.testing.assert_array_equal(logits_BV[b] >= threshold_B[b], expected_V)
+        np.testing.assert_array_equal(reference.kept(logits_BV[b], *arguments), expected_V)
+
+
+# Tokens: every setting against the reference.
+
+
+@pytest.mark.parametrize("truncations", ["none", "top_k", "all"])
+@pytest.mark.parametrize(
+    ("vocab", "dtype", "noise_kind"),
+    [
+        (37, jnp.float32, "gumbel"),
+        (1024, jnp.bfloat16, "gumbel"),
+        (5000, jnp.float32, "gumbel"),
+        (8192, jnp.bfloat16, "gumbel"),
+        (5000, jnp.float32, "icdf"),
+    ],
+)
+def test_xla_draws_the_tokens_of_the_reference(vocab, dtype, noise_kind, truncations):
+    rng = np.random.default_rng(vocab)
+    rows = 64
+    logits_BV = jnp.asarray(cases.hard_logits(rng, rows, vocab)).astype(dtype)
+    keys_B2 = cases.row_keys(vocab, rows)
+    temperature_B, top_k_B, top_p_B, min_p_B = cases.settings(rng, rows, vocab)
+    cuts = {"none": (), "top_k": (top_k_B,), "all": (top_k_B, top_p_B, min_p_B)}[truncations]
+    result = kernels.sample(logits_BV, keys_B2, temperature_B, *cuts, impl="xla", noise=noise_kind)
+    cuts = (*cuts, *off(rows)[len(cuts) :])
+    expected = reference_sample(logits_BV, keys_B2, temperature_B, *cuts, noise_kind=noise_kind)
+    if noise_kind == "icdf":
+        np.testing.assert_array_equal(result.token_B, expected.token_B)
+    else:
+        cases.assert_same_tokens(result, expected, logits_BV, keys_B2, temperature_B, cuts[0])
+    np.testing.assert_allclose(result.logprob_B, expected.logprob_B, atol=2e-6)
+
+
+def test_top_k_beyond_the_window_takes_the_exact_path_and_no_other_does():
+    rng = np.random.default_rng(3)
+    logits_BV = jnp.asarray(rng.standard_normal((12, 6000)), jnp.float32)
+    top_k_B = jnp.asarray([1, 20, 64, 65, 100, 6001] * 2, jnp.int32)
+    keys_B2, temperature_B = cases.row_keys(0, 12), jnp.ones(12)
+    result = kernels.sample(logits_BV, keys_B2, temperature_B, top_k_B)
+    np.testing.assert_array_equal(result.status_B, [0, 0, 0, 0, 1, 0] * 2)
+    wide = kernels.sample(logits_BV, keys_B2, temperature_B, top_k_B, kmax=100)
+    np.testing.assert_array_equal(wide.status_B, 0)
+    np.testing.assert_array_equal(wide.token_B, result.token_B)
+
+
+# Laws.
+
+
+@pytest.mark.parametrize("vocab", [100, 3000])
+def test_a_row_draws_alike_in_any_company(vocab):
+    rng = np.random.default_rng(8)
+    logits_BV = jnp.asarray(3 * rng.standard_normal((32, vocab)), jnp.float32)
+    keys_B2 = cases.row_keys(1, 32)
+    temperature_B, top_k_B, _, _ = cases.settings(rng, 32, vocab)
+    token_B = kernels.sample(logits_BV, keys_B2, temperature_B, top_k_B).token_B
+
+    order = rng.permutation(32)
+    permuted = kernels.sample(*(a[order] for a in (logits_BV, keys_B2, temperature_B, top_k_B)))
+    np.testing.assert_array_equal(permuted.token_B, token_B[order])
+    few = kernels.sample(*(a[:5] for a in (logits_BV, keys_B2, temperature_B, top_k_B)))
+    np.testing.assert_array_equal(few.token_B, token_B[:5])
+    for padding in (28, 160):
+        padded_BV = jnp.pad(logits_BV, ((0, 0), (0, padding)), constant_values=9.0)
+        padded = kernels.sample(padded_BV, keys_B2, temperature_B, top_k_B, valid_vocab=vocab)
+        np.testing.assert_array_equal(padded.token_B, token_B)
+    for kmax in (1, 16, 90):
+        sized = kernels.sample(logits_BV, keys_B2, temperature_B, top_k_B, kmax=kmax)
+        np.testing.assert_array_equal(sized.token_B, token_B)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize(
+    ("vocab", "noise_kind", "cuts"),
+    [
+        (64, "gumbel", {}),
+        (64, "gumbel", {"top_k": 10}),
+        (1100, "gumbel", {}),
+        (1100, "icdf", {}),
+        (1100, "gumbel", {"top_k": 30}),
+        (1100, "gumbel", {"top_p": 0.8}),
+        (1100, "gumbel", {"top_k": 30, "top_p": 0.8}),
+        (1100, "gumbel", {"min_p": 0.05}),
+    ],
+)
+def test_tokens_have_the_distribution_claimed(implementation, vocab, noise_kind, cuts):
+    draws, temperature = 40_000 if implementation == "xla" else 10_000, 0.7
+    rng = np.random.default_rng(vocab)
+    logits_V = jnp.asarray(1.5 * rng.standard_normal(vocab), jnp.float32)
+    # Sequential keys: the worst that a caller can pass.
+    keys_B2 = jnp.stack([jnp.full(draws, 7), jnp.arange(draws)], axis=1).astype(jnp.uint32)
+    values = {"top_k": 0, "top_p": 1.0, "min_p": 0.0} | cuts
+    columns = [jnp.full(draws, value) for value in (temperature, *values.values())]
+    if implementation == "xla":
+        columns[1:] = [
+            c if name in cuts else None for c, name in zip(columns[1:], values, strict=True)
+        ]
+        draw = functools.partial(kernels.sample, impl="xla", noise=noise_kind)
+    else:
+        draw = functools.partial(reference_sample, noise_kind=noise_kind)
+    tokens = []
+    for start in range(0, draws, 5000):
+        part = [None if c is None else c[start : start + 5000] for c in columns]
+        logits_BV = jnp.broadcast_to(logits_V[None, :], (5000, vocab))
+        tokens.append(draw(logits_BV, keys_B2[start : start + 5000], *part).token_B)
+    probability_V = cases.probability_by_numpy(logits_V, temperature, **cuts)
+    cases.assert_distribution(np.concatenate(tokens), probability_V)
+
+
+def test_a_mixed_batch_gives_each_row_its_own_distribution():
+    vocab, draws = 1100, 30_000
+    rng = np.random.default_rng(2)
+    logits_V = jnp.asarray(1.5 * rng.standard_normal(vocab), jnp.float32)
+    kind_B = np.arange(draws) % 3
+    temperature_B = jnp.asarray(np.array([0.5, 1.0, 1.3])[kind_B], jnp.float32)
+    top_k_B = jnp.asarray(np.array([0, 12, -1])[kind_B], jnp.int32)
+    logits_BV = jnp.broadcast_to(logits_V[None, :], (5000, vocab))
+    token_B = np.concatenate(
+        [
+            kernels.sample(logits_BV, keys_B2, temperature_B[s], top_k_B[s]).token_B
+            for s, keys_B2 in (
+                (slice(i * 5000, (i + 1) * 5000), cases.row_keys(i, 5000)) for i in range(6)
+            )
+        ]
+    )
+    for kind, (temperature, top_k) in enumerate([(0.5, 0), (1.0, 12), (1.3, 0)]):
+        probability_V = cases.probability_by_numpy(logits_V, temperature, top_k)
+        cases.assert_distribution(token_B[kind_B == kind], probability_V)
+
+
+def test_log_probability_is_untempered_and_untruncated():
+    rng = np.random.default_rng(4)
+    logits_BV = jnp.asarray(4 * rng.standard_normal((16, 4000)), jnp.float32)
+    temperature_B, top_k_B, top_p_B, min_p_B = cases.settings(rng, 16, 4000)
+    result = kernels.sample(
+        logits_BV, cases.row_keys(4, 16), temperature_B, top_k_B, top_p_B, min_p_B, valid_vocab=3900
+    )
+    x_BV = np.asarray(logits_BV[:, :3900], np.float64)
+    log_total_B = np.log(np.exp(x_BV).sum(axis=1))
+    expected_B = x_BV[np.arange(16), result.token_B] - log_total_B
+    np.testing.assert_allclose(result.logprob_B, expected_B, atol=2e-6)
+
+
+@pytest.mark.parametrize("vocab", [50, 2000])
+def test_greedy_takes_the_first_maximum_whatever_the_rest(vocab):
+    logits_BV = np.zeros((6, vocab), np.float32)
+    logits_BV[:, 20::7] = 3.0
+    logits_BV[4] = np.where(np.arange(vocab) < 30, -0.0, 0.0)
+    logits_BV[5, 25] = np.nan
+    result = kernels.sample(
+        jnp.asarray(logits_BV),
+        cases.row_keys(0, 6),
+        jnp.asarray([0.0, -1.0, 0.0, 0.0, 0.0, 0.0]),
+        jnp.asarray([0, 0, 1, 3, 2, 0], jnp.int32),
+    )
+    np.testing.assert_array_equal(result.token_B, [20, 20, 20, 20, 0, 20])
+
+
+@pytest.mark.parametrize("vocab", [50, 2000])
+def test_nan_is_never_drawn_and_shows_in_the_log_probability(vocab):
+    logits_BV = np.full((4, vocab), np.nan, np.float32)
+    logits_BV[0, 5], logits_BV[1, 5] = 1.0, -4.0
+    logits_BV[2] = -np.inf
+    for top_k in (0, 2):
+        result = kernels.sample(
+            jnp.asarray(logits_BV), cases.row_keys(0, 4), jnp.ones(4), jnp.full(4, top_k)
+        )
+        np.testing.assert_array_equal(result.token_B, [5, 5, 0, 0])
+        assert jnp.isnan(result.logprob_B).all()
+
+
+def test_a_sweep_of_temperatures_and_top_ks_compiles_once():
+    logits_BV = jnp.asarray(np.random.default_rng(0).standard_normal((4, 1500)), jnp.float32)
+    before = kernels._sample._cache_size()
+    for temperature in (0.0, 0.5, 0.85, 1.2):
+        for top_k in (-1, 1, 20, 64, 300, 1500):
+            kernels.sample(
+                logits_BV, cases.row_keys(0, 4), jnp.full(4, temperature), jnp.full(4, top_k)
+            )
+    assert kernels._sample._cache_size() == before + 1
+
+
+def test_xla_selects_with_top_k_and_never_sorts():
+    arguments = (
+        jax.ShapeDtypeStruct((8, 32768), jnp.float32),
+        jax.ShapeDtypeStruct((8, 2), jnp.uint32),
+        jax.ShapeDtypeStruct((8,), jnp.float32),
+        jax.ShapeDtypeStruct((8,), jnp.int32),
+    )
+    text = jax.jit(functools.partial(kernels.sample, impl="xla")).lower(*arguments).compile()
+    text = text.as_text()
+    assert "TopK" in text
+    assert " sort(" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"valid_vocab": 0}, r"valid_vocab is 0; it must lie in 1\.\.50"),
+        ({"valid_vocab": 51}, r"valid_vocab is 51; it must lie in 1\.\.50"),
+        ({"kmax": 0}, "kmax is 0; it must be at least 1"),
+        ({"impl": "triton"}, "impl is 'triton'"),
+        ({"noise": "normal"}, "noise is 'normal'; choose one of"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        kernels.sample(jnp.zeros((2, 50)), cases.row_keys(0, 2), jnp.ones(2), **changes)
+
+
+def test_half_precision_other_than_bfloat16_is_refused():
+    with pytest.raises(ValueError, match="logits are float16; cast them"):
+        kernels.sample(jnp.zeros((2, 50), jnp.float16), cases.row_keys(0, 2), jnp.ones(2))

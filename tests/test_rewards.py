@@ -1,0 +1,190 @@
+"""Grades of responses and of whole rollouts."""
+
+import json
+import os
+import pathlib
+
+import pytest
+
+from bstar_jax import rewards, tasks
+from bstar_jax.records import SPLITS, Query, Rollouts
+from bstar_jax.rewards.answers import answers_equal, stated_answer
+from bstar_jax.tasks import Task
+
+ARITHMETIC = {
+    "sft_examples": 5,
+    "train_queries": 20,
+    "calibration_queries": 5,
+    "heldout_queries": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def stories():
+    return tasks.load("arithmetic", seed=0, **ARITHMETIC)
+
+
+@pytest.fixture(scope="module")
+def gsm8k_path():
+    path = pathlib.Path(os.environ.get("BSTAR_DATA", "")) / "gsm8k_train.jsonl"
+    if not path.is_file():
+        pytest.skip("set BSTAR_DATA to a folder with the published gsm8k_train.jsonl")
+    return path
+
+
+def written_task(kind="number", references=("7", "1,200")):
+    queries = tuple(
+        Query(f"train/{i}", "train", "?", reference, fields={"question": "?"})
+        for i, reference in enumerate(references)
+    )
+    splits = {name: queries if name == "train" else () for name in SPLITS}
+    return Task("own", splits, kind, "####", "{question} {reference}", equations="calculator")
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "reference", "equal"),
+    [
+        ("number", "$1,200.00", "1200", True),
+        ("number", "2/4", "0.5", True),
+        ("number", "-5", "5", False),
+        ("number", "1/3", "0.33", False),
+        ("number", "x", "x", False),
+        ("text", "the  MOON.", "The moon", True),
+        ("text", "moon", "The moon", False),
+        ("text", "", "", False),
+    ],
+)
+def test_answers_equal(kind, answer, reference, equal):
+    assert answers_equal(kind, answer, reference) is equal
+    assert answers_equal(kind, reference, answer) is equal
+
+
+def test_a_cut_response_is_read_up_to_its_last_whole_line():
+    assert stated_answer("number", "####", "#### 12", "stop") == "12"
+    assert stated_answer("number", "####", "#### 12", "length") is None
+    assert stated_answer("number", "####", "#### 12\nand so", "length") == "12"
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "reason"),
+    [
+        ("3+4=7\n#### 7", "7", "correct"),
+        ("#### $7.00", "7", "correct"),
+        ("#### 8", "8", "wrong"),
+        ("#### -7", "-7", "wrong"),
+        ("7", None, "unparseable"),
+        ("#### seven", None, "unparseable"),
+        ("", None, "unparseable"),
+    ],
+)
+def test_grade_of_an_answer(response, answer, reason):
+    task = written_task()
+    grade = rewards.grade(task, task.query_by_id["train/0"], response)
+    assert grade == rewards.Grade(answer, reason == "correct", reason, None, None)
+
+
+def test_grade_of_a_story(stories):
+    query = stories.splits["heldout"][0]
+    grade = rewards.grade(stories, query, f" {query.solution}\n")
+    assert (grade.answer, grade.reason, grade.process_reward) == (query.reference, "correct", 1.0)
+    guess = rewards.grade(stories, query, f"# {query.reference}")
+    assert (guess.correct, guess.process_reward, guess.step_rewards) == (True, -1.0, [-1.0])
+    other = rewards.grade(stories, query, query.solution + "1")
+    assert (other.correct, other.reason, other.process_reward) == (False, "wrong", -0.5)
+
+
+def test_process_reward_is_the_minimum_over_the_steps(stories):
+    for query in stories.splits["train"]:
+        for end in range(0, len(query.solution), 3):
+            grade = rewards.grade(stories, query, query.solution[:end])
+            assert grade.process_reward == min(grade.step_rewards)
+
+
+def rollouts(rows):
+    names = ("query_id", "response", "finish_reason")
+    return Rollouts.from_columns(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+
+
+def test_rollouts_are_graded_row_by_row_and_keep_their_order(stories):
+    first, second = stories.splits["train"][:2]
+    rows = [
+        (second.query_id, second.solution, "stop"),
+        (first.query_id, first.solution + " ", "stop"),
+        (first.query_id, second.solution, "stop"),
+        (first.query_id, first.solution, "stop"),
+        (first.query_id, first.solution, "length"),
+    ]
+    graded = rewards.grade_rollouts(stories, rollouts(rows))
+    for index, (query_id, response, finish_reason) in enumerate(rows):
+        expected = rewards.grade(stories, stories.query_by_id[query_id], response, finish_reason)
+        assert graded.column("answer")[index] == expected.answer
+        assert graded.column("correct")[index] == expected.correct
+        assert graded.column("reason")[index] == expected.reason
+        assert graded.column("process_reward")[index] == pytest.approx(expected.process_reward)
+        assert graded.column("step_rewards")[index] == pytest.approx(expected.step_rewards)
+    assert graded.column("response") == [row[1] for row in rows]
+    assert graded.column("reason")[-1] == "unparseable"
+
+
+def test_equal_texts_of_a_query_are_graded_once(stories, monkeypatch):
+    calls = []
+    grade = rewards.grading.grade
+
+    def counted(task, query, response, finish_reason):
+        calls.append((query.query_id, response))
+        return grade(task, query, response, finish_reason)
+
+    monkeypatch.setattr(rewards.grading, "grade", counted)
+    one, two = (query.query_id for query in stories.splits["train"][:2])
+    rows = [(one, "# 1", "stop"), (one, " # 1\n", "stop"), (two, "# 1", "stop")] * 5
+    rewards.grade_rollouts(stories, rollouts(rows))
+    assert calls == [(one, "# 1"), (two, "# 1")]
+
+
+def test_a_task_without_step_check_has_nulls_not_zeros():
+    task = written_task()
+    graded = rewards.grade_rollouts(task, rollouts([("train/0", "#### 7", "stop")]))
+    assert graded.table.column("process_reward").null_count == 1
+    assert graded.table.column("step_rewards").null_count == 1
+    assert graded.column("correct") == [True]
+
+
+def test_a_row_of_another_task_is_refused(stories):
+    with pytest.raises(KeyError, match="test/99"):
+        rewards.grade_rollouts(stories, rollouts([("test/99", "# 1", "stop")]))
+
+
+@pytest.mark.parametrize(
+    ("response", "found"),
+    [
+        ("so <<48/2=24>>24 and <<48+24=72>>72", ["48/2=24", "48+24=72"]),
+        ("<<1,000 * 0.50 = $500>>500", ["1000*1/2=500"]),
+        ("<<3*4=12>> <<3*4=12.0>>", ["3*4=12", "3*4=12"]),
+        ("<<3*4>> 3*4=12", []),
+        ("", []),
+    ],
+)
+def test_calculator_equations(response, found):
+    assert rewards.equations(written_task(), response) == found
+
+
+def test_story_equations(stories):
+    response = "8 - 3 = 5 . 5 + 4 = 9 . 5 + = 4 . 12 + 1 = 13 # 9"
+    assert rewards.equations(stories, response) == ["8-3=5", "5+4=9", "12+1=13"]
+    for query in stories.splits["train"]:
+        assert len(rewards.equations(stories, query.solution)) == query.solution.count("=")
+
+
+def test_published_gsm8k_solutions_are_correct_and_those_of_the_next_question_are_not(gsm8k_path):
+    records = [json.loads(line) for line in gsm8k_path.read_text(encoding="utf-8").splitlines()]
+    task = tasks.load(
+        "gsm8k", str(gsm8k_path), seed=0, sft_examples=1, calibration_queries=0, heldout_queries=0
+    )
+    assert len(task.query_by_id) == len(records) == 7473
+    queries = [task.query_by_id[f"train/{i}"] for i in range(len(records))]
+    plain = [record["answer"].split("#### ")[1].replace(",", "") for record in records]
+    neighbours = zip(queries, plain, queries[1:] + queries[:1], plain[1:] + plain[:1], strict=True)
+    for query, own, other, theirs in neighbours:
+        assert rewards.grade(task, query, query.solution).reason == "correct"
+        grade = rewards.grade(task, query, other.solution)
+        assert grade.reason == ("correct" if float(own) == float(theirs) else "wrong")

@@ -1,0 +1,176 @@
+"""Answers are read exactly, or not at all."""
+
+import fractions
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bstar_jax.tasks.answers import canonical_answer, parse_number, read_answer
+
+NUMBERS = [
+    ("7", 7),
+    ("-7", -7),
+    ("+7", 7),
+    ("−7", -7),
+    ("- 7", -7),
+    ("007", 7),
+    ("1,234", 1234),
+    ("-1,234,567.50", fractions.Fraction(-2469135, 2)),
+    ("3.0", 3),
+    ("5.", 5),
+    (".5", fractions.Fraction(1, 2)),
+    ("-.25", fractions.Fraction(-1, 4)),
+    ("0.1", fractions.Fraction(1, 10)),
+    ("3/4", fractions.Fraction(3, 4)),
+    ("-3 / 4", fractions.Fraction(-3, 4)),
+    ("1 1/2", fractions.Fraction(3, 2)),
+    ("-1 1/2", fractions.Fraction(-3, 2)),
+    ("$18", 18),
+    ("-$18", -18),
+    ("$-18", -18),
+    ("\\$18", 18),
+    ("€ 3.20", fractions.Fraction(16, 5)),
+    ("18$", 18),
+    ("50%", 50),
+    ("50 %", 50),
+    ("72 clips", 72),
+    ("72 clips.", 72),
+    ("5 km/h", 5),
+    ("5-year plan", 5),
+    ("12 (dozen)", 12),
+    ("2 million", 2_000_000),
+    ("1.5 Thousand dollars", 1500),
+    ("**72**", 72),
+    ("`72`", 72),
+    ("$72$", 72),
+]
+
+NOT_NUMBERS = [
+    "",
+    " ",
+    "x",
+    "seven",
+    "-",
+    "$",
+    ".",
+    "7 8",
+    "7 and 8",
+    "3 + 4",
+    "3+x",
+    "5-6",
+    "--5",
+    "-$-5",
+    "1,23",
+    "1,2345",
+    "12,345,67",
+    ",123",
+    "1/0",
+    "1/2/3",
+    "1.2.3",
+    "10:30",
+    "1e5",
+    "x = 5",
+    "5 = 5",
+    "5 < x",
+    "about 5",
+    "٣",
+    "9" * 10_000,
+    "1/" + "9" * 10_000,
+]
+
+
+@pytest.mark.parametrize(("text", "number"), NUMBERS)
+def test_numbers_are_read_exactly(text, number):
+    assert parse_number(text) == number
+    assert parse_number(f"  {text}\n") == number
+
+
+@pytest.mark.parametrize("text", NOT_NUMBERS)
+def test_what_is_not_surely_one_number_is_none(text):
+    assert parse_number(text) is None
+
+
+@given(st.integers(-(10**12), 10**12))
+def test_thousands_separators_and_currency_change_nothing(number):
+    assert parse_number(str(number)) == parse_number(f"{number:,}") == number
+    sign = "-" if number < 0 else ""
+    assert parse_number(f"{sign}${abs(number):,} dollars.") == number
+
+
+@given(
+    st.decimals(
+        allow_nan=False, allow_infinity=False, places=6, min_value=-(10**9), max_value=10**9
+    )
+)
+def test_decimals_are_read_without_rounding(number):
+    assert parse_number(f"{number:f}") == fractions.Fraction(number)
+    assert parse_number(f"{number:,f}") == fractions.Fraction(number)
+    assert parse_number(f"{number:f}000 %") == fractions.Fraction(number)
+
+
+@given(st.fractions(max_denominator=10**6))
+def test_fractions_and_their_canonical_text_round_trip(number):
+    assert parse_number(str(number)) == number
+    assert canonical_answer("number", str(number)) == str(number)
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_read_or_refused_without_an_error(text):
+    number = parse_number(text)
+    assert number is None or isinstance(number, fractions.Fraction)
+    if number is not None:
+        assert any(character in "0123456789" for character in text)
+
+
+@given(
+    st.integers(0, 999), st.integers(0, 999), st.sampled_from([" ", " and ", "+", "-", "=", ":"])
+)
+def test_two_numbers_are_never_one(left, right, between):
+    assert parse_number(f"{left}{between}{right}") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("3+4=7\n#### 7", "7"),
+        ("3+4=7\n####7 clips \n", "7 clips"),
+        ("#### 7\n\n#### 8", "7"),
+        ("#### 7\nQuestion: 8 and 9?", "7"),
+        ("####\n\n7", "7"),
+        ("#### ", None),
+        ("####", None),
+        ("The answer is 7", None),
+        ("", None),
+    ],
+)
+def test_the_first_marker_ends_the_solution(text, answer):
+    assert read_answer(text, "####") == answer
+
+
+def test_a_marker_may_be_a_heading():
+    assert read_answer("a\n\nb\n\n# Answer\n\n3 cats\n", "# Answer") == "3 cats"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "canonical"),
+    [
+        ("number", "$1,200.00", "1200"),
+        ("number", "3.50", "7/2"),
+        ("number", "-0", "0"),
+        ("number", "seven", None),
+        ("number", None, None),
+        ("text", " The  Moon. ", "the moon"),
+        ("text", "B", "b"),
+        ("text", " ", None),
+        ("text", ".", None),
+        ("text", None, None),
+    ],
+)
+def test_canonical_answers(kind, text, canonical):
+    assert canonical_answer(kind, text) == canonical
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="'number' or 'text', not 'numbers'"):
+        canonical_answer("numbers", "7")
