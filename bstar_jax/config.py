@@ -63,7 +63,9 @@ def _convert(name, value, kind):
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{name} is {value!r}, a {type(value).__name__}; it takes a {kind.__name__}")
+        raise UserError(
+            f"{name} is {value!r}, a {type(value).__name__}; it takes a {kind.__name__}"
+        )
     if kind is float and not math.isfinite(value):
         raise UserError(f"{name} is {value!r}; it takes a finite number")
     return value
@@ -237,8 +239,8 @@ class GenerateConfig(_Checked):
 
     queries: int = setting(2048, "train queries an iteration; 0 is all", low=0)
     responses: int = setting(8, "n, a query", low=1)
-    max_tokens: int = setting(32, "longest response, end-of-text included", low=1)
-    max_prompt_tokens: int = setting(32, "longest prompt", low=1)
+    max_tokens: int = setting(28, "longest response, end-of-text included", low=1)
+    max_prompt_tokens: int = setting(22, "longest prompt", low=1)
     top_p: float = setting(1.0, "kept probability mass; 1 is off", above=0, high=1)
     min_p: float = setting(0.0, "least share of the best token; 0 is off", low=0, high=1)
     batch: int = setting(2048, "response rows decoded at once", low=1)
@@ -406,7 +408,10 @@ def _check_task(config):
         )
     if config.task.name == "arithmetic" and config.task.path:
         raise UserError("task.path is given but task 'arithmetic' makes its own queries; drop it")
-    for name, parts in (("prompt", ("{question}",)), ("hint_prompt", ("{question}", "{reference}"))):
+    for name, parts in (
+        ("prompt", ("{question}",)),
+        ("hint_prompt", ("{question}", "{reference}")),
+    ):
         template = getattr(config.task, name)
         for part in parts:
             if template and part not in template:

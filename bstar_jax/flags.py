@@ -152,11 +152,11 @@ def _override_name(word: str, known: list[str]) -> str:
     if name not in known:
         section = [other for other in known if other.startswith(f"{name}.")]
         if section:
-            raise UserError(
-                f"{name!r} is a section, not a setting; it holds {', '.join(section)}"
-            )
+            raise UserError(f"{name!r} is a section, not a setting; it holds {', '.join(section)}")
         negated = name.rpartition(".")[0] + "." + name.rpartition(".")[2].removeprefix("no")
-        raise UserError(unknown_name(name, known) + (f" ({negated}=False)" if negated in known else ""))
+        raise UserError(
+            unknown_name(name, known) + (f" ({negated}=False)" if negated in known else "")
+        )
     return name
 
 

@@ -156,29 +156,25 @@ def pass_at_k_s(
     is_new_QN = text_QN != jnp.roll(text_QN, 1, axis=1)
 
     def walk(state, response):
-        apart_QSJ, hit_QSJ, done_Q = state  # is a copy of the text at hand drawn, or S reached
+        apart_QSJ, hit_QSJ, done_Q = state  # hit: a copy of the text at hand is among the drawn
         draw_11J, skip_11J, is_wrong_Q, is_new_Q = response
-        new_Q11 = is_new_Q[:, None, None]
-        before_QSJ = jnp.where(new_Q11, apart_QSJ + hit_QSJ, apart_QSJ)
-        again_QSJ = jnp.where(new_Q11, 0.0, hit_QSJ)
-        first_QSJ = jnp.roll(before_QSJ * draw_11J, 1, axis=2)  # state j = K never draws
-        reached_Q = done_Q + first_QSJ[:, -1].sum(axis=-1)
-        first_QSJ = jnp.roll(first_QSJ, 1, axis=1).at[:, 0].set(0.0)
-        repeat_QSJ = jnp.roll(again_QSJ * draw_11J, 1, axis=2)
-        after = (before_QSJ * skip_11J, again_QSJ * skip_11J + repeat_QSJ + first_QSJ, reached_Q)
-        wrong_Q11 = is_wrong_Q[:, None, None]
-        return (
-            jnp.where(wrong_Q11, apart_QSJ, after[0]),
-            jnp.where(wrong_Q11, hit_QSJ, after[1]),
-            jnp.where(is_wrong_Q, done_Q, after[2]),
-        ), None
+        is_new_Q11 = is_new_Q[:, None, None]
+        apart_QSJ = jnp.where(is_new_Q11, apart_QSJ + hit_QSJ, apart_QSJ)
+        hit_QSJ = jnp.where(is_new_Q11, 0.0, hit_QSJ)
+        first_QSJ = jnp.roll(apart_QSJ * draw_11J, 1, axis=2)  # nothing wraps: J = K never draws
+        again_QSJ = jnp.roll(hit_QSJ * draw_11J, 1, axis=2)
+        reached_Q = first_QSJ[:, -1].sum(axis=1)
+        one_more_QSJ = jnp.pad(first_QSJ[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        # Wrong responses come last: from then on only `done` matters, which they do not change.
+        done_Q = done_Q + jnp.where(is_wrong_Q, 0.0, reached_Q)
+        return (apart_QSJ * skip_11J, hit_QSJ * skip_11J + again_QSJ + one_more_QSJ, done_Q), None
 
     empty_QSJ = jnp.zeros((num_queries, s, k + 1), jnp.float32)
     start = (empty_QSJ.at[:, 0, 0].set(1.0), empty_QSJ, jnp.zeros(num_queries, jnp.float32))
     probabilities = _walk_probabilities(num_samples, k, k + 1)
     responses = (*probabilities, wrong_QN.T == 1, is_new_QN.T)
-    (_, _, reached_Q), _ = jax.lax.scan(walk, start, responses)
-    return reached_Q
+    (_, _, done_Q), _ = jax.lax.scan(walk, start, responses)
+    return done_Q
 
 
 @partial(jax.jit, static_argnames=("k", "s"))
@@ -336,7 +332,7 @@ def summarize(
 
     Raises:
         ValueError: If a query is without a result (shapes that differ, no query, no
-            response), or a K or S is out of range.
+            response, a negative text_id), or a K or S is out of range.
     """
     columns = {
         "text_id": np.asarray(text_id_QN),
@@ -352,6 +348,12 @@ def summarize(
             f"got shapes {shapes}"
         )
     num_queries, num_samples = shape
+    is_missing_QN = columns["text_id"] < 0
+    if is_missing_QN.any():
+        raise ValueError(
+            f"query {int(is_missing_QN.any(axis=1).argmax())} lacks results: text_id is negative "
+            f"in {int(is_missing_QN.sum())} places; give every query {num_samples} responses"
+        )
     if len(equations_by_query) != num_queries:
         raise ValueError(
             f"equations of {len(equations_by_query)} queries, results of {num_queries}"

@@ -190,9 +190,7 @@ def attention_weights(query_BLAE, key_BKGE) -> jax.Array:
     batch, length, heads, width = query_BLAE.shape
     groups = key_BKGE.shape[-2]
     query = query_BLAE.reshape(batch, length, groups, heads // groups, width)
-    scores = jnp.einsum(
-        "blghe,bkge->bghlk", query, key_BKGE, preferred_element_type=jnp.float32
-    )
+    scores = jnp.einsum("blghe,bkge->bghlk", query, key_BKGE, preferred_element_type=jnp.float32)
     return scores * width**-0.5
 
 
@@ -217,11 +215,11 @@ def attend_whole(mask_BLL: jax.Array, keep_state: bool = False) -> Attend:
 def causal_mask(segments_BL: jax.Array) -> jax.Array:
     """Token l reads tokens k <= l of its own segment.
 
-        segments 1 1 2 2 0      reads   x . . . .
-                                        x x . . .
-                                        . . x . .
-                                        . . x x .
-                                        . . . . x    (0 is padding: it reads itself alone)
+    segments 1 1 2 2 0      reads   x . . . .
+                                    x x . . .
+                                    . . x . .
+                                    . . x x .
+                                    . . . . x    (0 is padding: it reads itself alone)
     """
     length = segments_BL.shape[1]
     below = jnp.tril(jnp.ones((length, length), bool))[None]
@@ -354,5 +352,3 @@ def _map_with_axes(config, tree, change):
 def count_parameters(params: dict) -> int:
     """Number of scalars in the parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-

@@ -139,7 +139,9 @@ class Rollouts:
             index = SCHEMA.get_field_index(name)
             if index < 0:
                 raise KeyError(f"{name!r} is not a rollout column; columns: {SCHEMA.names}")
-            table = table.set_column(index, SCHEMA.field(index), pa.array(values, SCHEMA.types[index]))
+            table = table.set_column(
+                index, SCHEMA.field(index), pa.array(values, SCHEMA.types[index])
+            )
         return Rollouts(table, self.seconds)
 
     def with_seconds(self, **seconds: float) -> Rollouts:

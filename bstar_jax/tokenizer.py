@@ -1,7 +1,8 @@
 """Text to token ids and back, from three sources behind one interface.
 
 Words for a task whose words are few and known; sentencepiece, trained on a task's own text; a
-tokenizer that came with a Hugging Face checkpoint. Training and sampling encode prompt and
+tokenizer that came with a Hugging Face checkpoint. All three run as a `tokenizer.json`, which
+Transformers reads too. Training and sampling encode prompt and
 response apart, with no special tokens but the end-of-text that training appends, so the ids of
 a row are `encode(prompt) + encode(response) + [end_id]`, however the text came about.
 """
@@ -18,7 +19,9 @@ from typing import Protocol
 
 import sentencepiece
 import tokenizers
-from tokenizers import models, pre_tokenizers
+from google.protobuf.message import DecodeError
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from tokenizers import decoders, models, pre_tokenizers
 
 from bstar_jax.config import UserError
 
@@ -76,14 +79,13 @@ def word_tokenizer(words: Sequence[str]) -> Tokenizer:
         raise ValueError(f"words are distinct and hold no spaces; not so: {odd}")
     definition = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(listed)}))
     definition.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    definition.add_special_tokens([_PAD, _END])
-    return _HuggingFaceTokenizer(definition, end_id=1, pad_id=0, start_id=None)
+    return _JsonTokenizer(definition, end_id=1, pad_id=0, start_id=None)
 
 
 def train_sentencepiece(
-    texts: Iterable[str], vocab_size: int, path: str | os.PathLike
+    texts: Iterable[str], vocab_size: int, path: str | os.PathLike | None = None
 ) -> Tokenizer:
-    """Trains byte-pair pieces on texts and writes the model file; same input, same bytes.
+    """Trains byte-pair pieces on texts; the same input makes the same tokenizer.
 
     Nothing is normalised: spaces, line ends and every other character come back as they were,
     those not seen in training as bytes. Digits and line ends are pieces of their own.
@@ -91,7 +93,7 @@ def train_sentencepiece(
     Args:
       texts: The text that the pieces should fit.
       vocab_size: Pieces in all, 256 bytes and 3 special ones included.
-      path: The `.model` file to write.
+      path: Where to write sentencepiece's own `.model` file, if anywhere.
 
     Raises:
       UserError: If the texts are too few for so many pieces, or there are none.
@@ -127,10 +129,11 @@ def train_sentencepiece(
             f"no tokenizer of {vocab_size} pieces can be trained on these {len(texts)} texts; "
             f"change tokenizer.vocab_size ({error})"
         ) from error
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(model.getvalue())
-    return _SentencePieceTokenizer(model.getvalue())
+    if path is not None:
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(model.getvalue())
+    return _from_pieces(model.getvalue())
 
 
 def load(path: str | os.PathLike) -> Tokenizer:
@@ -176,7 +179,7 @@ def check_round_trip(tokenizer: Tokenizer, texts: Iterable[str]) -> None:
             )
 
 
-class _HuggingFaceTokenizer:
+class _JsonTokenizer:
     def __init__(
         self, definition: tokenizers.Tokenizer, *, end_id: int, pad_id: int, start_id: int | None
     ):
@@ -188,6 +191,8 @@ class _HuggingFaceTokenizer:
             [json.loads(definition.to_str()), end_id, pad_id, start_id], sort_keys=True
         )
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
+        unknown_id = vocabulary.get(getattr(definition.model, "unk_token", None))
+        self._silent = {end_id, pad_id, start_id, unknown_id}
         is_words = isinstance(definition.model, models.WordLevel)
         self._words = frozenset(vocabulary) - {_PAD, _END} if is_words else None
 
@@ -197,7 +202,8 @@ class _HuggingFaceTokenizer:
         return self._definition.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._definition.decode([int(token) for token in ids], skip_special_tokens=True)
+        spoken = [int(token) for token in ids if int(token) not in self._silent]
+        return self._definition.decode(spoken, skip_special_tokens=True)
 
     def save(self, directory: str | os.PathLike) -> None:
         directory = pathlib.Path(directory)
@@ -222,41 +228,61 @@ class _HuggingFaceTokenizer:
             )
 
 
-class _SentencePieceTokenizer:
-    def __init__(self, model: bytes):
-        self._model = model
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self.vocab_size = self._processor.vocab_size()
-        self.end_id = self._processor.eos_id()
-        pad_id, start_id = self._processor.pad_id(), self._processor.bos_id()
-        self.pad_id = pad_id if pad_id >= 0 else self.end_id
-        self.start_id = start_id if start_id >= 0 else None
-        self.fingerprint = hashlib.sha256(model).hexdigest()
-
-    def encode(self, text: str) -> list[int]:
-        return self._processor.encode(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        kept = [int(token) for token in ids]
-        return self._processor.decode([token for token in kept if not self._is_special(token)])
-
-    def _is_special(self, token: int) -> bool:
-        return self._processor.is_control(token) or self._processor.is_unknown(token)
-
-    def save(self, directory: str | os.PathLike) -> None:
-        directory = pathlib.Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / _MODEL_FILE).write_bytes(self._model)
-
-
 def _load_model(path: pathlib.Path) -> Tokenizer:
     try:
-        tokenizer = _SentencePieceTokenizer(path.read_bytes())
-    except RuntimeError as error:
-        raise UserError(f"{path} is not a sentencepiece model: {error}") from error
-    if tokenizer.end_id < 0:
-        raise UserError(f"{path} has no end-of-text piece; a response could not end")
-    return tokenizer
+        return _from_pieces(path.read_bytes())
+    except (DecodeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be used: {error}; give a directory with {_JSON_FILE}, or leave "
+            "tokenizer.path empty to train one"
+        ) from error
+
+
+def _from_pieces(model: bytes) -> Tokenizer:
+    """The same pieces and ids as sentencepiece's, with its underlined space a plain space.
+
+    Sentencepiece joins the neighbours whose piece has the best score, so every way to cut a
+    piece in two is a merge, in the order of the scores, which is that of the ids.
+
+    Raises:
+      DecodeError: If the bytes are no sentencepiece model.
+      ValueError: If it is of another kind, changes text, or has no end-of-text.
+    """
+    proto = ModelProto.FromString(model)
+    rules, text = proto.trainer_spec, proto.normalizer_spec
+    if rules.model_type != rules.BPE or not rules.byte_fallback:
+        raise ValueError("its pieces are not byte pairs with byte fallback")
+    if text.name != "identity" or text.add_dummy_prefix or text.remove_extra_whitespaces:
+        raise ValueError("it changes the spaces or characters of a text")
+    if rules.eos_id < 0:
+        raise ValueError("it has no end-of-text, and a response could not end")
+    pieces = [piece.piece.replace("▁", " ") for piece in proto.pieces]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    joined = [
+        piece
+        for piece, entry in zip(pieces, proto.pieces, strict=True)
+        if entry.type == entry.NORMAL
+    ]
+    known = set(joined)
+    merges = [
+        (piece[:at], piece[at:])
+        for piece in joined
+        for at in range(1, len(piece))
+        if piece[:at] in known and piece[at:] in known
+    ]
+    definition = tokenizers.Tokenizer(
+        models.BPE(vocabulary, merges, unk_token=pieces[rules.unk_id], byte_fallback=True)
+    )
+    # No piece crosses these borders; cutting there first lets equal words be looked up.
+    words = tokenizers.Regex(r"\n| +[^ \n]*|[^ \n]+")
+    definition.pre_tokenizer = pre_tokenizers.Split(words, "isolated")
+    definition.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return _JsonTokenizer(
+        definition,
+        end_id=rules.eos_id,
+        pad_id=rules.pad_id if rules.pad_id >= 0 else rules.eos_id,
+        start_id=rules.bos_id if rules.bos_id >= 0 else None,
+    )
 
 
 def _load_json(directory: pathlib.Path) -> Tokenizer:
@@ -280,9 +306,7 @@ def _load_with_transformers(directory: pathlib.Path) -> Tokenizer:
     return _with_special_ids(definition, directory)
 
 
-def _with_special_ids(
-    definition: tokenizers.Tokenizer, directory: pathlib.Path
-) -> _HuggingFaceTokenizer:
+def _with_special_ids(definition: tokenizers.Tokenizer, directory: pathlib.Path) -> _JsonTokenizer:
     definition.no_padding()  # published files may ask for both
     definition.no_truncation()
     end_id = _special_id(definition, directory, "eos_token")
@@ -294,7 +318,7 @@ def _with_special_ids(
     pad_id = _special_id(definition, directory, "pad_token")
     start_id = _special_id(definition, directory, "bos_token")
     begins = definition.encode("", add_special_tokens=True).ids[:1] == [start_id]
-    return _HuggingFaceTokenizer(
+    return _JsonTokenizer(
         definition,
         end_id=end_id,
         pad_id=end_id if pad_id is None else pad_id,

@@ -1,6 +1,6 @@
 """The embedded default: a model of 0.3M parameters teaches itself grade-school stories.
 
-    python -m bstar_jax.main --config=configs/arithmetic.py --workdir=runs/first
+python -m bstar_jax.main --config=configs/arithmetic.py --workdir=runs/first
 """
 
 from bstar_jax.config import Config

@@ -272,6 +272,7 @@ def test_summary_of_one_response_and_one_try():
         ({"ks": ()}, "ks is empty"),
         ({"s": 5}, "s=5 of k=4"),
         ({"reward_QN": np.zeros((QUERIES, SAMPLES - 1))}, r"got shapes .*\(12, 5\)"),
+        ({"text_id_QN": np.eye(QUERIES, SAMPLES, dtype=int) - 1}, "query 0 lacks results.* 66 "),
         ({"equations_by_query": []}, "equations of 0 queries, results of 12"),
         ({"reward_QN": np.full((QUERIES, SAMPLES), np.nan)}, "nan is not a number"),
     ],

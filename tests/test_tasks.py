@@ -112,6 +112,22 @@ def test_jsonl_needs_no_solutions_without_warm_up(tmp_path):
         load(path, "jsonl")
 
 
+@pytest.mark.parametrize(
+    ("number", "reference"), [("12", "12"), ("1.50", "1.50"), ("1e2", "100"), ("-0.1", "-0.1")]
+)
+def test_json_numbers_are_answers_as_written(tmp_path, number, reference):
+    path = write(tmp_path / "a.jsonl", [f'{{"question": "q", "answer": {number}, "id": 1}}'])
+    sizes = {"sft_examples": 0, "calibration_queries": 0, "heldout_queries": 0}
+    assert load(path, "jsonl", **sizes).query_by_id["1"].reference == reference
+
+
+@pytest.mark.parametrize("number", ["NaN", "9" * 5000])
+def test_json_numbers_that_are_no_answers_are_refused(tmp_path, number):
+    path = write(tmp_path / "a.jsonl", [f'{{"question": "q", "answer": {number}}}'])
+    with pytest.raises(UserError, match="line 1: field 'answer': no number can be read"):
+        load(path, "jsonl")
+
+
 def test_text_answers_and_given_ids(tmp_path):
     rows = [{"id": f"x{i}", "question": f"q{i}", "answer": "The moon"} for i in range(9)]
     task = load(write(tmp_path / "a.jsonl", rows), "jsonl", reward="text", sft_examples=0)
@@ -134,14 +150,17 @@ def test_blank_lines_a_byte_order_mark_and_odd_line_separators_are_read(tmp_path
 
 BAD_LINES = [
     ('{"question": "a", "answer"}', r"line 3, column 27: not JSON"),
-    ("[1, 2]", r"line 3: a list; each line is a JSON object"),
+    ("[1, 2]", r"line 3 holds a list; each line is a JSON object"),
     ({"questions": "a", "answer": "#### 1"}, r"line 3: there is no field 'question'.*'questions'"),
     ({"question": "a"}, r"line 3: there is no field 'answer'"),
-    ({"question": 5, "answer": "#### 1"}, r"line 3: field 'question' is a int; the question is"),
+    (
+        {"question": 5, "answer": "#### 1"},
+        r"line 3: field 'question' holds a number; the",
+    ),
     ({"question": " ", "answer": "#### 1"}, r"line 3: field 'question' is empty"),
-    ({"question": "a", "answer": ["#### 1"]}, r"line 3: field 'answer' is a list"),
-    ({"question": "a", "answer": True}, r"line 3: field 'answer' is a bool"),
-    ({"question": "a", "answer": None}, r"line 3: field 'answer' is a NoneType"),
+    ({"question": "a", "answer": ["#### 1"]}, r"line 3: field 'answer' holds a list"),
+    ({"question": "a", "answer": True}, r"line 3: field 'answer' holds true or false"),
+    ({"question": "a", "answer": None}, r"line 3: field 'answer' holds null"),
     ({"question": "a", "answer": "#### many"}, r"line 3: field 'answer': no number .*'many'"),
     ({"question": "a", "answer": "####"}, r"line 3: field 'answer': no number"),
 ]
@@ -215,11 +234,13 @@ def test_a_missing_id_field_is_refused(tmp_path):
         load(path, "jsonl", fields=FieldNames(id="udi"))
 
 
-def test_settings_that_gsm8k_decides_itself_are_refused(gsm8k_file):
-    with pytest.raises(UserError, match=r"gsm8k has its own answer_marker '####'"):
-        load(gsm8k_file, answer_marker="#")
-    with pytest.raises(UserError, match=r"reward 'number'"):
-        load(gsm8k_file, reward="text")
+@pytest.mark.parametrize(
+    "setting", [{"answer_marker": "#"}, {"reward": "text"}, {"fields": FieldNames(id="key")}]
+)
+@pytest.mark.parametrize("name", ["gsm8k", "arithmetic"])
+def test_settings_that_a_task_decides_itself_are_refused(gsm8k_file, name, setting):
+    with pytest.raises(UserError, match=f"task {name} has its own answer_marker, reward"):
+        load(gsm8k_file, name, **setting)
 
 
 def test_an_unknown_task_is_refused():

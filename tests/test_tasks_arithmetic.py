@@ -173,8 +173,3 @@ def test_hint_tells_the_answer(task):
 def test_more_queries_than_there_are_is_refused():
     with pytest.raises(UserError, match=r"1000001 train queries are asked for.*at most 1000000"):
         load(train_queries=1_000_001)
-
-
-def test_another_answer_marker_is_refused():
-    with pytest.raises(UserError, match=r"answer_marker is '####'.*writes '#'"):
-        load(answer_marker="####")

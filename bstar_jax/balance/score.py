@@ -16,9 +16,10 @@ EXACT_DIGITS = 4  # 48 bits: the mean is known to 1e-14, and rounds as the true 
 
 
 def check_settings(
-    target_correct: int = 1, num_samples: int = 1, *, rules: str = "paper", cap: int = 0
+    target_correct: int, shape: tuple[int, ...], *, rules: str = "paper", cap: int = 0
 ) -> None:
-    """Raises a ValueError that names the setting of selection or score that is out of range."""
+    """Raises a ValueError that names what is out of range; `shape` ends in [Q, N]."""
+    *_, num_queries, num_samples = shape
     if rules not in RULES:
         raise ValueError(f"rules={rules!r} is not known; write one of {RULES}")
     if cap < 0:
@@ -30,6 +31,8 @@ def check_settings(
             f"target_correct={target_correct} times {num_samples} responses a query must be "
             f"below {1 << (31 - DIGIT_BITS)}; lower target_correct"
         )
+    if num_queries >= 1 << (31 - DIGIT_BITS):  # a digit is at most 2^12, sums are int32
+        raise ValueError(f"{num_queries} queries must be below {1 << (31 - DIGIT_BITS)}")
 
 
 def _counts(is_correct_QN: Array, is_selected_QN: Array) -> tuple[Array, Array]:
@@ -64,7 +67,7 @@ def balance_score(
     Raises:
         ValueError: If `target_correct` is below 1.
     """
-    check_settings(target_correct, is_correct_QN.shape[1])
+    check_settings(target_correct, is_correct_QN.shape)
     num_correct_Q, num_selected_Q = _counts(is_correct_QN, is_selected_QN)
     enough_Q = jnp.minimum(num_correct_Q, target_correct)
     return enough_Q * num_correct_Q / (target_correct * jnp.maximum(num_selected_Q, 1))
@@ -133,8 +136,7 @@ def objective(
             "is_correct and is_selected must have the same shape [Q, N] and not be empty, got "
             f"{shape} and {np.shape(is_selected_QN)}"
         )
-    num_queries, num_samples = shape
-    check_settings(target_correct, num_samples, rules=rules)
+    check_settings(target_correct, shape, rules=rules)
     arguments = jax.device_put((is_correct_QN, is_selected_QN, np.int32(target_correct)))
     sums_D = jax.device_get(_digit_sums(*arguments))
-    return float(objective_micro(sums_D, num_queries, rules, axis=0)) / MICRO
+    return float(objective_micro(sums_D, shape[0], rules, axis=0)) / MICRO

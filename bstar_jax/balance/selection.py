@@ -25,9 +25,10 @@ class Pool:
         is_candidate: Whether the answer is readable and the response not cut by the length
             limit.
         is_first: Whether no equal text (stripped) of the query has a lower sample_index;
-            counted within a temperature and top-k.
-        tie_rank: Orders the texts of a query as their SHA-256 does: any integers, equal for
-            equal texts.
+            counted within a temperature and top-k. A repeat is never selected, whatever
+            becomes of its first.
+        tie_rank: Orders the texts of a query as their SHA-256 does: any integers, int32, equal
+            for equal texts.
     """
 
     is_correct: Bool[Array | np.ndarray, "*cells Q N"]
@@ -147,8 +148,7 @@ def select(
     Raises:
         ValueError: If an array or a setting is out of range.
     """
-    pool.checked_shape(2)
-    check_settings(rules=rules, cap=cap)
+    check_settings(1, pool.checked_shape(2), rules=rules, cap=cap)
     arguments = (pool, rewards(pool, process_weight), to_micro(threshold), np.int32(cap))
     return _select(*jax.device_put(arguments), rules)
 
@@ -212,8 +212,8 @@ def choose_filter(
     Raises:
         ValueError: If an array or a setting is out of range.
     """
-    num_queries, num_samples = pool.checked_shape(2)
-    check_settings(target_correct, num_samples)
+    shape = pool.checked_shape(2)
+    check_settings(target_correct, shape)
     if target_total < 1 or max_cap < 1 or not thresholds:
         raise ValueError(
             f"target_total={target_total} and max_cap={max_cap} must be at least 1, and there "
@@ -222,5 +222,5 @@ def choose_filter(
     targets = (np.int32(target_correct), np.int32(target_total))
     arguments = (pool, rewards(pool, process_weight), to_micro(thresholds), *targets)
     cap_H, sums_HD = jax.device_get(_filters(*jax.device_put(arguments), max_cap))
-    best = int(np.argmax(objective_micro(sums_HD, num_queries, "reference", axis=1)))
+    best = int(np.argmax(objective_micro(sums_HD, shape[0], "reference", axis=1)))
     return thresholds[best], int(cap_H[best])

@@ -250,7 +250,7 @@ def balance_surface(
     num_queries, num_samples = shape[2:]
     if shape[:2] != (num_t, num_k):
         raise ValueError(f"the pool has shape {shape}, the grid wants [{num_t}, {num_k}, Q, N]")
-    check_settings(target_correct, num_samples, rules=rules, cap=cap)
+    check_settings(target_correct, shape, rules=rules, cap=cap)
     if num_resamples < 1:
         raise ValueError(f"num_resamples={num_resamples} must be at least 1")
     block = _slabs_a_block(grid, num_queries, num_resamples, max_bytes)

@@ -10,7 +10,6 @@ import numpy as np
 
 from bstar_jax import balance
 from bstar_jax.balance import Choice, Grid, Surface
-from bstar_jax.metrics import MICRO
 from bstar_jax.phases import pools
 from bstar_jax.phases.run import Run
 from bstar_jax.phases.sampled import discard_units, sample
@@ -57,9 +56,7 @@ def calibrate(run: Run, iteration: int, params: dict) -> Choice:
 def grid_of(run: Run) -> Grid:
     """The cells of the run's config."""
     section = run.config.calibrate
-    return Grid(
-        section.temperatures, section.top_ks, section.thresholds, section.process_weights
-    )
+    return Grid(section.temperatures, section.top_ks, section.thresholds, section.process_weights)
 
 
 def score(run: Run, iteration: int, rollouts: Rollouts) -> Surface:
@@ -92,26 +89,20 @@ def _sample_grid(run: Run, iteration: int, params: dict) -> Rollouts:
 def _at_choice(run: Run, rollouts: Rollouts, surface: Surface) -> Rollouts:
     """Rewards of all rows at the chosen weight; selected are rows of the chosen cell alone."""
     choice, rules = surface.choice, run.config.balance
-    shape = pools.query_shape(rollouts)
-    pool = pools.pool(run.task, rollouts, shape, distinct=rules.distinct)
-    reward_QN = balance.rewards(pool, choice.process_weight)
     in_cell = (rollouts.array("temperature") == np.float32(choice.temperature)) & (
         rollouts.array("top_k") == choice.top_k
     )
-    cell_rows = rollouts.filter(in_cell)
-    cell_pool = pools.pool(
-        run.task, cell_rows, pools.query_shape(cell_rows), distinct=rules.distinct
-    )
+    cell = rollouts.filter(in_cell)
     selected_QN = balance.select(
-        cell_pool,
-        balance.rewards(cell_pool, choice.process_weight),
+        pools.pool(run.task, cell, pools.query_shape(cell), distinct=rules.distinct),
         threshold=choice.threshold,
+        process_weight=choice.process_weight,
         cap=rules.cap,
         rules=rules.rules,
     )
     selected = np.zeros(len(rollouts), bool)
-    selected[in_cell] = pools.flatten(cell_rows, selected_QN)
-    reward = pools.flatten(rollouts, reward_QN) / MICRO
+    selected[in_cell] = pools.flatten(cell, selected_QN)
+    reward = pools.rewards(run.task, rollouts, choice.process_weight)
     return rollouts.with_columns(reward=reward, selected=selected)
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import time
 
-import jax.numpy as jnp
 import numpy as np
 
 from bstar_jax import balance
 from bstar_jax.balance import Choice
 from bstar_jax.config import UserError
-from bstar_jax.metrics import MICRO
 from bstar_jax.phases import pools
 from bstar_jax.phases.run import Run
 from bstar_jax.phases.sampled import finish, sample
@@ -115,21 +113,26 @@ def select(run: Run, iteration: int, rollouts: Rollouts, choice: Choice) -> Roll
     started = time.perf_counter()
     rules = run.config.balance
     pool = pools.pool(run.task, rollouts, pools.query_shape(rollouts), distinct=rules.distinct)
-    reward_QN = balance.rewards(pool, choice.process_weight)
     threshold, cap = choice.threshold, rules.cap
     if rules.rules == "reference":
         threshold, cap = balance.choose_filter(
             pool,
-            reward_QN,
             run.config.calibrate.thresholds,
+            process_weight=choice.process_weight,
             target_correct=rules.target_correct,
             target_total=rules.target_total,
         )
     selected_QN = np.asarray(
-        balance.select(pool, reward_QN, threshold=threshold, cap=cap, rules=rules.rules)
+        balance.select(
+            pool,
+            threshold=threshold,
+            process_weight=choice.process_weight,
+            cap=cap,
+            rules=rules.rules,
+        )
     )
     rollouts = rollouts.with_columns(
-        reward=pools.flatten(rollouts, reward_QN) / MICRO,
+        reward=pools.rewards(run.task, rollouts, choice.process_weight),
         selected=pools.flatten(rollouts, selected_QN),
     )
     if not run.path(iteration, "generate.parquet").exists():
@@ -148,11 +151,7 @@ def select(run: Run, iteration: int, rollouts: Rollouts, choice: Choice) -> Roll
 
 def _figures(run: Run, pool, selected_QN, rollouts: Rollouts) -> dict:
     rules = run.config.balance
-    score_Q = balance.balance_score(
-        jnp.asarray(pool.is_correct), jnp.asarray(selected_QN), target_correct=rules.target_correct
-    )
     covered_Q = selected_QN.any(axis=1)
-    scored_Q = covered_Q if rules.rules == "reference" else np.ones_like(covered_Q)
     total = int(selected_QN.sum())
     distinct = len(set(zip(*map(rollouts.column, ("query_id", "response")), strict=True)))
     return {
@@ -160,5 +159,7 @@ def _figures(run: Run, pool, selected_QN, rollouts: Rollouts) -> dict:
         "queries_covered": int(covered_Q.sum()),
         "correct_fraction": float((selected_QN & pool.is_correct).sum() / total) if total else None,
         "unique_per_query": distinct / len(covered_Q),
-        "balance_score": float(np.asarray(score_Q, np.float64)[scored_Q].mean()) if total else 0.0,
+        "balance_score": balance.objective(
+            pool.is_correct, selected_QN, target_correct=rules.target_correct, rules=rules.rules
+        ),
     }

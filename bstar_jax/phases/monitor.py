@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bstar_jax import balance
-from bstar_jax.metrics import MICRO
 from bstar_jax.phases import pools
 from bstar_jax.phases.run import Run
 from bstar_jax.phases.sampled import finish, sample
@@ -45,9 +43,7 @@ def monitor(run: Run, iteration: int, params: dict) -> dict:
     figures = figures_of(run, rollouts)
     run.checkpoints.wait()
     run.checkpoints.prune()
-    run.log_once(
-        iteration, "monitor", sum(rollouts.seconds.values()), split="heldout", **figures
-    )
+    run.log_once(iteration, "monitor", sum(rollouts.seconds.values()), split="heldout", **figures)
     return figures
 
 
@@ -59,9 +55,8 @@ def draws_of(run: Run) -> list[Draw]:
 
 def rewarded(run: Run, rollouts: Rollouts) -> Rollouts:
     """The rows with their reward at the monitor's own process weight."""
-    pool = pools.pool(run.task, rollouts, pools.query_shape(rollouts), distinct="text")
-    reward_QN = balance.rewards(pool, run.config.monitor.process_weight)
-    return rollouts.with_columns(reward=pools.flatten(rollouts, reward_QN) / MICRO)
+    reward = pools.rewards(run.task, rollouts, run.config.monitor.process_weight)
+    return rollouts.with_columns(reward=reward)
 
 
 def figures_of(run: Run, rollouts: Rollouts) -> dict:

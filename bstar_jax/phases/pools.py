@@ -76,6 +76,12 @@ def pool(task: Task, rollouts: Rollouts, shape: Callable, *, distinct: str) -> b
     )
 
 
+def rewards(task: Task, rollouts: Rollouts, process_weight: float) -> np.ndarray:
+    """The reward of every graded row, float64, in whole millionths."""
+    rows = pool(task, rollouts, lambda column, _: np.asarray(column)[None], distinct="text")
+    return balance.rewards(rows, process_weight)[0] / balance.MICRO
+
+
 def grid_shape(temperatures: int, top_ks: int, samples: int) -> Callable:
     """Columns sorted by (query, temperature, top_k, sample) as [T, K, Q, N]."""
 

@@ -18,7 +18,15 @@ from jax.sharding import Mesh
 
 from bstar_jax import sharding, tasks, tokenizer
 from bstar_jax.checkpoint import Checkpoints
-from bstar_jax.config import Config, ModelConfig, Preempted, UserError, check_resume, from_dict, to_dict
+from bstar_jax.config import (
+    Config,
+    ModelConfig,
+    Preempted,
+    UserError,
+    check_resume,
+    from_dict,
+    to_dict,
+)
 from bstar_jax.console import Console
 from bstar_jax.journal import MetricsLog, iteration_rows
 from bstar_jax.sampling import Sampler
@@ -140,7 +148,16 @@ def open_run(
             config=to_dict(config),
         )
         run = Run(
-            directory, config, task, words, model_config, mesh, checkpoints, log, console, StopRequest()
+            directory,
+            config,
+            task,
+            words,
+            model_config,
+            mesh,
+            checkpoints,
+            log,
+            console,
+            StopRequest(),
         )
         try:
             yield run
@@ -277,7 +294,10 @@ def _revision() -> str:
     here = pathlib.Path(__file__).parent
     try:
         done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except FileNotFoundError:
         return ""

@@ -3,7 +3,7 @@
 U queries stand side by side with R responses each. The keys and values of a prompt are kept
 once a query; a response keeps its own only. A decode step reads both parts as one softmax:
 
-    prompt part    [U, P]      shared by the R responses of a query
+    prompt part    [U, P]      shared by the R responses of a query: one product for all
     response part  [U, R, L]   slot i holds the token fed at step i
 
 Step 0 feeds the last prompt token, so every step is the same: feed a token, score the next
@@ -84,8 +84,9 @@ class DecodeState:
       step: Index of the response token to draw next.
       last_UR: Token fed at this step.
       done_UR: Responses that have ended.
-      key_cache: Keys of the response part, [Y, U, R, L, G, E].
-      value_cache: Its values, the same shape.
+      key_cache: Keys of the response part, [Y, U, G, R, E, L]: a product with a query runs
+        along L, which lies together.
+      value_cache: Its values, [Y, U, G, R, L, E].
       responses: What was sampled so far.
     """
 
@@ -142,34 +143,29 @@ def sample_responses(
 
 
 def _prefill(decoder, requests):
-    """Keys and values of every prompt token but the last, each [Y, U, P - 1, G, E]."""
+    """Keys and values of every prompt token but the last, each [Y, U, G, P - 1, E]."""
     prompts_UP = requests.prompts_UP[:, :-1]
     columns = jnp.arange(prompts_UP.shape[1])[None]
     real = columns < (requests.lengths_U - 1)[:, None]
     mask = model.causal_mask(real.astype(jnp.int32))
     attend = model.attend_whole(mask, keep_state=True)
     positions = jnp.broadcast_to(columns, prompts_UP.shape)
-    return decoder.hidden(prompts_UP, positions, attend, None)[1]
+    _, cache = decoder.hidden(prompts_UP, positions, attend, None)
+    return jax.tree.map(lambda part: jnp.swapaxes(part, 2, 3), cache)
 
 
 def _start(config, requests, max_tokens, dtype) -> DecodeState:
     queries, samples = requests.temperature_UR.shape
-    cache_shape = (
-        config.layers,
-        queries,
-        samples,
-        max_tokens,
-        config.kv_heads,
-        config.width_per_head,
-    )
+    cache_shape = (config.layers, queries, config.kv_heads, samples)
+    slot_shape = (max_tokens, config.width_per_head)
     last_U = jnp.take_along_axis(requests.prompts_UP, requests.lengths_U[:, None] - 1, axis=1)
     shape = (queries, samples)
     return DecodeState(
         step=jnp.int32(0),
         last_UR=jnp.broadcast_to(last_U, shape),
         done_UR=jnp.broadcast_to(~requests.active_U[:, None], shape),
-        key_cache=jnp.zeros(cache_shape, dtype),
-        value_cache=jnp.zeros(cache_shape, dtype),
+        key_cache=jnp.zeros((*cache_shape, *slot_shape[::-1]), dtype),
+        value_cache=jnp.zeros((*cache_shape, *slot_shape), dtype),
         responses=Responses(
             tokens_URL=jnp.zeros((*shape, max_tokens), jnp.int32),
             num_tokens_UR=jnp.zeros(shape, jnp.int32),
@@ -183,7 +179,7 @@ def _feed(decoder, requests, prompt_cache, state: DecodeState):
     """Runs the model on one token a response: hidden [U, R, D], new keys and values."""
     prompt_slots = jnp.arange(requests.prompts_UP.shape[1] - 1)[None]
     prompt_mask_UP = prompt_slots < (requests.lengths_U - 1)[:, None]
-    response_mask_L = jnp.arange(state.key_cache.shape[3]) < state.step
+    response_mask_L = jnp.arange(state.key_cache.shape[-1]) < state.step
     positions_UR = jnp.broadcast_to(
         requests.lengths_U[:, None] - 1 + state.step, state.last_UR.shape
     )
@@ -197,22 +193,28 @@ def _attend_parts(prompt_mask_UP, response_mask_L) -> model.Attend:
 
     def attend(query, key, value, caches):
         prompt_key, prompt_value, response_key, response_value = caches
-        u, r, heads, width = query.shape
-        groups = key.shape[2]
-        query = query.reshape(u, r, groups, heads // groups, width)
-        f32 = {"preferred_element_type": jnp.float32}
-        prompt = jnp.einsum("urghe,upge->urghp", query, prompt_key, **f32)
-        response = jnp.einsum("urghe,urlge->urghl", query, response_key, **f32)
-        itself = jnp.einsum("urghe,urge->urgh", query, key, **f32)[..., None]
-        prompt = jnp.where(prompt_mask_UP[:, None, None, None], prompt, -jnp.inf)
-        response = jnp.where(response_mask_L[None, None, None, None], response, -jnp.inf)
-        scores = jnp.concatenate([prompt, response, itself], axis=-1) * width**-0.5
-        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        p, q = prompt.shape[-1], scores.shape[-1] - 1
-        mixed = jnp.einsum("urghp,upge->urghe", weights[..., :p], prompt_value)
-        mixed += jnp.einsum("urghl,urlge->urghe", weights[..., p:q], response_value)
-        mixed += weights[..., q:] * value[:, :, :, None]
-        return mixed.reshape(u, r, heads, width), (key, value)
+        u, r, heads, e = query.shape
+        g = key.shape[2]
+        h = heads // g
+        p, l = prompt_key.shape[-2], response_key.shape[-1]
+        query = query.reshape(u, r, g, h, e).transpose(0, 2, 1, 3, 4)
+        key, value = (part.transpose(0, 2, 1, 3) for part in (key, value))
+        dot = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+        # The responses of a query meet its prompt in one product.
+        prompt = dot(query.reshape(u, g, r * h, e), prompt_key.swapaxes(-1, -2))
+        prompt = jnp.where(prompt_mask_UP[:, None, None], prompt, -jnp.inf)
+        response = jnp.where(
+            response_mask_L[None, None, None, None], dot(query, response_key), -jnp.inf
+        )
+        itself = dot(query, key[..., None])
+        scores = [prompt.reshape(u, g, r, h, p), response, itself]
+        weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) * e**-0.5, axis=-1)
+        weights = weights.astype(value.dtype)
+        mixed = jnp.matmul(weights[..., :p].reshape(u, g, r * h, p), prompt_value)
+        mixed = mixed.reshape(u, g, r, h, e)
+        mixed += jnp.matmul(weights[..., p : p + l], response_value)
+        mixed += weights[..., p + l :] * value[..., None, :]
+        return mixed.transpose(0, 2, 1, 3, 4).reshape(u, r, heads, e), (key, value)
 
     return attend
 
@@ -241,7 +243,7 @@ def _advance(state: DecodeState, new_cache, sampled, end_id: int) -> DecodeState
     token_UR, logprob_UR = sampled
     live_UR = ~state.done_UR
     old = state.responses
-    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=state.step, axis=3)
+    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=state.step)
     ended_UR = live_UR & (token_UR == end_id)
     responses = Responses(
         tokens_URL=jax.lax.dynamic_update_slice_in_dim(
@@ -255,7 +257,7 @@ def _advance(state: DecodeState, new_cache, sampled, end_id: int) -> DecodeState
         step=state.step + 1,
         last_UR=token_UR,
         done_UR=state.done_UR | ended_UR,
-        key_cache=write(state.key_cache, new_key[:, :, :, None]),
-        value_cache=write(state.value_cache, new_value[:, :, :, None]),
+        key_cache=write(state.key_cache, new_key[..., None], axis=5),
+        value_cache=write(state.value_cache, new_value[..., None, :], axis=4),
         responses=responses,
     )

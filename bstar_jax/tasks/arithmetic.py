@@ -120,14 +120,9 @@ def split_of(quantities: tuple[int, ...]) -> str:
 _split_of = functools.lru_cache(maxsize=None)(split_of)
 
 
-def load(path, *, seed, sizes, prompt, hint_prompt, answer_marker, **unused) -> Task:
+def load(path, *, seed, sizes, prompt, hint_prompt, **unused) -> Task:
     """Generates the task; see `tasks.load` for the arguments."""
     del path, unused
-    if answer_marker not in ("", MARKER):
-        raise UserError(
-            f"task.answer_marker is {answer_marker!r}, but task arithmetic writes {MARKER!r}; "
-            "drop the setting"
-        )
     splits = {name: _generate(name, sizes[name], seed, prompt or "{question}") for name in SPLITS}
     return Task(
         name="arithmetic",

@@ -7,26 +7,24 @@ so that equations can be read from responses of a model trained on it.
 
 from __future__ import annotations
 
-from bstar_jax.config import FieldNames, UserError
+from bstar_jax.config import FieldNames
 from bstar_jax.tasks import jsonl
 from bstar_jax.tasks.task import Task
 
 MARKER = "####"
 
 
-def load(path, *, answer_marker, reward, fields, **settings) -> Task:
+def load(path, *, seed, sizes, prompt, hint_prompt, **unused) -> Task:
     """Reads the published files; see `tasks.load` for the arguments."""
-    del fields
-    if answer_marker not in ("", MARKER) or reward != "number":
-        raise UserError(
-            f"task gsm8k has its own answer_marker {MARKER!r} and reward 'number'; drop "
-            f"task.answer_marker={answer_marker!r} and task.reward={reward!r}, or use task jsonl"
-        )
+    del unused
     return jsonl.load(
         path,
-        name="gsm8k",
+        seed=seed,
+        sizes=sizes,
+        prompt=prompt,
+        hint_prompt=hint_prompt,
         answer_marker=MARKER,
         reward="number",
-        fields=FieldNames(id="", question="question", answer="answer", solution="answer"),
-        **settings,
+        fields=FieldNames(question="question", answer="answer", solution="answer"),
+        name="gsm8k",
     )

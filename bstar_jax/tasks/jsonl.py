@@ -24,6 +24,10 @@ from bstar_jax.tasks.task import Task, fill
 PROMPT = "# Question\n\n{question}\n\n# Solution\n\n"
 HINT_PROMPT = "# Question\n\n{question}\n\n# Answer\n\n{reference}\n\n# Solution\n\n"
 MARKER = "####"
+# Numbers as they are written, whatever their size.
+_JSON = json.JSONDecoder(
+    parse_int=decimal.Decimal, parse_float=decimal.Decimal, parse_constant=decimal.Decimal
+)
 ID_FIELDS = ("unique_id", "task_id", "id")  # looked for where no id field is named
 
 
@@ -88,13 +92,13 @@ def _read_records(file: pathlib.Path) -> Iterator[_Record]:
             continue
         place = f"{file}, line {line_number}"
         try:
-            values = json.loads(line.decode("utf-8-sig"), parse_float=decimal.Decimal)
+            values = _JSON.decode(line.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             raise UserError(f"{place}, byte {error.start + 1}: not UTF-8 text") from error
         except json.JSONDecodeError as error:
             raise UserError(f"{place}, column {error.colno}: not JSON: {error.msg}") from error
         if not isinstance(values, dict):
-            raise UserError(f"{place}: a {type(values).__name__}; each line is a JSON object")
+            raise UserError(f"{place} holds {_kind(values)}; each line is a JSON object")
         yield _Record(place, number, values)
         number += 1
     if number == 0:
@@ -154,12 +158,12 @@ def _text(record: _Record, name: str, role: str, *, numbers: bool = False) -> st
         hint = f"; the nearest is {near[0]!r}: set task.fields.{role}={near[0]}" if near else ""
         raise UserError(f"{record.place}: there is no field {name!r} for the {role}{hint}")
     value = record.values[name]
-    if numbers and isinstance(value, (int, decimal.Decimal)) and not isinstance(value, bool):
-        return str(value)
+    if numbers and isinstance(value, decimal.Decimal):
+        return f"{value:f}"
     if not isinstance(value, str):
         allowed = "text or a number" if numbers else "text"
         raise UserError(
-            f"{record.place}: field {name!r} is a {type(value).__name__}; the {role} is {allowed}"
+            f"{record.place}: field {name!r} holds {_kind(value)}; the {role} is {allowed}"
         )
     if not value.strip():
         raise UserError(f"{record.place}: field {name!r} is empty; the {role} is text")
@@ -178,6 +182,11 @@ def _with_answer(record: _Record, solution: str, reference: str, layout: _Layout
             f"answer is {_short(reference)}"
         )
     return solution
+
+
+def _kind(value: object) -> str:
+    kinds = {str: "text", decimal.Decimal: "a number", bool: "true or false", list: "a list"}
+    return "null" if value is None else kinds.get(type(value), "an object")
 
 
 def _short(text: str) -> str:

@@ -48,8 +48,15 @@ def load(
       UserError: If the name is unknown, a file is missing, broken or too short, a field is
         missing or of the wrong type, an id stands twice, or an answer cannot be read.
     """
+    fields = fields or FieldNames()
     if name not in TASKS:
         raise UserError(f"task.name is {name!r}; it takes one of {', '.join(TASKS)}")
+    if name != "jsonl" and (answer_marker, reward, fields) != ("", "number", FieldNames()):
+        raise UserError(
+            f"task {name} has its own answer_marker, reward and fields; drop "
+            f"task.answer_marker={answer_marker!r}, task.reward={reward!r} and {fields}, or use "
+            "task jsonl"
+        )
     sizes = {
         "sft": sft_examples,
         "train": train_queries,
@@ -64,5 +71,5 @@ def load(
         hint_prompt=hint_prompt,
         answer_marker=answer_marker,
         reward=reward,
-        fields=fields or FieldNames(),
+        fields=fields,
     )

@@ -1,8 +1,8 @@
 """Text to training batches, in an order that is a function of (seed, iteration, step).
 
-    tokens    p p p p r r r . .      fed
-    targets   p p p r r r $ . .      wanted next ($ is end-of-text)
-    weights   . . . 1 1 1 1 . .      the response and its end count, the prompt does not
+tokens    p p p p r r r . .      fed
+targets   p p p r r r $ . .      wanted next ($ is end-of-text)
+weights   . . . 1 1 1 1 . .      the response and its end count, the prompt does not
 """
 
 from __future__ import annotations

@@ -1,0 +1,114 @@
+"""The estimators by counting K-subsets in whole numbers; used by `recompute.py`.
+
+Slow and exact: every result is a fraction. Nothing here comes from the package, so that
+agreement means something.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from fractions import Fraction
+from math import comb
+
+
+def pass_at(samples, correct, k):
+    """Share of the K-subsets that hold a correct response.
+
+    Example: pass_at(4, 1, 2) -> 1/2.
+    """
+    return 1 - Fraction(comb(samples - correct, k), comb(samples, k))
+
+
+def pass_at_distinct(samples, copies, k, s):
+    """Share of the K-subsets that hold at least S distinct correct texts.
+
+    `copies` says how often each correct text stands among the samples. ways[d][j] counts the
+    ways to take j correct responses of d distinct texts; the rest of the subset is wrong.
+
+    Example: pass_at_distinct(4, [2, 2], 2, 2) -> 2/3.
+    """
+    ways = {(0, 0): 1}
+    for count in copies:
+        after = Counter()
+        for (distinct, taken), number in ways.items():
+            for more in range(min(count, k - taken) + 1):
+                after[distinct + (more > 0), taken + more] += number * comb(count, more)
+        ways = after
+    wrong = samples - sum(copies)
+    enough = sum(
+        number * comb(wrong, k - taken)
+        for (distinct, taken), number in ways.items()
+        if distinct >= s
+    )
+    return Fraction(enough, comb(samples, k))
+
+
+def top_correct(rewards, correct, k, s):
+    """Chance that the S highest rewards of a random K-subset are all correct.
+
+    Equal rewards stand in random order. Summed over the reward that the S-th place has: `a` of
+    the subset are above it, all correct; `b` have it, of which the first s - a in random order
+    are a uniform draw from the equals; the others are below.
+
+    Example: top_correct([3, 2, 2], [False, True, False], 2, 1) -> 1/6.
+    """
+    total = Fraction(0)
+    for reward in set(rewards):
+        above = sum(c for r, c in zip(rewards, correct, strict=True) if r > reward)
+        equal = rewards.count(reward)
+        right = sum(c for r, c in zip(rewards, correct, strict=True) if r == reward)
+        below = sum(r < reward for r in rewards)
+        for a in range(s):
+            wanted = s - a
+            subsets = sum(comb(equal, b) * comb(below, k - a - b) for b in range(wanted, k - a + 1))
+            if subsets:
+                chance = Fraction(comb(right, wanted), comb(equal, wanted))
+                total += comb(above, a) * subsets * chance
+    return total / comb(len(rewards), k)
+
+
+def majority(answers, correct, k):
+    """Share of the blocks of K consecutive responses whose most frequent answer is correct.
+
+    None does not vote; among equally frequent answers the one seen first wins.
+    """
+    blocks = len(answers) // k
+    won = 0
+    for block in range(blocks):
+        places = [place for place in range(block * k, block * k + k) if answers[place] is not None]
+        votes = Counter(answers[place] for place in places)
+        winner = max(places, key=lambda place: votes[answers[place]], default=None)
+        won += winner is not None and correct[winner]
+    return Fraction(won, blocks)
+
+
+def equations(task, text):
+    """The equations that a response writes, one way of writing each.
+
+    Examples: "8 - 3 = 5 . # 5" of arithmetic -> ["8-3=5"]; of other tasks
+    "<<1,000 * 0.50 = $500>>" -> ["1000*1/2=500"].
+    """
+    if task == "arithmetic":
+        words = text.split()
+        spans = (words[i : i + 5] for i in range(len(words) - 4))
+        return [
+            "".join(normal(word) for word in (a, op, b, equals, c))
+            for a, op, b, equals, c in spans
+            if op in ("+", "-", "*") and equals == "=" and all(map(str.isdecimal, (a, b, c)))
+        ]
+    written = []
+    for piece in text.split("<<")[1:]:
+        inside, closed, _ = piece.partition(">>")
+        if closed and "=" in inside and "<" not in inside and ">" not in inside:
+            bare = re.sub(r"[\s$€£¥]", "", inside)
+            written.append(re.sub(r"[\d.,]*\d[\d.,]*", lambda match: normal(match[0]), bare))
+    return written
+
+
+def normal(word):
+    """A number without separators and trailing zeros, as a fraction; other words as they are."""
+    try:
+        return str(Fraction(word.replace(",", "")))
+    except ValueError:
+        return word
