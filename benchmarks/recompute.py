@@ -32,6 +32,12 @@ import pyarrow.parquet as pq
 
 LIMIT = 1e-6
 REFERENCE_CAPS = range(1, 65)
+AXES = {  # of a cell, in axis order, and where the config has their values
+    "temperature": "temperatures",
+    "top_k": "top_ks",
+    "threshold": "thresholds",
+    "process_weight": "process_weights",
+}
 
 
 def balance_score(correct_QN, selected_QN, target, *, covered_only):
@@ -115,6 +121,16 @@ def by_query(rows):
     return list(queries.values())
 
 
+def check_complete(folder, groups, section):
+    """Stops unless every query has all of its responses."""
+    found = {len(group) for group in groups}
+    if len(groups) != section["queries"] or found != {section["responses"]}:
+        raise SystemExit(
+            f"{folder}: {len(groups)} queries with {sorted(found)} responses, but the config asks "
+            f"for {section['queries']} with {section['responses']}"
+        )
+
+
 def as_arrays(groups, masks):
     """Correct and selected as [Q, N]; places without a row are False."""
     shape = (len(groups), max(map(len, groups)))
@@ -155,17 +171,16 @@ def check_calibrate(folder, config, report, metrics):
     score = np.zeros([len(axis) for axis in axes])
     for t, k, h, w in itertools.product(*map(range, score.shape)):
         groups = by_query(cells[float(np.float32(axes[0][t])), axes[1][k]])
-        sizes = {len(groups), *map(len, groups)}
-        assert sizes == {section["queries"], section["responses"]}, f"{folder}: rows {sizes}"
-        score[t, k, h, w] = score_of(
-            groups, masks_of(groups, config, axes[2][h], axes[3][w]), config
-        )
+        check_complete(folder, groups, section)
+        masks = masks_of(groups, config, axes[2][h], axes[3][w])
+        score[t, k, h, w] = score_of(groups, masks, config)
     report.add("balance score of every cell", score, stored["score"], at=at)
     best = np.unravel_index(np.argmax(score), score.shape)
-    names = ("temperature", "top_k", "threshold", "process_weight")
-    chosen = {name: axis[i] for name, axis, i in zip(names, axes, best, strict=True)}
+    chosen = {name: axis[i] for name, axis, i in zip(AXES, axes, best, strict=True)}
     for source in (stored["chosen"], metrics[int(folder.name), "calibrate"]):
-        report.add("chosen cell", list(chosen.values()), [source[n] for n in names], at=at, limit=0)
+        report.add(
+            "chosen cell", list(chosen.values()), [source[name] for name in AXES], at=at, limit=0
+        )
         report.add("balance score of the choice", score[best], source["balance_score"], at=at)
     check_rows("calibrate", rows, chosen, config, report, at)
     return chosen
@@ -238,12 +253,13 @@ def check_monitor(folder, config, report, metrics):
     report.add("reward in monitor.parquet", ours, [row["reward"] for row in rows], at=at)
     greedy = [row["correct"] for row in rows if row["temperature"] == 0]
     groups = by_query([row for row in rows if row["temperature"] != 0])
-    assert {len(group) for group in groups} == {settings["responses"]}, f"{folder}: rows missing"
+    check_complete(folder, groups, settings)
     stored = dict(metrics[int(at), "monitor"])
     figures = monitor_figures(groups, settings["ks"], settings["s"])
     figures["greedy"] = float(np.mean(greedy)) if greedy else None
-    known = {"iteration", "phase", "wall_seconds", "split"}
-    assert figures.keys() == stored.keys() - known, f"{at}: {figures.keys() ^ stored.keys()}"
+    odd = figures.keys() ^ (stored.keys() - {"iteration", "phase", "wall_seconds", "split"})
+    if odd:
+        raise SystemExit(f"{folder}: the monitor row and its recomputation differ in {sorted(odd)}")
     for name, value in figures.items():
         report.add(f"monitor {name}", value, stored[name], at=at)
 
@@ -278,7 +294,8 @@ def check_run(run, report):
         row = json.loads(line)
         metrics[row["iteration"], row["phase"]] = row
     done = sorted(iteration for iteration, phase in metrics if phase == "monitor")
-    assert done, f"{run}: no iteration is over"
+    if not done:
+        raise SystemExit(f"{run}: no iteration is over")
     for iteration in done:
         folder = run / "iterations" / f"{iteration:04d}"
         check_monitor(folder, config, report, metrics)
@@ -287,12 +304,7 @@ def check_run(run, report):
             if (folder / "balance.json").exists():
                 choice = check_calibrate(folder, config, report, metrics)
             else:
-                choice = {
-                    "temperature": section["temperatures"][0],
-                    "top_k": section["top_ks"][0],
-                    "threshold": section["thresholds"][0],
-                    "process_weight": section["process_weights"][0],
-                }
+                choice = {name: section[field][0] for name, field in AXES.items()}
             check_generate(folder, config, choice, report, metrics)
     return done
 

@@ -9,85 +9,18 @@ work, raises `UserError` naming the value, the rule and the remedy.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import typing
-from collections.abc import Mapping
 
+from bstar_jax import schema
+from bstar_jax.schema import Checked, Preempted, UserError, flatten, setting, to_dict
 
-class UserError(Exception):
-    """Bad input. The message alone says what was given, what is allowed, what to write."""
-
-
-class Preempted(Exception):
-    """The process was asked to stop; its state is saved and a restart goes on from there."""
-
-
-def setting(default, doc, *, low=None, high=None, choices=None, above=None):
-    """A config field with its meaning and range; tuples state the range of their elements.
-
-    Args:
-      default: The value where nothing is said.
-      doc: Meaning and unit, one line.
-      low: Smallest value allowed.
-      high: Largest value allowed.
-      choices: The values allowed, where they are few.
-      above: Values must be strictly larger than this.
-    """
-    metadata = {"doc": doc, "low": low, "high": high, "choices": choices, "above": above}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-class _Checked:
-    """Checks and converts every field by its type and range when the section is built."""
-
-    def __post_init__(self):
-        hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            if not field.metadata:
-                continue
-            name = f"{_SECTION_NAMES.get(type(self), '')}{field.name}"
-            value = _convert(name, getattr(self, field.name), hints[field.name])
-            for element in value if isinstance(value, tuple) else (value,):
-                _check_range(name, element, field.metadata)
-            object.__setattr__(self, field.name, value)
-
-
-def _convert(name, value, kind):
-    if typing.get_origin(kind) is tuple:
-        if isinstance(value, str) or not isinstance(value, (tuple, list)) or not value:
-            raise UserError(
-                f"{name} is {value!r}; it takes one or more values, written as {name}=1,2"
-            )
-        return tuple(_convert(name, element, typing.get_args(kind)[0]) for element in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(
-            f"{name} is {value!r}, a {type(value).__name__}; it takes a {kind.__name__}"
-        )
-    if kind is float and not math.isfinite(value):
-        raise UserError(f"{name} is {value!r}; it takes a finite number")
-    return value
-
-
-def _check_range(name, value, rule):
-    if rule["choices"] is not None and value not in rule["choices"]:
-        near = difflib.get_close_matches(str(value), map(str, rule["choices"]), 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        allowed = ", ".join(map(repr, rule["choices"]))
-        raise UserError(f"{name} is {value!r}; it takes one of {allowed}{hint}")
-    if rule["low"] is not None and value < rule["low"]:
-        raise UserError(f"{name} is {value!r}; it takes {rule['low']} or more")
-    if rule["high"] is not None and value > rule["high"]:
-        raise UserError(f"{name} is {value!r}; it takes {rule['high']} or less")
-    if rule["above"] is not None and value <= rule["above"]:
-        raise UserError(f"{name} is {value!r}; it takes more than {rule['above']}")
+__all__ = ["Config", "Preempted", "UserError", "from_dict", "to_dict"]
 
 
 @dataclasses.dataclass(frozen=True)
-class FieldNames(_Checked):
+class FieldNames(Checked):
     """Names of the fields in each line of a JSONL file; "" where the file has none."""
+
+    prefix = "task.fields."
 
     id: str = setting("", "unique id of the query; '' uses <split>/<record number>")
     question: str = setting("question", "text of the question")
@@ -96,8 +29,10 @@ class FieldNames(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskConfig(_Checked):
+class TaskConfig(Checked):
     """What is asked."""
+
+    prefix = "task."
 
     name: str = setting("arithmetic", "the task", choices=("arithmetic", "gsm8k", "jsonl"))
     path: str = setting("", "a file, or a folder with train.jsonl and optionally test.jsonl")
@@ -112,16 +47,20 @@ class TaskConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenizerConfig(_Checked):
+class TokenizerConfig(Checked):
     """How text becomes tokens."""
+
+    prefix = "tokenizer."
 
     path: str = setting("", "tokenizer file or directory; '' takes the task's own or trains one")
     vocab_size: int = setting(2048, "pieces of a sentencepiece tokenizer trained here", low=300)
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(_Checked):
+class ModelConfig(Checked):
     """The decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU."""
+
+    prefix = "model."
 
     vocab_size: int = setting(0, "tokens; 0 takes the tokenizer's", low=0)
     width: int = setting(96, "D, of the residual stream", low=1)
@@ -165,8 +104,10 @@ class ModelConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig(_Checked):
+class MeshConfig(Checked):
     """How the devices are laid out; the three sizes multiply to the number of devices."""
+
+    prefix = "mesh."
 
     data: int = setting(-1, "copies of the parameters; -1 takes the devices left over", low=-1)
     fsdp: int = setting(1, "devices that share the storage of one copy", low=-1)
@@ -174,8 +115,10 @@ class MeshConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig(_Checked):
+class OptimizerConfig(Checked):
     """AdamW and gradient clipping, for every training phase."""
+
+    prefix = "optimizer."
 
     b1: float = setting(0.9, "decay of the first moment", low=0, high=1)
     b2: float = setting(0.98, "decay of the second moment", low=0, high=1)
@@ -185,8 +128,10 @@ class OptimizerConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class SftConfig(_Checked):
+class SftConfig(Checked):
     """Warm-up on human solutions, before the first iteration."""
+
+    prefix = "sft."
 
     steps: int = setting(200, "optimizer steps; 0 skips warm-up", low=0)
     batch: int = setting(64, "examples a step", low=1)
@@ -199,15 +144,19 @@ class SftConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class LoopConfig(_Checked):
+class LoopConfig(Checked):
     """How often."""
+
+    prefix = "loop."
 
     iterations: int = setting(5, "rounds of self-training; 0 stops after warm-up", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
-class CalibrateConfig(_Checked):
+class CalibrateConfig(Checked):
     """The grid that the choice is made from; one cell skips the sampling of calibration."""
+
+    prefix = "calibrate."
 
     queries: int = setting(256, "calibration queries", low=0)
     responses: int = setting(8, "n, a query and cell; best that of generate", low=1)
@@ -234,8 +183,10 @@ class CalibrateConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class GenerateConfig(_Checked):
+class GenerateConfig(Checked):
     """How the training queries are answered."""
+
+    prefix = "generate."
 
     queries: int = setting(2048, "train queries an iteration; 0 is all", low=0)
     responses: int = setting(8, "n, a query", low=1)
@@ -248,8 +199,10 @@ class GenerateConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class BalanceConfig(_Checked):
+class BalanceConfig(Checked):
     """The balance score, and what is kept."""
+
+    prefix = "balance."
 
     rules: str = setting("paper", "whose rules", choices=("paper", "reference"))
     target_correct: int = setting(4, "n*, unique correct responses wanted a query", low=1)
@@ -260,8 +213,10 @@ class BalanceConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class ImproveConfig(_Checked):
+class ImproveConfig(Checked):
     """Training on what was selected."""
+
+    prefix = "improve."
 
     steps: int = setting(100, "optimizer steps an iteration", low=1)
     batch: int = setting(64, "examples a step", low=1)
@@ -279,8 +234,10 @@ class ImproveConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class MonitorConfig(_Checked):
+class MonitorConfig(Checked):
     """Metrics on held-out queries, after every iteration."""
+
+    prefix = "monitor."
 
     queries: int = setting(256, "held-out queries", low=1)
     responses: int = setting(32, "n, a query", low=1)
@@ -291,16 +248,20 @@ class MonitorConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckpointConfig(_Checked):
+class CheckpointConfig(Checked):
     """What is kept on disk."""
+
+    prefix = "checkpoint."
 
     keep: int = setting(0, "iterations whose parameters are kept; 0 is all", low=0)
     minutes: float = setting(10.0, "between saves within a training phase", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
-class LogConfig(_Checked):
+class LogConfig(Checked):
     """What is written for people."""
+
+    prefix = "log."
 
     every: int = setting(20, "optimizer steps between metrics rows", low=1)
     tensorboard: bool = setting(True, "write tensorboard/")
@@ -312,7 +273,7 @@ def _section(cls):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_Checked):
+class Config(Checked):
     """All settings of a run."""
 
     seed: int = setting(0, "of every random choice", low=0, high=2**31 - 1)
@@ -335,19 +296,6 @@ class Config(_Checked):
         super().__post_init__()
         for rule in _COMBINATIONS:
             rule(self)
-
-
-_SECTION_NAMES = {
-    kind: f"{prefix}."
-    for kind, prefix in [
-        (FieldNames, "task.fields"),
-        *(
-            (typing.get_type_hints(Config)[field.name], field.name)
-            for field in dataclasses.fields(Config)
-            if not field.metadata
-        ),
-    ]
-}
 
 
 def _check_monitor(config):
@@ -375,6 +323,11 @@ def _check_grid(config):
         raise UserError(
             "calibrate.queries is 0 but the grid has several cells; give queries to choose by, "
             "or one value on every axis"
+        )
+    if config.balance.rules == "reference" and config.balance.distinct != "text":
+        raise UserError(
+            f"balance.distinct is {config.balance.distinct!r}, but balance.rules=reference tells "
+            "repeats by their text; use balance.distinct=text"
         )
     if config.balance.rules == "reference" and config.balance.target_total == 0:
         raise UserError(
@@ -429,47 +382,13 @@ def total_steps(config: Config, phase: str) -> int:
     return max(rounds, 1) * config.improve.steps
 
 
-def to_dict(config) -> dict:
-    """The config as nested dictionaries of JSON values, tuples as tuples."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(values: Mapping, cls: type = Config, prefix: str = ""):
+def from_dict(values: dict) -> Config:
     """Builds and checks a config from nested dictionaries; what is missing takes its default.
 
     Raises:
       UserError: On an unknown name (with the nearest valid one), type, range or combination.
     """
-    hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
-    arguments = {}
-    for name, value in values.items():
-        if name not in names:
-            raise UserError(unknown_name(prefix + name, [prefix + known for known in names]))
-        kind = hints[name]
-        if dataclasses.is_dataclass(kind):
-            if not isinstance(value, Mapping):
-                raise UserError(f"{prefix}{name} is a section, not the value {value!r}")
-            value = from_dict(value, kind, f"{prefix}{name}.")
-        arguments[name] = value
-    return cls(**arguments)
-
-
-def flatten(values: Mapping, prefix: str = "") -> dict:
-    """Nested dictionaries to one with dotted names."""
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def unknown_name(name: str, known: list[str], kind: str = "setting") -> str:
-    """Message for a name that is not there, with the nearest one that is."""
-    near = difflib.get_close_matches(name, known, 1, 0.0)
-    return f"there is no {kind} {name!r}; the nearest is {near[0]!r}"
+    return schema.from_dict(values, Config)
 
 
 # What a resume may change: it moves no token, no gradient and no choice.

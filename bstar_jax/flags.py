@@ -8,24 +8,17 @@ every mistake of a user ends in one clear line and exit code 2.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.util
 import pathlib
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from bstar_jax.config import (
-    Config,
-    Preempted,
-    UserError,
-    flatten,
-    from_dict,
-    to_dict,
-    unknown_name,
-)
+from bstar_jax.config import Config, from_dict
+from bstar_jax.schema import KIND_NAMES, Preempted, UserError, flatten, to_dict, unknown_name
 
 OK, FAILED, BAD_INPUT, DOES_NOT_FIT, PREEMPTED = 0, 1, 2, 3, 75
 
@@ -78,7 +71,7 @@ def parse(
     except flags.UnrecognizedFlagError as error:
         raise UserError(_unknown_flag(error, values)) from None
     except (flags.Error, ValueError, TypeError, SyntaxError) as error:
-        raise UserError(f"the command line cannot be read: {error}") from None
+        raise UserError(_unreadable(error, argv, flatten(to_dict(base)))) from None
     config = from_dict(settings.to_dict())
     return CommandLine(config, values, arguments, overridden)
 
@@ -124,11 +117,18 @@ def run_door(main: Callable[[Sequence[str]], None]) -> None:
     except Preempted as event:
         print(f"stopped: {event}", file=sys.stderr)
         sys.exit(PREEMPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" of {error.filename}" if error.filename else ""
+        print(
+            f"error: the disk{place} is full; free space and give the same command again, "
+            "which goes on from what is stored",
+            file=sys.stderr,
+        )
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from what is stored", file=sys.stderr)
-        sys.exit(FAILED)
-    except Exception:
-        traceback.print_exc()
         sys.exit(FAILED)
     sys.exit(OK)
 
@@ -163,3 +163,13 @@ def _override_name(word: str, known: list[str]) -> str:
 def _unknown_flag(error: flags.UnrecognizedFlagError, values: flags.FlagValues) -> str:
     known = [name for name in values if not name.startswith("config.")]
     return unknown_name(f"--{error.flagname}", [f"--{name}" for name in known], "flag")
+
+
+def _unreadable(error: Exception, argv: list[str], settings: dict) -> str:
+    """Names the setting whose value could not be parsed, and what it takes."""
+    for word in argv:
+        name, equals, value = word.removeprefix("--config.").partition("=")
+        if equals and name in settings and f"config.{name}=" in str(error):
+            kind = KIND_NAMES.get(type(settings[name]), f"values, written as {name}=1,2")
+            return f"{name} is {value!r}; it takes {kind}"
+    return f"the command line cannot be read: {error}"

@@ -28,16 +28,21 @@ from bstar_jax.config import ModelConfig
 Attend = Callable[[jax.Array, jax.Array, jax.Array, object], tuple[jax.Array, object]]
 
 
-def _param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], scale: float):
-    value = scale * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape, jnp.float32)
-    return nnx.Param(value, axes=axes)
+def _normal(shape: tuple[int, ...], axes: tuple[str, ...], scale: float) -> nnx.Param:
+    """A parameter that starts as normal noise, cut at two deviations, times `scale`."""
+    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, noise=scale, start=0.0)
+
+
+def _constant(shape: tuple[int, ...], axes: tuple[str, ...], start: float) -> nnx.Param:
+    """A parameter that starts as `start` everywhere."""
+    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, noise=0.0, start=start)
 
 
 class Norm(nnx.Module):
     """Divides by the root mean square, in f32, and scales each channel."""
 
     def __init__(self, config: ModelConfig):
-        self.scale = nnx.Param(jnp.ones((config.width,), jnp.float32), axes=("width",))
+        self.scale = _constant((config.width,), ("width",), 1.0)
         self.epsilon = config.norm_epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -51,13 +56,13 @@ class Norm(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions; `attend` mixes the values."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig):
         d, a, g, e = config.width, config.heads, config.kv_heads, config.width_per_head
-        self.query = _param(rngs, (d, a, e), ("width", "heads", "head_width"), d**-0.5)
-        self.key = _param(rngs, (d, g, e), ("width", "kv_heads", "head_width"), d**-0.5)
-        self.value = _param(rngs, (d, g, e), ("width", "kv_heads", "head_width"), d**-0.5)
+        self.query = _normal((d, a, e), ("width", "heads", "head_width"), d**-0.5)
+        self.key = _normal((d, g, e), ("width", "kv_heads", "head_width"), d**-0.5)
+        self.value = _normal((d, g, e), ("width", "kv_heads", "head_width"), d**-0.5)
         scale = (a * e * 2 * config.layers) ** -0.5
-        self.output = _param(rngs, (a, e, d), ("heads", "head_width", "width"), scale)
+        self.output = _normal((a, e, d), ("heads", "head_width", "width"), scale)
         self.rope_theta = config.rope_theta
 
     def __call__(self, x, positions_BL, attend: Attend, state):
@@ -75,12 +80,12 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
     """SwiGLU: down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig):
         d, f = config.width, config.feed_forward
-        self.gate = _param(rngs, (d, f), ("width", "feed_forward"), d**-0.5)
-        self.up = _param(rngs, (d, f), ("width", "feed_forward"), d**-0.5)
+        self.gate = _normal((d, f), ("width", "feed_forward"), d**-0.5)
+        self.up = _normal((d, f), ("width", "feed_forward"), d**-0.5)
         scale = (f * 2 * config.layers) ** -0.5
-        self.down = _param(rngs, (f, d), ("feed_forward", "width"), scale)
+        self.down = _normal((f, d), ("feed_forward", "width"), scale)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gate = x @ self.gate[...].astype(x.dtype)
@@ -92,11 +97,11 @@ class FeedForward(nnx.Module):
 class Block(nnx.Module):
     """One layer: attention and feed-forward, each behind a norm and beside a residual."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig):
         self.attention_norm = Norm(config)
-        self.attention = Attention(config, rngs)
+        self.attention = Attention(config)
         self.feed_forward_norm = Norm(config)
-        self.feed_forward = FeedForward(config, rngs)
+        self.feed_forward = FeedForward(config)
 
     def __call__(self, x, positions_BL, attend: Attend, state):
         mixed, state = self.attention(self.attention_norm(x), positions_BL, attend, state)
@@ -108,21 +113,17 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """Embedding, stacked blocks, final norm, vocabulary head, optionally a scalar head."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig):
         v, d = config.vocab_size, config.width
-        self.embedding = _param(rngs, (v, d), ("vocab", "width"), d**-0.5)
+        self.embedding = _normal((v, d), ("vocab", "width"), d**-0.5)
 
-        @nnx.split_rngs(splits=config.layers)
-        @nnx.vmap(in_axes=0, out_axes=0)
-        def stacked(rngs):
-            return Block(config, rngs)
-
-        self.blocks = stacked(rngs)
+        stacked = nnx.vmap(lambda: Block(config), axis_size=config.layers, out_axes=0)
+        self.blocks = stacked()
         self.final_norm = Norm(config)
         if not config.tied:
-            self.head = _param(rngs, (d, v), ("width", "vocab"), d**-0.5)
+            self.head = _normal((d, v), ("width", "vocab"), d**-0.5)
         if config.scalar_head:
-            self.scalar = nnx.Param(jnp.zeros((d,), jnp.float32), axes=("width",))
+            self.scalar = _constant((d,), ("width",), 0.0)
         self.config = config
 
     def hidden(self, tokens_BL, positions_BL, attend: Attend, states):
@@ -230,7 +231,7 @@ def causal_mask(segments_BL: jax.Array) -> jax.Array:
 
 @functools.lru_cache(maxsize=32)
 def _abstract(config: ModelConfig):
-    return nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))))
+    return nnx.split(nnx.eval_shape(lambda: Decoder(config)))
 
 
 def merge(config: ModelConfig, params: dict) -> Decoder:
@@ -239,9 +240,26 @@ def merge(config: ModelConfig, params: dict) -> Decoder:
 
 
 def init(config: ModelConfig, key: jax.Array) -> dict:
-    """Random f32 parameters, the nested dict of `nnx.split`; a function of config and key."""
-    module = Decoder(config, nnx.Rngs(params=key))
-    return nnx.to_pure_dict(nnx.split(module)[1])
+    """Random f32 parameters, the nested dict of `nnx.split`; a function of config and key.
+
+    All noise is drawn at once: one generator compiles in a tenth of the time of one for each
+    parameter.
+    """
+    leaves, structure = jax.tree.flatten(_abstract(config)[1], is_leaf=_is_variable)
+    total = sum(leaf.size for leaf in leaves if leaf.noise)
+    noise = jax.random.truncated_normal(key, -2.0, 2.0, (total,), jnp.float32)
+    used, values = 0, []
+    for leaf in leaves:
+        value = jnp.full(leaf.shape, leaf.start, jnp.float32)
+        if leaf.noise:
+            value += leaf.noise * noise[used : used + leaf.size].reshape(leaf.shape)
+            used += leaf.size
+        values.append(leaf.replace(value))
+    return nnx.to_pure_dict(jax.tree.unflatten(structure, values))
+
+
+def _is_variable(leaf) -> bool:
+    return isinstance(leaf, nnx.Variable)
 
 
 def axes_of(config: ModelConfig, tree) -> list[tuple[str, ...]]:
@@ -267,8 +285,7 @@ def axes_of(config: ModelConfig, tree) -> list[tuple[str, ...]]:
 
 @functools.lru_cache(maxsize=32)
 def _axes_by_path(config: ModelConfig) -> dict[tuple, tuple]:
-    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
-    leaves, _ = jax.tree_util.tree_flatten_with_path(_abstract(config)[1], is_leaf=is_variable)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(_abstract(config)[1], is_leaf=_is_variable)
     table = {}
     for path, variable in leaves:
         keys = tuple(entry.key for entry in path)

@@ -1,11 +1,103 @@
 """The embedded default: a model of 0.3M parameters teaches itself grade-school stories.
 
-python -m bstar_jax.main --config=configs/arithmetic.py --workdir=runs/first
+    python -m bstar_jax.main --config=configs/arithmetic.py --workdir=runs/first
+
+Hardware: 2 CPU cores, 4 GiB. Nothing to download: the stories are generated, their
+solution steps are checked exactly, and the model starts from random parameters.
 """
+
+import dataclasses
 
 from bstar_jax.config import Config
 from bstar_jax.flags import pick_variant
 
 
 def get_config(variant="bstar"):
-    return pick_variant(variant, {"bstar": Config})
+    return pick_variant(
+        variant,
+        {
+            "bstar": Config,
+            "sft": sft,
+            "online_rft": online_rft,
+            "iterative_rft": iterative_rft,
+            "rest_em": rest_em,
+            "rft": rft,
+            "star": star,
+        },
+    )
+
+
+def change(config, **sections):
+    """The config with some fields of some sections replaced."""
+    for name, fields in sections.items():
+        section = dataclasses.replace(getattr(config, name), **fields)
+        config = dataclasses.replace(config, **{name: section})
+    return config
+
+
+def cell(temperature, *, threshold=0.5, top_k=0, process_weight=0.0):
+    """A grid of one cell: a fixed choice, which skips the sampling of calibration."""
+    return {
+        "temperatures": (temperature,),
+        "top_ks": (top_k,),
+        "thresholds": (threshold,),
+        "process_weights": (process_weight,),
+    }
+
+
+def sft():
+    """Warm-up alone: as many steps as warm-up and all iterations of the others take."""
+    return change(Config(), sft={"steps": 700}, loop={"iterations": 0})
+
+
+def online_rft():
+    """Correct answers at temperature 1; parameters, optimizer and schedule go on."""
+    return change(Config(), calibrate=cell(1.0))
+
+
+def iterative_rft():
+    """As online RFT, but every iteration starts with a fresh optimizer and schedule."""
+    return change(online_rft(), improve={"optimizer_from": "fresh"})
+
+
+def rest_em():
+    """ReST-EM (arXiv:2312.06585): each iteration trains the warm-up model anew.
+
+    The paper starts from the pretrained model; a random one cannot learn from 100 steps.
+    """
+    return change(
+        Config(),
+        calibrate=cell(0.7, top_k=40),
+        balance={"cap": 10},
+        improve={"init_from": "warmup", "optimizer_from": "fresh"},
+    )
+
+
+def rft():
+    """RFT (arXiv:2308.01825): one round from the warm-up model on distinct equation lists.
+
+    Human solutions fill half of each batch; 40 responses a query are those of 5 iterations.
+    """
+    return change(
+        Config(),
+        calibrate=cell(0.7),
+        loop={"iterations": 1},
+        generate={"responses": 40, "batch": 4096},
+        balance={"distinct": "equations"},
+        improve={
+            "init_from": "warmup",
+            "optimizer_from": "fresh",
+            "reference_share": 0.5,
+            "steps": 500,
+        },
+    )
+
+
+def star():
+    """STaR (arXiv:2203.14465): one greedy response, failures retried with the answer as hint."""
+    return change(
+        Config(),
+        calibrate=cell(0.0),
+        generate={"responses": 1, "rationalize": True},
+        improve={"init_from": "warmup", "optimizer_from": "fresh"},
+    )

@@ -18,7 +18,7 @@ PACKAGE = "bstar_jax"
 
 # A room imports only rooms before it. The doors are one room: nothing imports them.
 ROOMS = (
-    "records config flags metrics balance sharding kernels model hub tokenizer checkpoint "
+    "records schema config flags metrics balance sharding kernels model hub tokenizer checkpoint "
     "journal console sampling training tasks rewards report phases iterate doors"
 ).split()
 DOORS = "main evaluate grade export replay plan doctor".split()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bstar_jax import kernels
+from bstar_jax import kernels, sharding
 from bstar_jax.kernels import contract, exact, noise, reference
 from tests import kernels_cases as cases
 
@@ -164,6 +164,22 @@ def test_a_row_draws_alike_in_any_company(vocab):
     for kmax in (1, 90):
         sized = kernels.sample(logits_BV, keys_B2, temperature_B, top_k_B, kmax=kmax)
         np.testing.assert_array_equal(sized.token_B, token_B)
+
+
+def test_a_mesh_changes_no_token_and_moves_no_logits():
+    rng = np.random.default_rng(9)
+    arguments = [jnp.asarray(rng.standard_normal((32, 3000)), jnp.float32), cases.row_keys(1, 32)]
+    arguments += cases.settings(rng, 32, 3000)[:2]
+    alone = kernels.sample(*arguments)
+    mesh = jax.make_mesh((4, 2, 1), sharding.MESH_AXES, (jax.sharding.AxisType.Auto,) * 3)
+    with jax.set_mesh(mesh):
+        program = jax.jit(lambda *rows: kernels.sample(*rows))
+        arguments = sharding.put_rows(mesh, arguments)
+        spread = program(*arguments)
+        text = program.lower(*arguments).compile().as_text()
+    np.testing.assert_array_equal(spread.token_B, alone.token_B)
+    assert not spread.token_B.sharding.is_fully_replicated
+    assert "all-gather" not in text and "all-reduce" not in text
 
 
 @pytest.mark.parametrize("implementation", ["reference", "xla"])

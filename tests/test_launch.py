@@ -71,7 +71,7 @@ def test_a_signal_reaches_the_run_and_nothing_starts_again(tmp_path):
     python = tmp_path / "python"
     python.write_text(
         "#!/usr/bin/env bash\n"
-        f'trap \'echo saved >> "{tmp_path}/calls"; exit 75\' TERM\n'
+        f"trap 'echo saved >> \"{tmp_path}/calls\"; exit 75' TERM\n"
         f'echo started >> "{tmp_path}/calls"\n'
         "while true; do sleep 0.05; done\n"
     )

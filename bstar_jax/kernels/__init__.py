@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from beartype import beartype
 from jaxtyping import Array, Float, Int, UInt32, jaxtyped
 
-from bstar_jax.kernels import contract, xla
+from bstar_jax import sharding
+from bstar_jax.kernels import contract, pallas_tpu, xla
 from bstar_jax.kernels.contract import Sample
 
 __all__ = ["Sample", "sample"]
 
+_IMPLEMENTATIONS = ("auto", "xla", "pallas_tpu")
 _NOISE_KINDS = ("gumbel", "icdf")
 _LOGIT_TYPES = (jnp.float32, jnp.bfloat16)
 
@@ -61,7 +63,8 @@ def sample(
         min_p_B: Smallest probability kept as a share of the largest, in [0, 1]. None: off.
         valid_vocab: The true vocabulary V; columns from it on are padding. None: all columns.
         kmax: The largest top-k that the quick path is sized for. Larger ones are slower.
-        impl: "xla", or "auto" for the fastest that supports the case.
+        impl: "xla", "pallas_tpu", or "auto": the TPU kernel where the program is lowered for TPU
+            and the kernel supports the case, else XLA.
         noise: "gumbel", or "icdf", which draws rows without top-k by inverse CDF instead: the same
             distribution from two uniforms a row, other tokens.
 
@@ -70,7 +73,8 @@ def sample(
         rows needed the slower exact path.
 
     Raises:
-        ValueError: If `valid_vocab`, `kmax`, `impl`, `noise` or the logits' type is out of range.
+        ValueError: If `valid_vocab`, `kmax`, `impl`, `noise` or the logits' type is out of range,
+            or the kernel that `impl` names does not support the case.
     """
     width = logits_BV.shape[1]
     vocab = width if valid_vocab is None else valid_vocab
@@ -85,16 +89,35 @@ def sample(
     if top_k_B is not None:
         top_k_B = top_k_B.astype(jnp.int32)
     rows = contract.Rows(row_keys_B2, temperature_B.astype(jnp.float32), top_k_B, top_p_B, min_p_B)
-    return _sample(logits_BV, rows, vocab=vocab, kmax=kmax, impl=_choose(impl), noise_kind=noise)
+    impl = _choose(impl, pallas_tpu.supports(rows, vocab, noise))
+    return _sample(logits_BV, rows, vocab=vocab, kmax=kmax, impl=impl, noise_kind=noise)
 
 
-def _choose(impl):
-    """The one place that picks an implementation."""
-    if impl not in ("auto", "xla"):
-        raise ValueError(f"impl is {impl!r}; choose 'auto' or 'xla'")
-    return "xla"
+def _choose(impl: str, is_for_pallas: bool) -> str:
+    """The one place that chooses: "auto" is settled per platform when the program is lowered."""
+    if impl not in _IMPLEMENTATIONS:
+        raise ValueError(f"impl is {impl!r}; choose one of {_IMPLEMENTATIONS}")
+    if impl == "pallas_tpu" and not is_for_pallas:
+        raise ValueError(
+            "impl is 'pallas_tpu', which draws neither with top-p, min-p or noise='icdf' nor from "
+            f"{contract.DENSE_VOCAB} columns or fewer; choose impl='auto'"
+        )
+    return impl if is_for_pallas else "xla"
 
 
 @functools.partial(jax.jit, static_argnames=("vocab", "kmax", "impl", "noise_kind"))
 def _sample(logits_BV, rows, *, vocab, kmax, impl, noise_kind) -> Sample:
-    return xla.sample(logits_BV, rows, vocab=vocab, kmax=kmax, noise_kind=noise_kind)
+    on_xla = functools.partial(xla.sample, vocab=vocab, kmax=kmax, noise_kind=noise_kind)
+    on_tpu = functools.partial(pallas_tpu.sample, vocab=vocab, kmax=kmax)
+    on_any = functools.partial(jax.lax.platform_dependent, tpu=on_tpu, default=on_xla)
+    draw = {"xla": on_xla, "pallas_tpu": on_tpu, "auto": on_any}[impl]
+
+    # Under a mesh every device draws its own rows, over all columns: a kernel is not partitioned
+    # by the compiler, and no row should wait for the exact path of another device's row.
+    mesh = jax.sharding.get_abstract_mesh()
+    spread = sharding.spec(("batch",), sharding.SAMPLING)
+    if mesh.empty or mesh.manual_axes or mesh.size == 1:
+        return draw(logits_BV, rows)
+    if logits_BV.shape[0] % sharding.row_shards(mesh):
+        return on_xla(logits_BV, rows)
+    return jax.shard_map(draw, in_specs=spread, out_specs=spread, check_vma=False)(logits_BV, rows)

@@ -33,7 +33,7 @@ def calibrate(run: Run, iteration: int, params: dict) -> Choice:
     grid = grid_of(run)
     if run.config.calibrate.is_single_cell:
         choice = grid.choice((0, 0, 0, 0))
-        _log(run, iteration, choice, {}, None)
+        _log(run, iteration, choice, {}, 0.0)
         return choice
     file = run.path(iteration, "balance.json")
     rows = run.path(iteration, "calibrate.parquet")
@@ -43,7 +43,7 @@ def calibrate(run: Run, iteration: int, params: dict) -> Choice:
         if not rows.exists():
             _at_choice(run, rollouts, surface).write(rows)
         _write_json(file, surface.to_json())
-        discard_units(run, iteration)
+    discard_units(run, iteration)
     stored = json.loads(file.read_text())["chosen"]
     choice = Choice(
         stored["temperature"], stored["top_k"], stored["threshold"], stored["process_weight"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bstar_jax.phases import pools
 from bstar_jax.phases.run import Run
-from bstar_jax.phases.sampled import finish, sample
+from bstar_jax.phases.sampled import discard_units, finish, sample
 from bstar_jax.records import Query, Rollouts
 from bstar_jax.rewards import grade_rollouts
 from bstar_jax.sampling import Draw, Keys
@@ -29,6 +29,7 @@ def monitor(run: Run, iteration: int, params: dict) -> dict:
     file = run.path(iteration, "monitor.parquet")
     if file.exists():
         rollouts = Rollouts.read(file)
+        discard_units(run, iteration)
     else:
         queries = run.task.splits["heldout"]
         rollouts = sample(
@@ -42,7 +43,6 @@ def monitor(run: Run, iteration: int, params: dict) -> dict:
         finish(run, iteration, "monitor.parquet", rollouts)
     figures = figures_of(run, rollouts)
     run.checkpoints.wait()
-    run.checkpoints.prune()
     run.log_once(iteration, "monitor", sum(rollouts.seconds.values()), split="heldout", **figures)
     return figures
 

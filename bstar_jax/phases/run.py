@@ -143,8 +143,9 @@ def open_run(
         )
         log = MetricsLog(
             directory / "metrics.jsonl",
-            tensorboard=config.log.tensorboard and write,
-            wandb=config.log.wandb_project if write else "",
+            write=write,
+            tensorboard=config.log.tensorboard,
+            wandb=config.log.wandb_project,
             config=to_dict(config),
         )
         run = Run(

@@ -40,7 +40,10 @@ def sample(
     """
     folder = run.path(keys.iteration, "partial")
     units = run.sampler.plan(queries, draws)
-    files = {unit.index: folder / f"{keys.phase}-{unit.index:05d}.parquet" for unit in units}
+    # The size stands in the name: on another mesh the work may be cut in another way.
+    files = {
+        unit.index: folder / f"{keys.phase}-{unit.size}-{unit.index:05d}.parquet" for unit in units
+    }
     missing = [unit for unit in units if not files[unit.index].exists()]
     stored = sum(len(unit.queries) for unit in units if unit not in missing)
     with run.console.progress(

@@ -103,45 +103,50 @@ def _train(
     batch_at: Callable[[int], Batch],
 ) -> TrainState:
     """Runs a phase's optimizer steps, from where an interrupted run left off."""
-    settings = getattr(run.config, phase)
-    schedule = schedule_of(run, phase)
-    transform = optimizer.make(run.config.optimizer, schedule)
-    mark = run.checkpoints.mark()
-    first = 0
-    if mark and mark.iteration == iteration:
-        first = mark.step
-        state = run.checkpoints.restore_training(mark, _state_shapes(run, phase))
-    elif moments is None:
-        state = optimizer.start(run.model, run.mesh, transform, params)
-    else:
-        state = TrainState(params, moments)
+    state, first = _start(run, iteration, phase, params, moments)
+    steps = getattr(run.config, phase).steps
     saved = time.monotonic()
-    due = lambda: time.monotonic() - saved > 60 * run.config.checkpoint.minutes  # noqa: E731
-    with run.console.progress(
-        phase, iteration, settings.steps, "steps", completed=first
-    ) as progress:
-        for state, now in fit(
-            run.model,
-            run.config.optimizer,
-            schedule,
-            state,
-            batch_at,
-            mesh=run.mesh,
-            first=first,
-            steps=settings.steps,
-            every=run.config.log.every,
-            urgent=lambda: run.stop.is_set or due(),
-        ):
+
+    def due():
+        late = time.monotonic() - saved > 60 * run.config.checkpoint.minutes
+        return late or run.stop.is_set
+
+    reports = fit(
+        run.model,
+        run.config.optimizer,
+        schedule_of(run, phase),
+        state,
+        batch_at,
+        mesh=run.mesh,
+        first=first,
+        steps=steps,
+        every=run.config.log.every,
+        urgent=due,
+    )
+    with run.console.progress(phase, iteration, steps, "steps", completed=first) as progress:
+        for trained, now in reports:
+            state = trained
             _log(run, iteration, phase, now)
             progress.advance(now.step - first, tokens=now.tokens, loss=now.loss)
             first = now.step
-            if run.stop.is_set or due() or now.step == settings.steps:
+            if due() or now.step == steps:
                 run.checkpoints.save_training(Mark(iteration, now.step), state)
                 saved = time.monotonic()
             if run.stop.is_set:
                 run.checkpoints.wait()
                 run.stop.check()
     return state
+
+
+def _start(run: Run, iteration: int, phase: str, params, moments) -> tuple[TrainState, int]:
+    """The state that a phase goes on from, and its steps that are done."""
+    mark = run.checkpoints.mark()
+    if mark and mark.iteration == iteration:
+        return run.checkpoints.restore_training(mark, _state_shapes(run, phase)), mark.step
+    if moments is not None:
+        return TrainState(params, moments), 0
+    transform = optimizer.make(run.config.optimizer, schedule_of(run, phase))
+    return optimizer.start(run.model, run.mesh, transform, params), 0
 
 
 def schedule_of(run: Run, phase: str) -> Schedule:

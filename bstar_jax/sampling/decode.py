@@ -196,7 +196,7 @@ def _attend_parts(prompt_mask_UP, response_mask_L) -> model.Attend:
         u, r, heads, e = query.shape
         g = key.shape[2]
         h = heads // g
-        p, l = prompt_key.shape[-2], response_key.shape[-1]
+        p, end = prompt_key.shape[-2], prompt_key.shape[-2] + response_key.shape[-1]
         query = query.reshape(u, r, g, h, e).transpose(0, 2, 1, 3, 4)
         key, value = (part.transpose(0, 2, 1, 3) for part in (key, value))
         dot = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
@@ -212,8 +212,8 @@ def _attend_parts(prompt_mask_UP, response_mask_L) -> model.Attend:
         weights = weights.astype(value.dtype)
         mixed = jnp.matmul(weights[..., :p].reshape(u, g, r * h, p), prompt_value)
         mixed = mixed.reshape(u, g, r, h, e)
-        mixed += jnp.matmul(weights[..., p : p + l], response_value)
-        mixed += weights[..., p + l :] * value[..., None, :]
+        mixed += jnp.matmul(weights[..., p:end], response_value)
+        mixed += weights[..., end:] * value[..., None, :]
         return mixed.transpose(0, 2, 1, 3, 4).reshape(u, r, heads, e), (key, value)
 
     return attend

@@ -153,7 +153,8 @@ def order(rows: int, batch: int, step: int, seeds: tuple[int, ...]) -> np.ndarra
     places = np.arange(step * batch, (step + 1) * batch)
     index = np.empty(batch, np.int64)
     for epoch in np.unique(places // rows):
-        shuffled = np.random.default_rng([*seeds, int(epoch)]).permutation(rows)
+        # The count comes first: NumPy reads [1, 2] and [1, 2, 0] as one seed.
+        shuffled = np.random.default_rng([len(seeds), *seeds, int(epoch)]).permutation(rows)
         mine = places // rows == epoch
         index[mine] = shuffled[places[mine] % rows]
     return index

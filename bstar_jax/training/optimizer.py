@@ -55,7 +55,7 @@ class Schedule:
     def __call__(self, step: jax.Array) -> jax.Array:
         """The learning rate of optimizer step `step`, from 0."""
         grown = (step + 1) / max(self.warmup, 1)
-        fallen = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        fallen = (step - self.warmup) / max(self.steps - self.warmup - 1, 1)
         fall = 1.0 - (1.0 - self.final) * jnp.clip(fallen, 0.0, 1.0)
         return self.peak * jnp.where(step < self.warmup, grown, fall)
 

@@ -1,0 +1,62 @@
+"""Small real things that many tests start from: a model, its parameters, words, queries, meshes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bstar_jax import model, sharding, tasks, tokenizer
+from bstar_jax.checkpoint import place_params
+from bstar_jax.config import MeshConfig, ModelConfig
+from bstar_jax.records import Query
+
+WORDS = tokenizer.word_tokenizer(tasks.arithmetic.WORDS)
+MODEL = ModelConfig(
+    vocab_size=WORDS.vocab_size, width=16, layers=2, heads=4, kv_heads=2, feed_forward=32
+)
+
+
+@functools.lru_cache
+def params(config: ModelConfig = MODEL, seed: int = 0) -> dict:
+    """Parameters with nothing special about them: no norm is 1, no head is 0."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(functools.partial(model.init, config), jax.random.key(0))
+
+    def fill(path, shape):
+        is_scale = path[-1].key == "scale"
+        scale = 0.2 if is_scale else np.prod(shape.shape[-2:-1]) ** -0.5
+        value = is_scale + scale * rng.standard_normal(shape.shape)
+        return jnp.asarray(value, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
+    """A mesh over the first devices."""
+    count = data * fsdp * tensor
+    return sharding.make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[:count])
+
+
+def for_training(config: ModelConfig, where: jax.sharding.Mesh, values: dict) -> dict:
+    """Parameters on the storage map of a mesh; copies, so that they may be given up."""
+    return place_params(config, where, jax.tree.map(jnp.copy, values))
+
+
+def for_sampling(config: ModelConfig, where: jax.sharding.Mesh, values: dict) -> dict:
+    """Parameters on the sampling map of a mesh."""
+    stored = place_params(config, where, values)
+    axes = model.axes_of(config, stored)
+    return jax.device_put(stored, sharding.shardings(where, stored, axes, sharding.SAMPLING))
+
+
+def queries(count: int, seed: int = 0) -> list[Query]:
+    """Questions of 1 to 8 words out of the vocabulary."""
+    rng = np.random.default_rng(seed)
+    prompts = [
+        " ".join(rng.choice(tasks.arithmetic.WORDS, 1 + place % 8)) for place in range(count)
+    ]
+    return [
+        Query(f"train/{place}", "train", prompt, reference="0")
+        for place, prompt in enumerate(prompts)
+    ]
