@@ -37,7 +37,7 @@ CHOICE = ("temperature", "top_k", "threshold", "process_weight")
 
 def figures_of(run):
     """Names of the figures shown: pass@1, greedy, and those at the run's largest K."""
-    settings = json.loads((run / "config.json").read_text())["config"]["monitor"]
+    settings = launching.read_config(run)["monitor"]
     k, s = max(settings["ks"]), settings["s"]
     return ["pass@1", "greedy", f"pass@{k}", f"pass@{k}-{s}", f"reward@{k}-{s}", "diversity"]
 
@@ -58,10 +58,12 @@ def flags_of(variant, seed, arguments, directory):
     if variant != FILTER:
         return f"{arguments.config}:{variant}", overrides
     threshold, weight = chosen_filter([directory("bstar", one) for one in arguments.seeds])
-    overrides += [
-        f"--config.calibrate.thresholds=({threshold},)",
-        f"--config.calibrate.process_weights=({weight},)",
-    ]
+    fixed = {
+        "--config.calibrate.thresholds": f"({threshold},)",
+        "--config.calibrate.process_weights": f"({weight},)",
+    }
+    overrides = [flag for flag in overrides if flag.partition("=")[0] not in fixed]
+    overrides += [f"{name}={value}" for name, value in fixed.items()]
     return f"{arguments.config}:online_rft", overrides
 
 
@@ -107,7 +109,7 @@ def read_run(run):
         phase: [row for (_, name, _), row in sorted(rows.items(), key=_order) if name == phase]
         for phase in ("monitor", "calibrate", "generate", "improve")
     }
-    config = json.loads((run / "config.json").read_text())["config"]
+    config = launching.read_config(run)
     file = pathlib.Path(f"{run}.processes.json")
     processes = json.loads(file.read_text()) if file.exists() else []
     improved = {row["iteration"]: row["step"] for row in by_phase["improve"]}
@@ -215,6 +217,22 @@ def check_budgets(results):
         raise SystemExit(f"budgets differ: (optimizer steps, generated responses) {budgets}")
 
 
+def caveats(results, seeds, directory):
+    """What makes the runs less comparable than they look."""
+    notes = []
+    for place, seed in enumerate(seeds):
+        starts = {variant: runs[place]["monitor"][0] for variant, runs in results.items()}
+        first, *others = starts
+        odd = [variant for variant in others if starts[variant] != starts[first]]
+        if odd:
+            notes.append(f"seed {seed}: after warm-up {', '.join(odd)} differ from {first}")
+    files = [directory(variant, seed) / "config.json" for variant in results for seed in seeds]
+    revisions = {json.loads(file.read_text())["revision"] for file in files}
+    if len(revisions) > 1:
+        notes.append(f"the runs are of {len(revisions)} revisions: {', '.join(sorted(revisions))}")
+    return notes
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/arithmetic.py")
@@ -259,11 +277,13 @@ def main():
         if results[variant][0]["calibration_responses"]:
             print(f"## Cells chosen by {variant}\n")
             print(choices_table(results[variant], arguments.seeds))
-    record = {"seeds": arguments.seeds, "runs": results}
+    notes = caveats(results, arguments.seeds, directory)
+    record = {"seeds": arguments.seeds, "runs": results, "caveats": notes}
     if FILTER in arguments.variants:
         runs = [directory("bstar", seed) for seed in arguments.seeds]
         record["filter"] = dict(zip(CHOICE[2:], chosen_filter(runs), strict=True))
         print(f"Filter of {FILTER}: {record['filter']}\n")
+    print("".join(f"CAVEAT: {note}\n" for note in notes))
     print("## Gain from warm-up to the last iteration\n")
     print(gains_table(results, arguments.seeds))
     print("## Cost\n")

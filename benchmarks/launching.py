@@ -65,12 +65,16 @@ def metrics_rows(run):
     return {(row["iteration"], row["phase"], row.get("step")): row for row in rows}
 
 
+def read_config(run):
+    """The resolved config of a run, as nested dictionaries."""
+    return json.loads((pathlib.Path(run) / "config.json").read_text())["config"]
+
+
 def is_finished(run):
     """Whether the last iteration of a run is over."""
-    file = pathlib.Path(run) / "config.json"
-    if not file.exists():
+    if not (pathlib.Path(run) / "config.json").exists():
         return False
-    last = json.loads(file.read_text())["config"]["loop"]["iterations"]
+    last = read_config(run)["loop"]["iterations"]
     return (last, "monitor", None) in metrics_rows(run)
 
 

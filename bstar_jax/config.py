@@ -354,11 +354,6 @@ def _check_training(config):
 
 
 def _check_task(config):
-    if config.task.name != "arithmetic" and not config.task.path:
-        raise UserError(
-            f"task.path is '' but task {config.task.name!r} reads a file; "
-            "add --config.task.path=FILE_OR_FOLDER"
-        )
     if config.task.name == "arithmetic" and config.task.path:
         raise UserError("task.path is given but task 'arithmetic' makes its own queries; drop it")
     for name, parts in (

@@ -62,6 +62,7 @@ def parse(
     base = load(given) if given else stored or Config()
     known = list(flatten(to_dict(base)))
     overridden = tuple(_override_name(word, known) for word in argv if word.startswith("--config."))
+    argv = _last_of_each(argv)
     settings = ConfigDict(to_dict(base))
     config_flags.DEFINE_config_dict(
         "config", settings, flag_values=values, sys_argv=argv, help_string="The run's settings."
@@ -145,6 +146,16 @@ def _take_config(argv: list[str]) -> tuple[list[str], str]:
         else:
             rest.append(word)
     return rest, given
+
+
+def _last_of_each(argv: list[str]) -> list[str]:
+    """Drops an override that a later one of the same name replaces; tuples would pile up."""
+    last = {word.partition("=")[0]: place for place, word in enumerate(argv)}
+    return [
+        word
+        for place, word in enumerate(argv)
+        if not word.startswith("--config.") or last[word.partition("=")[0]] == place
+    ]
 
 
 def _override_name(word: str, known: list[str]) -> str:

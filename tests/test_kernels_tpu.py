@@ -55,7 +55,8 @@ def test_kernel_draws_the_tokens_of_the_reference(vocab, padding, dtype, has_top
     ordinary = slice(11, None)
     status_B = np.asarray(result.status_B)
     assert status_B[~np.asarray(is_large_B)][ordinary].mean() < 0.1
-    assert status_B.any() == has_top_k
+    # Up to 2,048 columns all are candidates.
+    assert status_B.any() == (has_top_k and vocab > 2048)
 
 
 def test_kernel_tokens_have_the_distribution_claimed_in_a_mixed_batch():

@@ -56,10 +56,13 @@ def bits_span(
 
     The same numbers as `bits_at` for half the work: both words of every call are used.
     """
-    pairs = -(-count // (2 * _LANES)) * _LANES
+    # Up to one tile of indices takes first words only.
+    pairs = count if count <= _LANES else -(-count // (2 * _LANES)) * _LANES
     first_BP = (first_B // 2).astype(jnp.uint32)[:, None]
     counter_BP = first_BP + jnp.arange(pairs, dtype=jnp.uint32)[None, :]
     words = _words(row_keys_B2, counter_BP, stream)
+    if count <= _LANES:
+        return words[0]
     tiles = [word.reshape(word.shape[0], -1, 1, _LANES) for word in words]
     return jnp.concatenate(tiles, axis=2).reshape(counter_BP.shape[0], 2 * pairs)[:, :count]
 

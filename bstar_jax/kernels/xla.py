@@ -112,8 +112,10 @@ def _window(tiles_BMC, window):
 
 
 def _top_k(value_BC, k):
-    # Without the barrier a slice of the result turns XLA's TopK into a sort of everything.
-    return lax.optimization_barrier(lax.top_k(value_BC, k))
+    # Without a barrier a slice of the result turns XLA's TopK into a sort of everything; one
+    # barrier for both results, seen as their tuple, stops the compiler under a mesh.
+    value_BW, place_BW = lax.top_k(value_BC, k)
+    return lax.optimization_barrier(value_BW), lax.optimization_barrier(place_BW)
 
 
 def _cut_mass(value_BW, threshold_B, rows):

@@ -88,7 +88,9 @@ def state_before(run: Run, iteration: int, params: dict | None = None) -> TrainS
     """The state that iteration `iteration` starts from, as an interrupted run left it."""
     mark = run.checkpoints.mark()
     if mark and mark.iteration == iteration - 1 and iteration > 1:
-        return run.checkpoints.restore_training(mark, _state_shapes(run, "improve"))
+        return run.checkpoints.restore_training(
+            mark, optimizer.shapes(run.model, run.config.optimizer)
+        )
     if params is None:
         params = run.checkpoints.restore_params(iteration - 1)
     return TrainState(params, None)
@@ -142,11 +144,12 @@ def _start(run: Run, iteration: int, phase: str, params, moments) -> tuple[Train
     """The state that a phase goes on from, and its steps that are done."""
     mark = run.checkpoints.mark()
     if mark and mark.iteration == iteration:
-        return run.checkpoints.restore_training(mark, _state_shapes(run, phase)), mark.step
+        return run.checkpoints.restore_training(
+            mark, optimizer.shapes(run.model, run.config.optimizer)
+        ), mark.step
     if moments is not None:
         return TrainState(params, moments), 0
-    transform = optimizer.make(run.config.optimizer, schedule_of(run, phase))
-    return optimizer.start(run.model, run.mesh, transform, params), 0
+    return optimizer.start(run.model, run.config.optimizer, run.mesh, params), 0
 
 
 def schedule_of(run: Run, phase: str) -> Schedule:
@@ -158,12 +161,6 @@ def schedule_of(run: Run, phase: str) -> Schedule:
         total_steps(run.config, phase),
         settings.final_rate,
     )
-
-
-def _state_shapes(run: Run, phase: str) -> TrainState:
-    transform = optimizer.make(run.config.optimizer, schedule_of(run, phase))
-    params = jax.eval_shape(functools.partial(model.init, run.model), jax.random.key(0))
-    return TrainState(params, jax.eval_shape(transform.init, params))
 
 
 def _log(run: Run, iteration: int, phase: str, now) -> None:

@@ -57,6 +57,11 @@ def load(
             f"task.answer_marker={answer_marker!r}, task.reward={reward!r} and {fields}, or use "
             "task jsonl"
         )
+    if not path and name != "arithmetic":
+        raise UserError(
+            f"task.path is '', but task {name!r} reads a file; "
+            "add --config.task.path=FILE_OR_FOLDER"
+        )
     sizes = {
         "sft": sft_examples,
         "train": train_queries,

@@ -40,20 +40,18 @@ class Progress:
     seconds: float
 
 
-@functools.partial(
-    jax.jit, static_argnames=("config", "adam", "schedule"), donate_argnames=("state",)
-)
+@functools.partial(jax.jit, static_argnames=("config", "adam"), donate_argnames=("state",))
 def train_step(
     config: ModelConfig,
     adam: OptimizerConfig,
-    schedule: Schedule,
     state: TrainState,
     batch: Batch,
+    learning_rate: float | jax.Array,
 ) -> tuple[TrainState, dict]:
     """One optimizer step: (new state, {"loss", "grad_norm"})."""
-    transform = optimizer.make(adam, schedule)
     value_and_grad = jax.value_and_grad(losses.response_loss, argnums=1)
     loss, gradient = value_and_grad(config, state.params, batch)
+    transform = optimizer.make(adam, learning_rate)
     updates, moments = transform.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, moments), {"loss": loss, "grad_norm": optax.global_norm(gradient)}
@@ -93,22 +91,23 @@ def fit(
       UserError: If the loss or the gradient is not finite, with the step.
     """
     tokens, since = 0, time.perf_counter()
+    before = optimizer.steps_done(state) - first
     for step in range(first, steps):
         batch = batch_at(step)
         tokens += int(np.sum(batch.weights_BL))
         with jax.set_mesh(mesh):
             rows = sharding.put_rows(mesh, batch)
-            state, measured = train_step(config, adam, schedule, state, rows)
+            learning_rate = schedule(before + step)
+            state, measured = train_step(config, adam, state, rows, learning_rate)
         if (step + 1) % every == 0 or step + 1 == steps or urgent():
             measured = {name: float(value) for name, value in measured.items()}
             _check_finite(measured, step + 1)
-            count = optimizer.steps_done(state)
             now = time.perf_counter()
             yield (
                 state,
                 Progress(
                     step=step + 1,
-                    learning_rate=float(schedule(count - 1)),
+                    learning_rate=learning_rate,
                     tokens=tokens,
                     seconds=now - since,
                     **measured,

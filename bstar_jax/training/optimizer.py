@@ -6,7 +6,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -52,20 +51,25 @@ class Schedule:
     steps: int
     final: float
 
-    def __call__(self, step: jax.Array) -> jax.Array:
+    def __call__(self, step: int) -> float:
         """The learning rate of optimizer step `step`, from 0."""
-        grown = (step + 1) / max(self.warmup, 1)
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
         fallen = (step - self.warmup) / max(self.steps - self.warmup - 1, 1)
-        fall = 1.0 - (1.0 - self.final) * jnp.clip(fallen, 0.0, 1.0)
-        return self.peak * jnp.where(step < self.warmup, grown, fall)
+        return self.peak * (1.0 - (1.0 - self.final) * min(fallen, 1.0))
 
 
-def make(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Clip by the global norm, Adam, decoupled decay, learning rate by the schedule."""
+def make(config: OptimizerConfig, learning_rate) -> optax.GradientTransformation:
+    """Clip by the global norm, Adam, decoupled decay.
+
+    Args:
+      config: Its settings.
+      learning_rate: Of this step; it may be traced, so that one program serves a schedule.
+    """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
-            schedule,
+            learning_rate,
             b1=config.b1,
             b2=config.b2,
             eps=config.epsilon,
@@ -74,11 +78,18 @@ def make(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransform
     )
 
 
-def start(config: ModelConfig, mesh: Mesh, transform, params: dict) -> TrainState:
+def start(config: ModelConfig, adam: OptimizerConfig, mesh: Mesh, params: dict) -> TrainState:
     """A state before the first step; the moments lie where their parameters lie."""
-    shapes = jax.eval_shape(transform.init, params)
+    init = make(adam, 0.0).init
+    shapes = jax.eval_shape(init, params)
     places = sharding.shardings(mesh, shapes, model.axes_of(config, shapes))
-    return TrainState(params, jax.jit(transform.init, out_shardings=places)(params))
+    return TrainState(params, jax.jit(init, out_shardings=places)(params))
+
+
+def shapes(config: ModelConfig, adam: OptimizerConfig) -> TrainState:
+    """Shapes of a state with the true vocabulary, as it lies on disk."""
+    params = jax.eval_shape(functools.partial(model.init, config), jax.random.key(0))
+    return TrainState(params, jax.eval_shape(make(adam, 0.0).init, params))
 
 
 def steps_done(state: TrainState) -> int:

@@ -1,0 +1,51 @@
+"""GSM8K from nothing: a small random model through every phase on a real data set.
+
+    python -m bstar_jax.main --config=configs/gsm8k.py --config.task.path=train.jsonl --workdir=RUN
+
+The file is GSM8K's own `train.jsonl`, or a folder that also holds `test.jsonl`, which is then
+held out. A sentencepiece tokenizer is trained from the training text.
+
+Hardware: 2 CPU cores.
+"""
+
+import dataclasses
+
+from bstar_jax.config import (
+    CalibrateConfig,
+    Config,
+    GenerateConfig,
+    ImproveConfig,
+    LoopConfig,
+    ModelConfig,
+    MonitorConfig,
+    SftConfig,
+    TaskConfig,
+)
+from bstar_jax.flags import pick_variant
+
+
+def get_config(variant="bstar"):
+    return pick_variant(variant, {"bstar": bstar, "sft": sft})
+
+
+def bstar():
+    """B-STaR with the temperature chosen; the answer alone is rewarded."""
+    return Config(
+        task=TaskConfig(name="gsm8k"),
+        model=ModelConfig(width=128, layers=4, heads=4, kv_heads=2, feed_forward=384),
+        sft=SftConfig(steps=300, batch=16, learning_rate=2e-3, examples=4000),
+        loop=LoopConfig(iterations=2),
+        calibrate=CalibrateConfig(
+            queries=32, responses=8, temperatures=(0.5, 0.8, 1.1), thresholds=(0.5,)
+        ),
+        generate=GenerateConfig(
+            queries=256, responses=8, max_prompt_tokens=336, max_tokens=496, batch=256
+        ),
+        improve=ImproveConfig(steps=20, batch=16, learning_rate=5e-4),
+        monitor=MonitorConfig(queries=32, responses=8, ks=(1, 8), s=4),
+    )
+
+
+def sft():
+    """Warm-up alone."""
+    return dataclasses.replace(bstar(), loop=LoopConfig(iterations=0))

@@ -1,0 +1,327 @@
+"""What is learnt is what was written, in a known order, wherever the arrays lie."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bstar_jax import model
+from bstar_jax.config import OptimizerConfig, UserError
+from bstar_jax.training import optimizer
+from bstar_jax.training.batches import Batch, Example, TooLong, encode, explain, order
+from bstar_jax.training.fit import fit, train_step
+from bstar_jax.training.losses import cross_entropy, response_loss
+from bstar_jax.training.optimizer import Schedule, TrainState
+from tests import builders
+
+ADAM = OptimizerConfig(clip_norm=0.5, weight_decay=0.1)
+SCHEDULE = Schedule(peak=3e-3, warmup=3, steps=20, final=0.1)
+WORD = {word: builders.WORDS.encode(word)[0] for word in ("Ann", "has", "3", ".", "#")}
+
+
+def batch_at(step, rows=8, length=10):
+    """Random tokens with random weights, prompts and padding, a function of the step."""
+    rng = np.random.default_rng([7, step])
+    tokens_BL = rng.integers(2, builders.MODEL.vocab_size, (rows, length + 1)).astype(np.int32)
+    end_B1 = rng.integers(length // 2, length + 1, (rows, 1))
+    start_B1 = rng.integers(1, 4, (rows, 1))
+    column_1L = np.arange(length)[None]
+    return Batch(
+        tokens_BL=tokens_BL[:, :-1],
+        targets_BL=tokens_BL[:, 1:],
+        weights_BL=((column_1L >= start_B1) & (column_1L < end_B1)).astype(np.float32),
+        segments_BL=(column_1L < end_B1).astype(np.int32),
+    )
+
+
+def fresh_state(mesh, adam=ADAM, schedule=SCHEDULE):
+    params = builders.for_training(builders.MODEL, mesh, builders.params())
+    return optimizer.start(builders.MODEL, mesh, optimizer.make(adam, schedule), params)
+
+
+def trained(mesh, state=None, *, first=0, steps=20, every=100, **settings):
+    """All that `fit` yields, the states on the host: the next step gives the arrays up."""
+    state = fresh_state(mesh) if state is None else state
+    steps = fit(
+        builders.MODEL, ADAM, SCHEDULE, state, batch_at,
+        mesh=mesh, first=first, steps=steps, every=every, **settings,
+    )  # fmt: skip
+    return [(jax.device_get(state), progress) for state, progress in steps]
+
+
+# Batches.
+
+
+def test_an_example_becomes_the_rows_drawn_in_the_docstring():
+    data, too_long = encode(
+        builders.WORDS,
+        [Example("Ann has 3", "# 3 .", "train/0")],
+        max_prompt_tokens=4,
+        max_tokens=5,
+    )
+    ann, has, three, stop, mark = (WORD[word] for word in ("Ann", "has", "3", ".", "#"))
+    end, pad = builders.WORDS.end_id, builders.WORDS.pad_id
+    assert not too_long
+    rows = data.rows
+    assert rows.tokens_BL.tolist() == [[ann, has, three, mark, three, stop, pad, pad]]
+    assert rows.targets_BL.tolist() == [[has, three, mark, three, stop, end, pad, pad]]
+    assert rows.weights_BL.tolist() == [[0, 0, 1, 1, 1, 1, 0, 0]]
+    assert rows.segments_BL.tolist() == [[1, 1, 1, 1, 1, 1, 0, 0]]
+
+
+def test_the_longest_text_fits_exactly_and_one_token_more_does_not():
+    texts = [Example("3 3 3", ". . .", "fits"), Example("3 3 3 3", ".", "prompt")]
+    texts += [Example("3", ". . . .", "response"), Example("3", "", "empty")]
+    data, too_long = encode(builders.WORDS, texts, max_prompt_tokens=3, max_tokens=4)
+    assert too_long == [TooLong(4, 2, "prompt"), TooLong(1, 5, "response")]
+    assert data.rows.weights_BL.tolist() == [[0, 0, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0]]
+    assert data.rows.targets_BL[1, 0] == builders.WORDS.end_id
+    message = explain(too_long, 4, max_prompt_tokens=3, max_tokens=4)
+    assert message.startswith("2 of 4 training texts are too long, such as that of 'prompt'")
+    assert "generate.max_prompt_tokens=4 and generate.max_tokens=5" in message
+
+
+def test_take_cuts_the_rows_of_one_step():
+    texts = [Example(f"{number}", "#", str(number)) for number in range(5)]
+    data, _ = encode(builders.WORDS, texts, max_prompt_tokens=2, max_tokens=2)
+    batch = data.take(np.array([4, 0, 4]))
+    first = [builders.WORDS.encode(word)[0] for word in ("4", "0", "4")]
+    assert batch.tokens_BL[:, 0].tolist() == first
+    assert len(data) == 5 and batch.weights_BL.shape == (3, 3)
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(7, 3), (3, 7), (8, 4), (1, 2), (5, 5)])
+def test_every_pass_takes_every_row_once(rows, batch):
+    steps = range(4 * rows)
+    places = np.concatenate([order(rows, batch, step, (3, 1)) for step in steps])
+    passes = places.reshape(-1, rows)
+    assert (np.sort(passes, axis=1) == np.arange(rows)[None]).all()
+    if rows > 4:
+        assert len({tuple(one) for one in passes.tolist()}) > 1
+
+
+def test_order_is_a_function_of_seeds_and_step_alone():
+    forward = [order(20, 6, step, (3, 1)).tolist() for step in range(10)]
+    backward = [order(20, 6, step, (3, 1)).tolist() for step in reversed(range(10))]
+    assert forward == backward[::-1]
+    assert order(20, 6, 2, (3, 2)).tolist() != forward[2] != order(20, 6, 2, (4, 1)).tolist()
+
+
+# Losses.
+
+
+def plain_loss(logits_BLV, batch):
+    """Mean surprise of the weighted targets, in f64, token by token."""
+    logits_BLV = np.asarray(logits_BLV, np.float64)
+    total = weight = 0.0
+    for place in zip(*np.nonzero(batch.weights_BL), strict=True):
+        row_V = logits_BLV[place]
+        surprise = np.log(np.exp(row_V - row_V.max()).sum()) + row_V.max()
+        surprise -= row_V[batch.targets_BL[place]]
+        total += batch.weights_BL[place] * surprise
+        weight += batch.weights_BL[place]
+    return total / weight
+
+
+def test_cross_entropy_is_the_mean_surprise_of_weighted_tokens():
+    rng = np.random.default_rng(0)
+    batch = batch_at(0)
+    batch = dataclasses.replace(batch, weights_BL=batch.weights_BL * np.float32(0.5))
+    logits_BLV = 30 * rng.standard_normal((*batch.tokens_BL.shape, 50)).astype(np.float32)
+    got = cross_entropy(logits_BLV, batch.targets_BL, batch.weights_BL)
+    np.testing.assert_allclose(got, plain_loss(logits_BLV, batch), rtol=1e-6)
+
+
+def test_response_loss_is_that_of_the_forward_pass():
+    batch, params = batch_at(1), builders.params()
+    logits_BLV = model.forward(builders.MODEL, params, batch.tokens_BL, batch.segments_BL)
+    got = response_loss(builders.MODEL, params, batch)
+    np.testing.assert_allclose(got, plain_loss(logits_BLV, batch), rtol=1e-5)
+
+
+def test_padding_and_prompt_targets_do_not_count():
+    batch, params = batch_at(2), builders.params()
+    changed = dataclasses.replace(
+        batch,
+        targets_BL=np.where(batch.weights_BL > 0, batch.targets_BL, 9),
+        tokens_BL=np.where(batch.segments_BL > 0, batch.tokens_BL, 9),
+    )
+    losses = [response_loss(builders.MODEL, params, each) for each in (batch, changed)]
+    assert losses[0] == losses[1]
+
+
+def test_vocabulary_padding_changes_no_loss_and_gets_no_gradient():
+    batch = batch_at(3)
+    padded = model.pad_vocab(builders.MODEL, builders.params(), 512)
+    # Padding is zero where training starts; whatever it were, it would not count.
+    noisy = model.pad_vocab(builders.MODEL, builders.params(), 512)
+    noisy["embedding"] = noisy["embedding"].at[builders.MODEL.vocab_size :].set(3.0)
+    value_and_grad = jax.jit(
+        jax.value_and_grad(functools.partial(response_loss, builders.MODEL)),
+    )
+    loss, _ = value_and_grad(builders.params(), batch)
+    for params in (padded, noisy):
+        other, gradient = value_and_grad(params, batch)
+        np.testing.assert_allclose(other, loss, rtol=1e-6)
+        assert not np.any(gradient["embedding"][builders.MODEL.vocab_size :])
+
+
+# The optimizer.
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (Schedule(2.0, 2, 6, 0.5), {0: 1.0, 1: 2.0, 2: 2.0, 100: 1.0}),
+        (Schedule(2.0, 0, 6, 1.0), {0: 2.0, 3: 2.0, 100: 2.0}),
+        (Schedule(2.0, 4, 4, 1.0), {0: 0.5, 1: 1.0, 3: 2.0, 9: 2.0}),
+    ],
+)
+def test_schedule_values(schedule, rates):
+    assert {step: float(schedule(step)) for step in rates} == pytest.approx(rates)
+
+
+def test_the_schedule_falls_in_a_line():
+    schedule = Schedule(1.0, 5, 25, 0.2)
+    rates = np.array([float(schedule(step)) for step in range(25)])
+    assert (np.diff(rates[:5]) > 0).all()
+    np.testing.assert_allclose(np.diff(rates[5:], 2), 0.0, atol=1e-6)
+    assert rates.argmax() in (4, 5) and rates[-1] >= 0.2 - 1e-6
+
+
+def adamw_by_hand(params, gradients, adam, rates):
+    """AdamW in f64: clip by the global norm, moments with bias correction, decoupled decay."""
+    first = second = {name: 0.0 for name in params}
+    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        norm = np.sqrt(sum((value.astype(np.float64) ** 2).sum() for value in gradient.values()))
+        clip = min(1.0, adam.clip_norm / norm)
+        clipped = {name: clip * value for name, value in gradient.items()}
+        first = {n: adam.b1 * first[n] + (1 - adam.b1) * g for n, g in clipped.items()}
+        second = {n: adam.b2 * second[n] + (1 - adam.b2) * g**2 for n, g in clipped.items()}
+        for name in params:
+            mean = first[name] / (1 - adam.b1**step)
+            square = second[name] / (1 - adam.b2**step)
+            update = mean / (np.sqrt(square) + adam.epsilon) + adam.weight_decay * params[name]
+            params = {**params, name: params[name] - rate * update}
+    return params
+
+
+@pytest.mark.parametrize("clip_norm", [0.5, 1e9])
+def test_two_steps_are_adamw_by_hand(clip_norm):
+    adam = dataclasses.replace(ADAM, clip_norm=clip_norm)
+    rng = np.random.default_rng(1)
+    params = {name: rng.standard_normal((3, 4)).astype(np.float32) for name in "ab"}
+    gradients = [{name: rng.standard_normal((3, 4)) for name in "ab"} for _ in range(2)]
+    transform = optimizer.make(adam, SCHEDULE)
+    state, got = transform.init(params), params
+    for gradient in gradients:
+        updates, state = transform.update(jax.tree.map(jnp.float32, gradient), state, got)
+        got = jax.tree.map(lambda value, change: value + change, got, updates)
+    expected = adamw_by_hand(params, gradients, adam, [1e-3, 2e-3])
+    for name in params:
+        np.testing.assert_allclose(got[name], expected[name], rtol=2e-6, atol=1e-7)
+
+
+def test_a_train_step_applies_the_gradient_of_the_loss():
+    mesh, batch = builders.mesh(), batch_at(0)
+    loss = functools.partial(response_loss, builders.MODEL)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(builders.params(), batch)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(gradient)]
+    flat = [dict(zip(names, map(np.asarray, jax.tree.leaves(tree)), strict=True))
+            for tree in (builders.params(), gradient)]  # fmt: skip
+    expected = adamw_by_hand(flat[0], flat[1:], ADAM, [float(SCHEDULE(0))])
+    state, measured = train_step(builders.MODEL, ADAM, SCHEDULE, fresh_state(mesh), batch)
+    norm = np.sqrt(sum((value**2).sum() for value in flat[1].values()))
+    assert float(measured["loss"]) == pytest.approx(float(value), rel=1e-6)
+    assert float(measured["grad_norm"]) == pytest.approx(norm, rel=1e-5)
+    for name, got in zip(names, jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(got, expected[name], atol=1e-6, err_msg=name)
+    assert optimizer.steps_done(state) == 1
+
+
+def test_moments_lie_where_their_parameters_lie():
+    state = fresh_state(builders.mesh(2, 2, 2))
+    places = {leaf.sharding.spec for leaf in jax.tree.leaves(state.params)}
+    assert len(places) > 3
+    (adam,) = [part for part in jax.tree.leaves(
+        state.optimizer, is_leaf=lambda part: hasattr(part, "mu")) if hasattr(part, "mu")]  # fmt: skip
+    for moments in (adam.mu, adam.nu):
+        assert jax.tree.map(lambda leaf: leaf.sharding, moments) == jax.tree.map(
+            lambda leaf: leaf.sharding, state.params
+        )
+
+
+# The loop.
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return trained(builders.mesh())
+
+
+def test_sharded_training_equals_unsharded(uninterrupted):
+    (alone, progress), (spread, other) = uninterrupted[-1], trained(builders.mesh(2, 2, 2))[-1]
+    assert other.loss == pytest.approx(progress.loss, rel=1e-5)
+    spread = model.cut_vocab(builders.MODEL, spread)
+    pairs = zip(jax.tree.leaves_with_path(alone), jax.tree.leaves(spread), strict=True)
+    for (path, a), b in pairs:
+        distance = np.linalg.norm(np.asarray(a - b, np.float64))
+        assert distance <= 1e-5 * np.linalg.norm(a), jax.tree_util.keystr(path)
+    start = jax.tree.leaves(builders.params())
+    moved = [
+        np.linalg.norm(a - b) for a, b in zip(jax.tree.leaves(alone.params), start, strict=True)
+    ]
+    assert min(moved) > 1e-3
+
+
+@pytest.mark.parametrize("stop", [1, 7, 19])
+def test_training_goes_on_to_the_same_bits(uninterrupted, stop):
+    mesh = builders.mesh()
+    saved, progress = trained(mesh, steps=stop)[-1]
+    assert progress.step == stop
+    like = fresh_state(mesh)
+    state = jax.tree.map(lambda value, place: jax.device_put(value, place.sharding), saved, like)
+    resumed, _ = trained(mesh, state, first=stop)[-1]
+    jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted[-1][0])
+
+
+def test_progress_says_what_happened(uninterrupted):
+    reports = [progress for _, progress in trained(builders.mesh(), steps=8, every=3)]
+    assert [progress.step for progress in reports] == [3, 6, 8]
+    spans = [range(0, 3), range(3, 6), range(6, 8)]
+    tokens = [sum(int(batch_at(step).weights_BL.sum()) for step in span) for span in spans]
+    assert [progress.tokens for progress in reports] == tokens
+    rates = [float(SCHEDULE(step)) for step in (2, 5, 7)]
+    assert [progress.learning_rate for progress in reports] == pytest.approx(rates)
+    assert all(progress.seconds > 0 and progress.grad_norm > 0 for progress in reports)
+
+
+def test_an_urgent_report_comes_at_once():
+    asked = iter([False, True, False, False, True, False])
+    reports = trained(builders.mesh(), steps=6, urgent=lambda: next(asked))
+    assert [progress.step for _, progress in reports] == [2, 5, 6]
+
+
+def test_a_phase_that_is_over_yields_nothing():
+    assert trained(builders.mesh(), first=20) == []
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step():
+    mesh = builders.mesh()
+    state = fresh_state(mesh)
+    broken = {**state.params, "embedding": state.params["embedding"].at[5, 0].set(jnp.nan)}
+    with pytest.raises(UserError, match="loss is nan at optimizer step 1; nothing of this step"):
+        trained(mesh, TrainState(broken, state.optimizer), every=1)
+
+
+def test_training_learns():
+    reports = trained(builders.mesh(), steps=1)
+    again = fit(
+        builders.MODEL, ADAM, Schedule(1e-2, 0, 60, 1.0), fresh_state(builders.mesh()),
+        lambda step: batch_at(0), mesh=builders.mesh(), first=0, steps=60, every=60,
+    )  # fmt: skip
+    ((_, last),) = again
+    assert last.loss < 0.3 * reports[0][1].loss
