@@ -63,7 +63,7 @@ def searched_rewards(fields, response):
     valid, done = best(things, steps)
     if done:
         return [1.0] * (len(steps) + 1)
-    return [1.0] * valid + [-1 + valid / (2 * needed)] * (len(steps) + 1 - valid)
+    return [1.0] * valid + [2 * valid / (needed + 1) - 1] * (len(steps) + 1 - valid)
 
 
 @pytest.mark.parametrize(
@@ -72,22 +72,22 @@ def searched_rewards(fields, response):
         (EVE, "8 - 3 = 5 . 5 + 4 = 9 . # 9", [1, 1, 1]),
         (EVE, "4 + 8 = 12 . 12 - 3 = 9 . # 9", [1, 1, 1]),
         (EVE, "  8 - 3 = 5 .\n4 + 5 = 9 .  # 9\n", [1, 1, 1]),
-        (EVE, "8 - 3 = 5 . 5 + 4 = 8 . # 8", [1, -0.75, -0.75]),
-        (EVE, "8 - 3 = 5 . 5 + 4 = 9 . # 8", [1, 1, -0.5]),
-        (EVE, "8 - 3 = 5 . 5 + 4 = 9 .", [1, 1, -0.5]),
-        (EVE, "8 - 3 = 5 . 5 + 4 = 9 # 9", [1, -0.75, -0.75]),  # no full stop
-        (EVE, "8 - 3 = 5 . 5 + 4 = 9 . # 9 .", [1, 1, -0.5]),
-        (EVE, "8 - 3 = 5 . # 9", [1, -0.75]),
+        (EVE, "8 - 3 = 5 . 5 + 4 = 8 . # 8", [1, -1 / 3, -1 / 3]),
+        (EVE, "8 - 3 = 5 . 5 + 4 = 9 . # 8", [1, 1, 1 / 3]),
+        (EVE, "8 - 3 = 5 . 5 + 4 = 9 .", [1, 1, 1 / 3]),
+        (EVE, "8 - 3 = 5 . 5 + 4 = 9 # 9", [1, -1 / 3, -1 / 3]),  # no full stop
+        (EVE, "8 - 3 = 5 . 5 + 4 = 9 . # 9 .", [1, 1, 1 / 3]),
+        (EVE, "8 - 3 = 5 . # 9", [1, -1 / 3]),
         (EVE, "# 9", [-1]),
         (EVE, "", [-1]),
         (EVE, "3 - 8 = 5 . 5 + 4 = 9 . # 9", [-1, -1, -1]),  # a loss is not taken from
         (EVE, "8 + 3 = 11 . # 9", [-1, -1]),  # a loss is not a gain
         (EVE, "8 - 4 = 4 . # 9", [-1, -1]),  # a gain is not a loss
-        (EVE, "8 - 3 = 5 . 8 + 4 = 12 . # 9", [1, -0.75, -0.75]),  # 8 is used up
+        (EVE, "8 - 3 = 5 . 8 + 4 = 12 . # 9", [1, -1 / 3, -1 / 3]),  # 8 is used up
         (BOB, "3 * 4 = 12 . 2 + 12 = 14 . 14 - 5 = 9 . # 9", [1, 1, 1, 1]),
         (BOB, "4 * 3 = 12 . 12 - 5 = 7 . 7 + 2 = 9 . # 9", [1, 1, 1, 1]),
         (BOB, "2 + 3 = 5 . # 9", [-1, -1]),  # bags are not things
-        (BOB, "3 * 4 = 12 . 12 - 5 = 7 . # 9", [1, 1, -1 + 2 / 6]),
+        (BOB, "3 * 4 = 12 . 12 - 5 = 7 . # 9", [1, 1, 0]),
         # 3 is a gain and a loss, and 5 - 2 makes another 3: every reading stays open.
         ({"gains": (3, 5), "losses": (2, 3), "bags": ()},
          "5 - 2 = 3 . 3 - 3 = 0 . 3 + 0 = 3 . # 3", [1, 1, 1, 1]),
@@ -130,7 +130,7 @@ def test_mutated_demonstrations_are_graded_as_the_search_grades_them(queries):
         rewards = step_rewards(query.fields, " ".join(response))
         assert rewards == pytest.approx(searched_rewards(query.fields, " ".join(response)))
         seen.add(min(rewards))
-    assert len(seen) == 8  # every grade there is
+    assert len(seen) == 11  # every grade there is
 
 
 def test_random_true_equations_are_graded_as_the_search_grades_them(queries):
@@ -163,7 +163,7 @@ def test_rewards_stay_in_range_and_only_full_solutions_reach_one(queries):
             reward = min(step_rewards(query.fields, partial))
             assert (reward == 1) == (count == len(steps) - 1)
             if reward != 1:
-                assert reward == pytest.approx(-1 + count / (2 * (len(steps) - 1)))
+                assert reward == pytest.approx(2 * count / len(steps) - 1)
 
 
 def test_numbers_beyond_all_bounds_are_invalid_steps():

@@ -23,18 +23,18 @@ def step_rewards(fields: Mapping[str, object], response: str) -> list[float]:
 
     With v steps valid before the first that is not, of the m that the story needs,
 
-        step reward = 1               of a valid step,
-                      -1 + v / (2 m)  of the first that is not and all after it.
+        step reward = 1          of a valid step,
+                      2v/m - 1   of the first that is not and of all after it.
 
-    The conclusion (`# 9`) counts as the last step, also where it is missing. It is valid if one
-    quantity is left and it is the one stated. So the process reward, the minimum over the
-    steps, is 1 for a valid and complete solution, -0.5 for one whose last line alone is wrong,
-    and below that the lower the earlier it fails; a response that shows no steps gets -1.
+    The conclusion (`# 9`) counts as the last of the m steps, also where it is missing. It is
+    valid if one quantity is left and it is the one stated. So the process reward, the minimum
+    over the steps, is 1 for a valid and complete solution and else the lower the earlier it
+    fails; a response that shows no steps gets -1.
 
-    Example: `Eve has 8 . finds 4 . loses 3 . How many now?` has m = 2, and
+    Example: `Eve has 8 . finds 4 . loses 3 . How many now?` has m = 3, and
       "8 - 3 = 5 . 5 + 4 = 9 . # 9" -> [1, 1, 1]
-      "8 - 3 = 5 . 5 + 4 = 8 . # 8" -> [1, -0.75, -0.75]
-      "8 - 3 = 5 . # 9"             -> [1, -0.75]
+      "8 - 3 = 5 . 5 + 4 = 9 . # 8" -> [1, 1, 1/3]
+      "8 - 3 = 5 . # 9"             -> [1, -1/3]
       "# 9"                         -> [-1]
 
     Args:
@@ -45,7 +45,7 @@ def step_rewards(fields: Mapping[str, object], response: str) -> list[float]:
       Rewards in [-1, 1], one a step of the response and one of the conclusion.
     """
     start = Pool(*(tuple(fields[name]) for name in Pool._fields))
-    needed = len(start.gains) + len(start.losses) + 2 * len(start.bags) - 1
+    needed = len(start.gains) + len(start.losses) + 2 * len(start.bags)
     steps, conclusion = _split(response)
     pools, valid = {start}, 0
     for step in steps:
@@ -55,7 +55,7 @@ def step_rewards(fields: Mapping[str, object], response: str) -> list[float]:
         valid += 1
     if valid == len(steps) and _concludes(pools, conclusion):
         return [1.0] * (valid + 1)
-    failed = -1.0 + valid / (2 * needed)
+    failed = 2.0 * valid / needed - 1.0
     return [1.0] * valid + [failed] * (len(steps) + 1 - valid)
 
 
