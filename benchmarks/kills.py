@@ -40,6 +40,7 @@ import launching
 
 PHASES = ("sft", "calibrate", "generate", "grade", "select", "improve", "monitor")
 POLL_SECONDS = 0.002
+START, CLAIMED = "start", "run directory claimed"
 NO_HIT = ENDED, PAST, ABSENT = (
     "the run ended before",
     "that file had come already",
@@ -73,10 +74,13 @@ class Progress:
         self.run = pathlib.Path(run)
         self.seen = {}  # event -> monotonic time
         self.offset = 0
+        self.before = _identity(self.run / "config.json")  # every start writes it anew
 
     def look(self):
         """Notes what is new, with the time."""
         now = time.monotonic()
+        if _identity(self.run / "config.json") != self.before:
+            self.seen.setdefault(CLAIMED, now)
         for event in (*self._rows(), *self._files()):
             self.seen.setdefault(event, now)
 
@@ -138,7 +142,7 @@ def watch_undisturbed(command, record, run, log):
         if path.startswith(f"{run}/"):
             word = "rename" if what == "os.rename" else "remove"
             renames.append((float(at) - started, word, path.removeprefix(f"{run}/")))
-    return [(0.0, "start"), *timeline], renames, duration
+    return [(0.0, START), *timeline], renames, duration
 
 
 def moment(kind, seconds, timeline):
@@ -147,11 +151,11 @@ def moment(kind, seconds, timeline):
     return Kill(kind, seconds, after=event, delay=seconds - at)
 
 
-def phase_spans(timeline, claimed):
-    """{phase: [(begin, end)]} in seconds; `claimed` is when the run directory was."""
+def phase_spans(timeline):
+    """{phase: [(begin, end)]} in seconds."""
     times = {event: at for at, event in timeline}
     spans = defaultdict(list)
-    begin = claimed
+    begin = times[CLAIMED]
     for iteration in range(sum(event.endswith(" monitor") for event in times)):
         sampled = f"iterations/{iteration:04d}/partial/monitor-"
         trained = [times[event] for event in times if event.startswith(sampled)]
@@ -176,8 +180,7 @@ def kinds_of(renames):
 def plan(timeline, kinds, duration, kills, rng):
     """All kills, in the order of time."""
     planned = [moment("uniform", rng.uniform(0, duration), timeline) for _ in range(kills)]
-    claimed = kinds["rename config.json"][0][0]
-    for phase, spans in phase_spans(timeline, claimed).items():
+    for phase, spans in phase_spans(timeline).items():
         for begin, end in rng.sample(spans, 2) if len(spans) > 1 else 2 * spans:
             planned.append(moment(f"phase {phase}", rng.uniform(begin, end), timeline))
     for kind, places in kinds.items():
@@ -260,8 +263,8 @@ class Victim:
 
 def _phase_before(event, seen):
     """The phase that ends in an event; what precedes it decides between training and monitor."""
-    if event == "the end":
-        return "monitor"
+    if event in (CLAIMED, "the end"):
+        return "start" if event == CLAIMED else "monitor"
     if event.startswith("row "):
         _, iteration, phase = event.split()
     elif event.startswith("checkpoints/"):
@@ -285,13 +288,12 @@ class Trigger:
     def __init__(self, victim, kill, began):
         self.victim, self.kill, self.began = victim, kill, began
         self.wanted = victim.place.get(kill.after, 0)
-        self.marker = _identity(victim.run / "config.json")
         self.due = None
         self.stop_at = None  # position at which to kill however little time has passed
         if kill.path:
             before = [place for place, (at, _) in enumerate(victim.timeline) if at <= kill.seconds]
             self.stop_at = before[-1] + 4  # the process was to kill itself before: too late
-        elif kill.after == "start":
+        elif kill.after == START:
             self.due = began + kill.delay
 
     def is_due(self, progress):
@@ -303,7 +305,7 @@ class Trigger:
 
     def _arm(self, progress, position, now):
         """Fixes the moment once what it follows stands and this process has gone on from it."""
-        if position < self.wanted or _identity(self.victim.run / "config.json") == self.marker:
+        if position < self.wanted or CLAIMED not in progress.seen:
             return
         self.due = now + self.kill.delay
         if position == self.wanted:
@@ -421,6 +423,7 @@ def main():
     workdir = arguments.workdir.absolute()
     workdir.mkdir(parents=True, exist_ok=True)
     whole, killed = workdir / "undisturbed", workdir / "killed"
+    source = launching.source_digest()
 
     def flags(run):
         given = shlex.split(arguments.overrides)
@@ -436,6 +439,8 @@ def main():
     victim = Victim(killed, flags(killed), arguments.cpus, timeline, 3 * duration + 300)
     results = kill_all(victim, kills, kinds)
     launching.run_to_end(launching.pinned(main_command(flags(killed)), arguments.cpus), victim.log)
+    if launching.source_digest() != source:
+        raise SystemExit("the source changed meanwhile: these runs are not of one program")
     differing, counts = compare(whole, killed)
     missed = [f"{one['kind']} at {one['seconds']:.2f}" for one in results if one["hit"] in NO_HIT]
     killed_times = len(results) - len(missed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -55,6 +56,15 @@ def run_to_end(command, log, environment=None):
         tail = pathlib.Path(log).read_text(errors="replace")[-2000:]
         raise SystemExit(f"exit code {code}, log {log}:\n{tail}")
     return {"wall_seconds": time.monotonic() - started, "peak_bytes": peak}
+
+
+def source_digest():
+    """Changes when a file of the package or of configs/ does."""
+    digest = hashlib.sha256()
+    for folder in ("bstar_jax", "configs"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(str(file).encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def metrics_rows(run):

@@ -28,10 +28,11 @@ def interpreted(logits_BV, rows, *, vocab, kmax=64):
 @pytest.mark.parametrize(
     ("vocab", "padding", "dtype", "has_top_k"),
     [
-        (5000, 0, jnp.float32, True),
-        (4352, 64, jnp.bfloat16, True),
-        (1100, 0, jnp.float32, True),
-        (33_000, 0, jnp.float32, False),  # more than 128 blocks
+        (5000, 64, jnp.float32, True),
+        pytest.param(4352, 0, jnp.bfloat16, True, marks=pytest.mark.slow),
+        pytest.param(1100, 0, jnp.float32, True, marks=pytest.mark.slow),
+        # More than 128 blocks.
+        pytest.param(33_000, 0, jnp.float32, False, marks=pytest.mark.slow),
     ],
 )
 def test_kernel_draws_the_tokens_of_the_reference(vocab, padding, dtype, has_top_k):
@@ -59,6 +60,7 @@ def test_kernel_draws_the_tokens_of_the_reference(vocab, padding, dtype, has_top
     assert status_B.any() == (has_top_k and vocab > 2048)
 
 
+@pytest.mark.slow
 def test_kernel_tokens_have_the_distribution_claimed_in_a_mixed_batch():
     vocab, draws = 1100, 24_000
     logits_V = jnp.asarray(1.5 * np.random.default_rng(2).standard_normal(vocab), jnp.float32)

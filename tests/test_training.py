@@ -40,9 +40,9 @@ def batch_at(step, rows=8, length=10):
     )
 
 
-def fresh_state(mesh, adam=ADAM, schedule=SCHEDULE):
+def fresh_state(mesh):
     params = builders.for_training(builders.MODEL, mesh, builders.params())
-    return optimizer.start(builders.MODEL, mesh, optimizer.make(adam, schedule), params)
+    return optimizer.start(builders.MODEL, ADAM, mesh, params)
 
 
 def trained(mesh, state=None, *, first=0, steps=20, every=100, **settings):
@@ -176,9 +176,10 @@ def test_vocabulary_padding_changes_no_loss_and_gets_no_gradient():
 @pytest.mark.parametrize(
     ("schedule", "rates"),
     [
-        (Schedule(2.0, 2, 6, 0.5), {0: 1.0, 1: 2.0, 2: 2.0, 100: 1.0}),
+        (Schedule(2.0, 2, 7, 0.5), {0: 1.0, 1: 2.0, 2: 2.0, 3: 1.75, 6: 1.0, 100: 1.0}),
         (Schedule(2.0, 0, 6, 1.0), {0: 2.0, 3: 2.0, 100: 2.0}),
         (Schedule(2.0, 4, 4, 1.0), {0: 0.5, 1: 1.0, 3: 2.0, 9: 2.0}),
+        (Schedule(2.0, 0, 1, 0.5), {0: 2.0, 1: 1.0}),
     ],
 )
 def test_schedule_values(schedule, rates):
@@ -187,10 +188,10 @@ def test_schedule_values(schedule, rates):
 
 def test_the_schedule_falls_in_a_line():
     schedule = Schedule(1.0, 5, 25, 0.2)
-    rates = np.array([float(schedule(step)) for step in range(25)])
+    rates = np.array([schedule(step) for step in range(25)])
     assert (np.diff(rates[:5]) > 0).all()
     np.testing.assert_allclose(np.diff(rates[5:], 2), 0.0, atol=1e-6)
-    assert rates.argmax() in (4, 5) and rates[-1] >= 0.2 - 1e-6
+    assert rates[4] == rates[5] == 1.0 and rates[-1] == pytest.approx(0.2)
 
 
 def adamw_by_hand(params, gradients, adam, rates):
@@ -216,9 +217,9 @@ def test_two_steps_are_adamw_by_hand(clip_norm):
     rng = np.random.default_rng(1)
     params = {name: rng.standard_normal((3, 4)).astype(np.float32) for name in "ab"}
     gradients = [{name: rng.standard_normal((3, 4)) for name in "ab"} for _ in range(2)]
-    transform = optimizer.make(adam, SCHEDULE)
-    state, got = transform.init(params), params
-    for gradient in gradients:
+    state, got = optimizer.make(adam, 0.0).init(params), params
+    for gradient, rate in zip(gradients, (1e-3, 2e-3), strict=True):
+        transform = optimizer.make(adam, rate)
         updates, state = transform.update(jax.tree.map(jnp.float32, gradient), state, got)
         got = jax.tree.map(lambda value, change: value + change, got, updates)
     expected = adamw_by_hand(params, gradients, adam, [1e-3, 2e-3])
@@ -232,8 +233,8 @@ def test_a_train_step_applies_the_gradient_of_the_loss():
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(gradient)]
     flat = [dict(zip(names, map(np.asarray, jax.tree.leaves(tree)), strict=True))
             for tree in (builders.params(), gradient)]  # fmt: skip
-    expected = adamw_by_hand(flat[0], flat[1:], ADAM, [float(SCHEDULE(0))])
-    state, measured = train_step(builders.MODEL, ADAM, SCHEDULE, fresh_state(mesh), batch)
+    expected = adamw_by_hand(flat[0], flat[1:], ADAM, [1e-3])
+    state, measured = train_step(builders.MODEL, ADAM, fresh_state(mesh), batch, 1e-3)
     norm = np.sqrt(sum((value**2).sum() for value in flat[1].values()))
     assert float(measured["loss"]) == pytest.approx(float(value), rel=1e-6)
     assert float(measured["grad_norm"]) == pytest.approx(norm, rel=1e-5)
@@ -294,9 +295,30 @@ def test_progress_says_what_happened(uninterrupted):
     spans = [range(0, 3), range(3, 6), range(6, 8)]
     tokens = [sum(int(batch_at(step).weights_BL.sum()) for step in span) for span in spans]
     assert [progress.tokens for progress in reports] == tokens
-    rates = [float(SCHEDULE(step)) for step in (2, 5, 7)]
+    rates = [SCHEDULE(step) for step in (2, 5, 7)]
     assert [progress.learning_rate for progress in reports] == pytest.approx(rates)
     assert all(progress.seconds > 0 and progress.grad_norm > 0 for progress in reports)
+
+
+def test_schedules_share_one_program(uninterrupted):
+    programs = train_step._cache_size()
+    mesh = builders.mesh()
+    for schedule in (Schedule(1e-3, 0, 5, 1.0), Schedule(2e-3, 2, 9, 0.0)):
+        steps = fit(
+            builders.MODEL, ADAM, schedule, fresh_state(mesh), batch_at,
+            mesh=mesh, first=0, steps=3, every=1,
+        )  # fmt: skip
+        assert [progress.learning_rate for _, progress in steps] == list(map(schedule, range(3)))
+    assert train_step._cache_size() == programs
+
+
+def test_the_schedule_goes_by_the_steps_that_the_optimizer_has_seen():
+    mesh = builders.mesh()
+    saved, _ = trained(mesh, steps=5)[-1]
+    place = lambda value, like: jax.device_put(value, like.sharding)  # noqa: E731
+    state = jax.tree.map(place, saved, fresh_state(mesh))
+    (_, progress) = trained(mesh, state, steps=2)[-1]
+    assert progress.step == 2 and progress.learning_rate == SCHEDULE(6)
 
 
 def test_an_urgent_report_comes_at_once():

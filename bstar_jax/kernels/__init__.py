@@ -63,8 +63,8 @@ def sample(
         min_p_B: Smallest probability kept as a share of the largest, in [0, 1]. None: off.
         valid_vocab: The true vocabulary V; columns from it on are padding. None: all columns.
         kmax: The largest top-k that the quick path is sized for. Larger ones are slower.
-        impl: "xla", "pallas_tpu", or "auto": the TPU kernel where the program is lowered for TPU
-            and the kernel supports the case, else XLA.
+        impl: "xla", "pallas_tpu", or "auto": the TPU kernel where the mesh in force, or
+            else the default backend, is of TPUs and the kernel supports the case; XLA otherwise.
         noise: "gumbel", or "icdf", which draws rows without top-k by inverse CDF instead: the same
             distribution from two uniforms a row, other tokens.
 
@@ -94,7 +94,7 @@ def sample(
 
 
 def _choose(impl: str, is_for_pallas: bool) -> str:
-    """The one place that chooses: "auto" is settled per platform when the program is lowered."""
+    """The one place that chooses an implementation."""
     if impl not in _IMPLEMENTATIONS:
         raise ValueError(f"impl is {impl!r}; choose one of {_IMPLEMENTATIONS}")
     if impl == "pallas_tpu" and not is_for_pallas:
@@ -102,15 +102,24 @@ def _choose(impl: str, is_for_pallas: bool) -> str:
             "impl is 'pallas_tpu', which draws neither with top-p, min-p or noise='icdf' nor from "
             f"{contract.DENSE_VOCAB} columns or fewer; choose impl='auto'"
         )
-    return impl if is_for_pallas else "xla"
+    if impl == "auto":
+        return "pallas_tpu" if is_for_pallas and _platform() == "tpu" else "xla"
+    return impl
+
+
+def _platform() -> str:
+    """The platform a program is traced for: that of the mesh in force, which need not be here."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.abstract_device is None:
+        return jax.default_backend()
+    return mesh.abstract_device.platform
 
 
 @functools.partial(jax.jit, static_argnames=("vocab", "kmax", "impl", "noise_kind"))
 def _sample(logits_BV, rows, *, vocab, kmax, impl, noise_kind) -> Sample:
     on_xla = functools.partial(xla.sample, vocab=vocab, kmax=kmax, noise_kind=noise_kind)
     on_tpu = functools.partial(pallas_tpu.sample, vocab=vocab, kmax=kmax)
-    on_any = functools.partial(jax.lax.platform_dependent, tpu=on_tpu, default=on_xla)
-    draw = {"xla": on_xla, "pallas_tpu": on_tpu, "auto": on_any}[impl]
+    draw = on_tpu if impl == "pallas_tpu" else on_xla
 
     # Under a mesh every device draws its own rows, over all columns: a kernel is not partitioned
     # by the compiler, and no row should wait for the exact path of another device's row.

@@ -97,8 +97,17 @@ def _invert(mass_BI, uniform_B):
     """Returns the first index whose cumulative mass exceeds uniform * total."""
     cumulative_BI = jnp.cumsum(mass_BI, axis=1)
     target_B = uniform_B * cumulative_BI[:, -1]
-    return _argmax(cumulative_BI > target_B[:, None])
+    return _first(cumulative_BI > target_B[:, None])
 
 
 def _argmax(score_BI):
-    return lax.argmax(score_BI, 1, jnp.int32)
+    # Two passes with vectors; XLA's argmax on CPU is one without, and pulls the noise into it.
+    return _first(score_BI == score_BI.max(axis=1, keepdims=True))
+
+
+def _first(is_it_BI):
+    """Returns the first index that holds, 0 where none does."""
+    count = is_it_BI.shape[1]
+    index_BI = lax.broadcasted_iota(jnp.int32, is_it_BI.shape, 1)
+    first_B = jnp.where(is_it_BI, index_BI, count).min(axis=1)
+    return jnp.where(first_B < count, first_B, 0)

@@ -19,7 +19,6 @@ def sample_rows(
     rows: contract.Rows,
     token_B: Int[Array, " B"],
     is_due_B: Bool[Array, " B"],
-    *,
     vocab: int,
     noise_kind: str,
 ) -> Int[Array, " B"]:
@@ -32,13 +31,16 @@ def sample_rows(
     def turn(i, token_B):
         row_R = lax.dynamic_slice_in_dim(due_B, i * _ROWS_A_TURN, _ROWS_A_TURN)
         take = lambda array_B: array_B.at[row_R].get(mode="clip")  # noqa: E731
-        token_R = _sample_tiles(take(tiles_BMC), jax.tree.map(take, rows), vocab, noise_kind)
+        token_R = sample_tiles(take(tiles_BMC), jax.tree.map(take, rows), vocab, noise_kind)
         return token_B.at[row_R].set(token_R, mode="drop")
 
     return lax.fori_loop(0, turns, turn, token_B)
 
 
-def _sample_tiles(tiles_BMC, rows, vocab, noise_kind):
+def sample_tiles(
+    tiles_BMC: Float[Array, "B M C"], rows: contract.Rows, vocab: int, noise_kind: str
+) -> Int[Array, " B"]:
+    """Draws a token for every row: its threshold, then the draw of `contract` above it."""
     clean_BMC = tiles_BMC.astype(jnp.float32)
     clean_BMC = jnp.where(jnp.isnan(clean_BMC), -jnp.inf, clean_BMC)
     clean_BV = clean_BMC.reshape(clean_BMC.shape[0], -1)
@@ -72,8 +74,12 @@ def threshold(clean_BV: Float[Array, "B V"], rows: contract.Rows, vocab: int) ->
     threshold_B = jnp.full(largest_B.shape, -jnp.inf)
     if rows.top_k_B is not None:
         has_top_k_B = rows.has_top_k_B(vocab)
-        k_B = jnp.where(has_top_k_B, rows.top_k_B, 1)
-        kth_B = _bisect(lambda t_B: (image_BV >= t_B[:, None]).sum(axis=1) >= k_B, k_B.shape)
+        k_B = jnp.where(has_top_k_B, rows.top_k_B, vocab)
+        kth_B = lax.cond(
+            has_top_k_B.any(),
+            lambda: _bisect(lambda t_B: (image_BV >= t_B[:, None]).sum(axis=1) >= k_B, k_B.shape),
+            lambda: k_B,
+        )
         threshold_B = jnp.where(has_top_k_B, _from_image(kth_B), threshold_B)
     cut_B = min_p_threshold(rows, largest_B)
     if rows.top_p_B is not None:

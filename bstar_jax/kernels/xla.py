@@ -23,41 +23,47 @@ def sample(
 ) -> contract.Sample:
     """Draws as `bstar_jax.kernels.sample` promises; columns from `vocab` on are padding."""
     tiles_BMC = _tiles(logits_BV, vocab)
-    largest_B = tiles_BMC.max(axis=2).max(axis=1).astype(jnp.float32)
+    peak_BM = tiles_BMC.max(axis=2).astype(jnp.float32)
+    largest_B = peak_BM.max(axis=1)
     center_B = exact.finite(largest_B)
     # Behind a barrier, or the difference is shared with the block masses and written out in full.
     apart_B = lax.optimization_barrier(center_B)
     total_B = jnp.exp(tiles_BMC - apart_B[:, None, None]).sum(axis=2).sum(axis=1)
     log_total_B = center_B + jnp.log(total_B)
 
-    has_top_k_B = rows.has_top_k_B(vocab)
-    # A NaN anywhere in the row has reached its total.
-    is_due_B = jnp.isnan(log_total_B) | (rows.has_mass_cut_B() & ~has_top_k_B)
-    zero_B = jnp.zeros(has_top_k_B.shape, jnp.int32)
-
-    def without_top_k():
-        if vocab <= contract.DENSE_VOCAB and noise_kind == "gumbel":
-            kept_BV = tiles_BMC.reshape(zero_B.size, -1).astype(jnp.float32)
-            return draw.from_columns(rows, kept_BV, zero_B)
-        return draw.from_blocks(rows, tiles_BMC, center_B, noise_kind)
-
-    if rows.top_k_B is None:
-        token_B = without_top_k()
+    if vocab <= contract.DENSE_VOCAB:
+        # So few columns are bisected and drawn from in full faster than they are narrowed down.
+        token_B = exact.sample_tiles(tiles_BMC, rows, vocab, noise_kind)
+        is_due_B = jnp.zeros(token_B.shape, bool)
     else:
-        window_B, is_certain_B = lax.cond(
-            has_top_k_B.any(),
-            lambda: _from_top_k(tiles_BMC, rows, vocab, kmax),
-            lambda: (zero_B, zero_B == 0),
-        )
-        other_B = lax.cond(has_top_k_B.all(), lambda: zero_B, without_top_k)
-        token_B = jnp.where(has_top_k_B, window_B, other_B)
-        is_due_B |= has_top_k_B & ~is_certain_B
-    token_B = exact.sample_rows(
-        tiles_BMC, rows, token_B, is_due_B, vocab=vocab, noise_kind=noise_kind
-    )
+        token_B, is_due_B = _quick(tiles_BMC, peak_BM, rows, vocab, kmax, noise_kind)
+        # A NaN anywhere in the row has reached its total.
+        is_due_B |= jnp.isnan(log_total_B)
+        token_B = exact.sample_rows(tiles_BMC, rows, token_B, is_due_B, vocab, noise_kind)
     chosen_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)[:, 0]
     logprob_B = chosen_B.astype(jnp.float32) - log_total_B
     return contract.Sample(token_B, logprob_B, is_due_B.astype(jnp.int32))
+
+
+def _quick(tiles_BMC, peak_BM, rows, vocab, kmax, noise_kind):
+    """Draws every row by its quick path; returns tokens, and which are due for the exact path."""
+
+    def without_top_k():
+        center_B = exact.finite(peak_BM.max(axis=1))
+        return draw.from_blocks(rows, tiles_BMC, center_B, noise_kind)
+
+    def with_top_k():
+        return _from_top_k(tiles_BMC, peak_BM, rows, window=min(kmax + kmax // 8, vocab))
+
+    is_cut_B = rows.has_mass_cut_B()
+    if rows.top_k_B is None:
+        return without_top_k(), is_cut_B
+    has_top_k_B = rows.has_top_k_B(vocab)
+    nothing_B = jnp.zeros(has_top_k_B.shape, jnp.int32), has_top_k_B
+    window_B, is_certain_B = lax.cond(has_top_k_B.any(), with_top_k, lambda: nothing_B)
+    block_B = lax.cond(has_top_k_B.all(), lambda: nothing_B[0], without_top_k)
+    is_due_B = jnp.where(has_top_k_B, ~is_certain_B, is_cut_B)
+    return jnp.where(has_top_k_B, window_B, block_B), is_due_B
 
 
 def _tiles(logits_BV, vocab):
@@ -71,9 +77,9 @@ def _tiles(logits_BV, vocab):
     return logits_BV.reshape(size, -1, tile)[:, : -(-vocab // tile)]
 
 
-def _from_top_k(tiles_BMC, rows, vocab, kmax):
+def _from_top_k(tiles_BMC, peak_BM, rows, window):
     """Draws the rows with top-k; returns their tokens and which of them are proven."""
-    value_BW, column_BW, outside_B = _window(tiles_BMC, window=min(kmax + kmax // 8, vocab))
+    value_BW, column_BW, outside_B = _window(tiles_BMC, peak_BM, window)
     # top_k puts NaN first; a row that has one is drawn again by the exact path.
     k_B = jnp.clip(rows.top_k_B, 1, value_BW.shape[1])
     threshold_B = jnp.take_along_axis(value_BW, k_B[:, None] - 1, axis=1)[:, 0]
@@ -85,7 +91,7 @@ def _from_top_k(tiles_BMC, rows, vocab, kmax):
     return draw.from_window(rows, kept_BW, column_BW), is_certain_B
 
 
-def _window(tiles_BMC, window):
+def _window(tiles_BMC, peak_BM, window):
     """Returns the `window` largest logits, their columns, and a bound on all the others.
 
     The columns above the `window`-th largest tile maximum all lie in the tiles with the largest
@@ -96,7 +102,7 @@ def _window(tiles_BMC, window):
     column_BC = jnp.broadcast_to(jnp.arange(tiles * tile, dtype=jnp.int32), (size, tiles * tile))
     value_BC = tiles_BMC.reshape(size, -1).astype(jnp.float32)
     if tiles > 2 * window:
-        best_BW, tile_BW = _top_k(tiles_BMC.max(axis=2).astype(jnp.float32), window)
+        best_BW, tile_BW = _top_k(peak_BM, window)
         value_BC = jnp.take_along_axis(tiles_BMC, tile_BW[:, :, None], axis=1)
         value_BC = value_BC.reshape(size, -1).astype(jnp.float32)
         column_BC = tile_BW[:, :, None] * tile + jnp.arange(tile, dtype=jnp.int32)[None, None, :]

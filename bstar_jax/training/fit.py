@@ -54,7 +54,7 @@ def train_step(
     transform = optimizer.make(adam, learning_rate)
     updates, moments = transform.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(params, moments), {"loss": loss, "grad_norm": optax.global_norm(gradient)}
+    return TrainState(params, moments), {"loss": loss, "grad_norm": optax.tree.norm(gradient)}
 
 
 def fit(
@@ -117,9 +117,9 @@ def fit(
 
 
 def _check_finite(measured: dict[str, float], step: int) -> None:
-    for name, value in measured.items():
-        if not np.isfinite(value):
+    for name in ("loss", "grad_norm"):
+        if not np.isfinite(measured[name]):
             raise UserError(
-                f"{name} is {value} at optimizer step {step}; nothing of this step was saved: "
-                "lower the learning rate, or look at the batch with improve.batch=1"
+                f"{name} is {measured[name]} at optimizer step {step}; nothing since the last "
+                "checkpoint was saved: lower the learning rate, or optimizer.clip_norm"
             )

@@ -1,0 +1,55 @@
+"""Every file in configs/ builds in every variant, and its docstring is a lab notebook."""
+
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from bstar_jax import flags
+from bstar_jax.config import Config, UserError
+
+FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def variants(path):
+    """The variant names that a config file offers, as its own error lists none but the nearest."""
+    source = path.read_text()
+    return re.findall(r'^\s+"(\w+)": \w+,$', source, re.M) or re.findall(r'"(\w+)": \w+', source)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_variant_builds(path):
+    names = variants(path)
+    assert "bstar" in names
+    for name in names:
+        assert isinstance(flags.load(f"{path}:{name}"), Config)
+    assert flags.load(str(path)) == flags.load(f"{path}:bstar")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_an_unknown_variant_names_the_nearest(path):
+    with pytest.raises(UserError, match="no variant 'bstarr'; the nearest is 'bstar'"):
+        flags.load(f"{path}:bstarr")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_docstring_says_command_hardware_time_and_result(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for word in (f"--config=configs/{path.name}", "Hardware:", "Time:", "Result"):
+        assert word in module.__doc__, f"{path.name} does not say {word}"
+    assert re.search(r"\d", module.__doc__.partition("Result")[2]) or "not yet measured" in (
+        module.__doc__
+    )
+
+
+def test_a_baseline_is_a_single_cell_with_equal_steps():
+    path = next(path for path in FILES if path.stem == "arithmetic")
+    default = flags.load(str(path))
+    for name in ("online_rft", "iterative_rft", "rest_em", "rft", "star"):
+        config = flags.load(f"{path}:{name}")
+        assert config.calibrate.is_single_cell
+        total = config.improve.steps * config.loop.iterations
+        assert total == default.improve.steps * default.loop.iterations
