@@ -123,7 +123,8 @@ class Scorer:
             text = [*prompt, *flip.before]
             padded_1L = np.full((1, length), self.words.pad_id, np.int32)
             padded_1L[0, : len(text)] = text
-            logits_V = model.forward(self.model, params, padded_1L)[0, len(text) - 1]
+            logits_BLV = model.forward(self.model, params, jnp.asarray(padded_1L))
+            logits_V = logits_BLV[0, len(text) - 1]
             gaps.append(self._gap(flip, logits_V, phase))
         return gaps
 

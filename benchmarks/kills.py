@@ -184,7 +184,7 @@ def plan(timeline, kinds, duration, kills, rng):
         for begin, end in rng.sample(spans, 2) if len(spans) > 1 else 2 * spans:
             planned.append(moment(f"phase {phase}", rng.uniform(begin, end), timeline))
     for kind, places in kinds.items():
-        seconds, path = rng.choice(places)
+        seconds, path = rng.choice(places[:-1] or places)  # should it not come, there is a next
         planned.append(Kill(kind, seconds, path=path))
     rows = [(at, event) for at, event in timeline if event.startswith("row ")]
     seconds, event = rng.choice(rows[:-1])
@@ -209,8 +209,10 @@ class Victim:
         """Whether the file that a kill waits for has come already."""
         progress = Progress(self.run)
         progress.look()
-        comes_again = not kill.path or kill.path == "config.json"
-        return not comes_again and self.timeline[self.position(progress)][0] > kill.seconds
+        if not kill.path or kill.path == "config.json":  # which every start writes
+            return False
+        stands = kill.kind.startswith("rename") and (self.run / kill.path).exists()
+        return stands or self.timeline[self.position(progress)][0] > kill.seconds
 
     def strike(self, kill):
         """Starts the run and kills it at that moment.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 
@@ -11,6 +12,8 @@ import jax  # noqa: E402  (reads the environment at import)
 import numpy as np  # noqa: E402
 import orbax.checkpoint as ocp  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about files it does not need
 
 
 def arrays(directory):

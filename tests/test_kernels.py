@@ -161,8 +161,8 @@ def test_a_row_draws_alike_in_any_company(vocab):
     padded_BV = jnp.pad(logits_BV, ((0, 0), (0, 72)), constant_values=9.0)
     padded = kernels.sample(padded_BV, keys_B2, temperature_B, top_k_B, valid_vocab=vocab)
     np.testing.assert_array_equal(padded.token_B, token_B)
-    for kmax in (1, 90) if vocab > contract.DENSE_VOCAB else ():
-        sized = kernels.sample(logits_BV, keys_B2, temperature_B, top_k_B, kmax=kmax)
+    if vocab > contract.DENSE_VOCAB:
+        sized = kernels.sample(logits_BV, keys_B2, temperature_B, top_k_B, kmax=1)
         np.testing.assert_array_equal(sized.token_B, token_B)
 
 

@@ -185,11 +185,14 @@ def _inside(tile, number, vocab):
 
 def _maximum(x_ref, vocab):
     def body(largest, first, tiles):
-        for tile in tiles:
-            largest = jnp.where(tile > largest, tile, largest)  # NaN never is larger.
-        return largest
+        largest = list(largest)
+        for t, tile in enumerate(tiles):  # In turns: a chain of comparisons would wait for itself.
+            i = t % _GROUPS
+            largest[i] = jnp.where(tile > largest[i], tile, largest[i])  # NaN never is larger.
+        return tuple(largest)
 
-    return _each_slab(x_ref, vocab, body, jnp.full(_TILE, -jnp.inf))
+    start = (jnp.full(_TILE, -jnp.inf),) * _GROUPS
+    return functools.reduce(jnp.maximum, _each_slab(x_ref, vocab, body, start))
 
 
 def _total(x_ref, center_ref, vocab):
@@ -197,7 +200,7 @@ def _total(x_ref, center_ref, vocab):
 
     def body(total, first, tiles):
         center = center_ref[...]
-        return total + sum(jnp.exp(tile - center) for tile in tiles)
+        return total + _sum([jnp.exp(tile - center) for tile in tiles])
 
     return _lane_sum(_each_slab(x_ref, vocab, body, jnp.zeros(_TILE)))
 
@@ -219,7 +222,7 @@ def _sum_blocks(x_ref, center_ref, rows, mass_ref, vocab):
         mass = [jnp.where(tile == tile, jnp.exp(tile), 0.0) for tile in scaled]
         for i in range(0, len(tiles), _BLOCK_TILES):
             lane = block + i // _BLOCK_TILES - start
-            masses = jnp.where(_lane() == lane, _lane_sum(sum(mass[i : i + _BLOCK_TILES])), masses)
+            masses = jnp.where(_lane() == lane, _lane_sum(_sum(mass[i : i + _BLOCK_TILES])), masses)
         mass_ref[:, place] = masses
         return carry
 
@@ -288,7 +291,7 @@ def _candidate_threshold(value_ref, rows):
     count = value_ref.shape[0]
 
     def at_least(threshold):
-        return _lane_sum(sum(_ones(value_ref[place] >= threshold) for place in range(count)))
+        return _lane_sum(_sum([_ones(value_ref[i] >= threshold) for i in range(count)]))
 
     last = [value_ref[place] for place in range(count - _GROUPS, count)]
     threshold = _kth_largest(at_least, rows)
@@ -314,7 +317,7 @@ def _draw_candidates(value_ref, tile_ref, threshold, rows):
 def _row_threshold(x_ref, rows, vocab):
     def at_least(threshold):
         def body(total, first, tiles):
-            return total + sum(_ones(tile >= threshold) for tile in tiles)
+            return total + _sum([_ones(tile >= threshold) for tile in tiles])
 
         return _lane_sum(_each_slab(x_ref, vocab, body, jnp.zeros(_TILE)))
 
@@ -367,6 +370,13 @@ def _winner(score, number):
     index = (number * _LANES + _lane()).astype(jnp.float32)
     index = jnp.where(score == _lane_max(score), index, jnp.inf)
     return jnp.broadcast_to(jnp.min(index, axis=1, keepdims=True), _TILE).astype(jnp.int32)
+
+
+def _sum(tiles):
+    """Adds pairs of pairs: short chains, and less rounding than one after the other."""
+    while len(tiles) > 1:
+        tiles = [functools.reduce(jnp.add, tiles[i : i + 2]) for i in range(0, len(tiles), 2)]
+    return tiles[0]
 
 
 def _lane():
