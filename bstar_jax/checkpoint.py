@@ -9,6 +9,7 @@ What is on disk has the true vocabulary and does not depend on the mesh that wro
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -69,7 +70,8 @@ class Checkpoints:
 
     def save_params(self, iteration: int, params: dict) -> None:
         """Starts writing the parameters of an iteration."""
-        self._params.save(iteration, args=ocp.args.StandardSave(self._to_disk(params)))
+        if iteration not in self.iterations():
+            self._save(self._params, iteration, params)
 
     def restore_params(self, iteration: int) -> dict:
         """The parameters of an iteration, on the storage map.
@@ -92,7 +94,7 @@ class Checkpoints:
 
     def save_training(self, mark: Mark, state) -> None:
         """Starts writing a training state; the one before goes once this one is whole."""
-        self._training.save(_serial(mark), args=ocp.args.StandardSave(self._to_disk(state)))
+        self._save(self._training, _serial(mark), state)
 
     def restore_training(self, mark: Mark, like):
         """The training state saved at a mark, on the storage map.
@@ -115,20 +117,20 @@ class Checkpoints:
         Raises:
           UserError: If it could not be written.
         """
-        try:
+        with _disk_full_explained():
             self._params.wait_until_finished()
             self._training.wait_until_finished()
-        except OSError as error:
-            raise UserError(
-                f"a checkpoint could not be written: {error}; "
-                "free space on that disk and start again, the run goes on from there"
-            ) from error
 
     def close(self) -> None:
         """Waits, and lets go of the files."""
         self.wait()
         self._params.close()
         self._training.close()
+
+    def _save(self, manager, step, tree):
+        # `force`: by itself Orbax passes over a step below the newest, and says nothing.
+        with _disk_full_explained():
+            manager.save(step, args=ocp.args.StandardSave(self._to_disk(tree)), force=True)
 
     def _restore(self, manager, step, like):
         places = self._shardings(like, sharding.DISK)
@@ -156,6 +158,20 @@ def place_params(config: ModelConfig, mesh: Mesh, tree):
     pad = functools.partial(model.pad_vocab, config, size=size)
     places = sharding.shardings(mesh, tree, model.axes_of(config, tree))
     return jax.jit(pad, out_shardings=places)(tree)
+
+
+@contextlib.contextmanager
+def _disk_full_explained():
+    """Turns a full disk, which tensorstore reports in a ValueError, into one clear line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"a checkpoint could not be written: {str(error)[:200]}; free space on that disk and "
+            "start again, the run goes on from what is stored"
+        ) from error
 
 
 def _serial(mark: Mark) -> int:

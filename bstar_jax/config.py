@@ -76,7 +76,7 @@ class ModelConfig(Checked):
         "float32", "of the computation; parameters are f32", choices=("float32", "bfloat16")
     )
     remat: str = setting(
-        "none", "what the backward pass computes again", choices=("none", "dots", "full")
+        "full", "what the backward pass computes again", choices=("none", "dots", "full")
     )
     scalar_head: bool = setting(False, "a second head with one value a token")
 
@@ -133,14 +133,14 @@ class SftConfig(Checked):
 
     prefix = "sft."
 
-    steps: int = setting(200, "optimizer steps; 0 skips warm-up", low=0)
+    steps: int = setting(300, "optimizer steps; 0 skips warm-up", low=0)
     batch: int = setting(64, "examples a step", low=1)
     learning_rate: float = setting(3e-3, "peak", above=0)
     warmup_steps: int = setting(50, "steps of linear growth from 0", low=0)
     final_rate: float = setting(
         0.1, "share of the peak that a linear fall ends at; 1 is constant", low=0, high=1
     )
-    examples: int = setting(1000, "human solutions used", low=0)
+    examples: int = setting(2000, "human solutions used", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +165,7 @@ class CalibrateConfig(Checked):
     )
     top_ks: tuple[int, ...] = setting((0,), "tokens kept; 0 is off", low=0)
     thresholds: tuple[float, ...] = setting(
-        (0.25, 0.75, 1.25, 1.75), "kept is a reward strictly above", low=-1000.0, high=1000.0
+        (0.75, 1.25), "kept is a reward strictly above", low=-1000.0, high=1000.0
     )
     process_weights: tuple[float, ...] = setting(
         (1.0,), "of the process reward beside the answer reward", low=0.0, high=100.0

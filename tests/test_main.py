@@ -164,12 +164,12 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
 
 
 def test_a_run_of_another_config_is_refused_with_the_difference(tmp_path):
-    stored = {"config": to_dict(tiny.GRID), "versions": {}}
-    (tmp_path / "config.json").write_text(json.dumps(stored))
+    stored = json.dumps({"config": to_dict(tiny.GRID), "versions": {}})
+    (tmp_path / "config.json").write_text(stored)
     code, _, err = finish(CONFIG, f"--workdir={tmp_path}", "--config.improve.steps=7")
     assert code == 2 and "Traceback" not in err
     assert "improve.steps: the run has 6, given 7" in err
-    assert json.loads((tmp_path / "config.json").read_text()) == stored
+    assert (tmp_path / "config.json").read_text() == stored
 
 
 def test_a_directory_in_use_is_refused(tmp_path):

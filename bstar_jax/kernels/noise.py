@@ -54,7 +54,7 @@ def bits_span(
 ) -> UInt32[Array, "B I"]:
     """Returns the bits of `count` neighbouring indices from `first_B`, a multiple of 256.
 
-    The same numbers as `bits_at` for half the work: both words of every call are used.
+    The same numbers as `bits_at`, from half the calls: both words of each are used.
     """
     # Up to one tile of indices takes first words only.
     pairs = count if count <= _LANES else -(-count // (2 * _LANES)) * _LANES

@@ -45,7 +45,7 @@ def sample(
     width = pl.cdiv(vocab, contract.BLOCK) * contract.BLOCK
     blocks = pl.cdiv(width // contract.BLOCK, _LANES) * _LANES
     levels = 3 if kmax <= 16 else 4 if kmax <= 64 else 5
-    top_k_B = jnp.where(rows.has_top_k_B(vocab), rows.top_k_B if rows.top_k_B is not None else 0, 0)
+    top_k_B = jnp.where(rows.has_top_k_B(vocab), 0 if rows.top_k_B is None else rows.top_k_B, 0)
     keys_B2 = lax.bitcast_convert_type(rows.keys_B2, jnp.int32)
     is_greedy_B = rows.is_greedy_B.astype(jnp.int32)
     by_row = (keys_B2[:, 0], keys_B2[:, 1], rows.inverse_B, is_greedy_B, top_k_B)

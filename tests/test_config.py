@@ -1,0 +1,266 @@
+"""A setting out of range, or a combination that cannot work, stops in the first second."""
+
+import dataclasses
+import json
+import math
+import typing
+
+import pytest
+
+from bstar_jax import config as settings
+from bstar_jax.config import (
+    BalanceConfig,
+    CalibrateConfig,
+    Config,
+    FieldNames,
+    ImproveConfig,
+    LoopConfig,
+    MeshConfig,
+    ModelConfig,
+    MonitorConfig,
+    SftConfig,
+    TaskConfig,
+    UserError,
+    check_resume,
+    from_dict,
+    to_dict,
+    total_steps,
+)
+
+SECTIONS = {
+    name: kind
+    for name, kind in typing.get_type_hints(Config).items()
+    if dataclasses.is_dataclass(kind)
+}
+FIELDS = [
+    pytest.param(name, kind, field, id=f"{name}.{field.name}")
+    for name, kind in SECTIONS.items()
+    for field in dataclasses.fields(kind)
+    if field.metadata
+]
+
+
+def values_of(name, field, value):
+    """A config file that sets one value, as JSON would hold it."""
+    if typing.get_origin(typing.get_type_hints(SECTIONS[name])[field.name]) is tuple:
+        value = [value]
+    return {name: {field.name: value}}
+
+
+def test_the_default_is_complete_and_comes_back_through_json():
+    assert from_dict({}) == Config()
+    assert from_dict(json.loads(json.dumps(to_dict(Config())))) == Config()
+    assert hash(Config()) == hash(from_dict({"task": {"fields": {}}}))
+
+
+@pytest.mark.parametrize(("name", "kind", "field"), FIELDS)
+def test_every_setting_says_what_it_is_and_is_never_none(name, kind, field):
+    assert field.metadata["doc"]
+    assert field.default is not None
+    with pytest.raises(UserError, match=rf"^{name}\.{field.name} is None; it takes "):
+        from_dict({name: {field.name: None}})
+
+
+@pytest.mark.parametrize(("name", "kind", "field"), FIELDS)
+def test_every_range_is_enforced_and_said(name, kind, field):
+    rule = field.metadata
+    cases = []
+    if rule["low"] is not None:
+        cases.append((rule["low"] - 1, f"it takes {rule['low']} or more"))
+    if rule["high"] is not None:
+        cases.append((rule["high"] + 1, f"it takes {rule['high']} or less"))
+    if rule["above"] is not None:
+        cases.append((rule["above"], f"it takes more than {rule['above']}"))
+    if rule["choices"] is not None:
+        allowed = ", ".join(map(repr, rule["choices"]))
+        cases.append(("nothing of the sort", f"it takes one of {allowed}"))
+    for value, message in cases:
+        with pytest.raises(UserError) as caught:
+            from_dict(values_of(name, field, value))
+        assert str(caught.value).startswith(f"{name}.{field.name} is ")
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "kind", "field"), FIELDS)
+def test_a_value_of_another_type_is_refused(name, kind, field):
+    hint = typing.get_type_hints(kind)[field.name]
+    element = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
+    wrong = {int: (1.5, "3", True), float: ("3", True), str: (3, False), bool: (1, "True")}
+    for value in wrong[element]:
+        with pytest.raises(UserError, match=rf"^{name}\.{field.name} is {value!r}; it takes "):
+            from_dict(values_of(name, field, value))
+    if typing.get_origin(hint) is tuple:
+        for value in ((), "1,2", 3):
+            with pytest.raises(UserError, match="it takes one or more values, written as"):
+                from_dict({name: {field.name: value}})
+
+
+def test_whole_numbers_become_numbers_where_those_are_meant():
+    config = from_dict({"sft": {"learning_rate": 1}, "calibrate": {"temperatures": [1, 2]}})
+    assert type(config.sft.learning_rate) is float
+    assert [type(value) for value in config.calibrate.temperatures] == [float, float]
+    assert config == from_dict(
+        {"sft": {"learning_rate": 1.0}, "calibrate": {"temperatures": (1.0, 2.0)}}
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_are_finite(value):
+    with pytest.raises(UserError, match="sft.learning_rate is .*finite"):
+        from_dict({"sft": {"learning_rate": value}})
+    with pytest.raises(UserError, match="calibrate.thresholds is .*finite"):
+        from_dict({"calibrate": {"thresholds": (0.5, value)}})
+
+
+def test_choices_name_the_nearest():
+    with pytest.raises(UserError, match="'referense'; it takes .*; did you mean 'reference'?"):
+        BalanceConfig(rules="referense")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"improve": {"step": 3}}, "no setting 'improve.step'; the nearest is 'improve.steps'"),
+        ({"improv": {"steps": 3}}, "no setting 'improv'; the nearest is 'improve'"),
+        (
+            {"task": {"fields": {"questoin": "q"}}},
+            "no setting 'task.fields.questoin'; the nearest is 'task.fields.question'",
+        ),
+        ({"improve": 3}, "improve is a section, not the value 3"),
+        ({"task": {"fields": "id"}}, "task.fields is a section, not the value 'id'"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(values, message):
+    with pytest.raises(UserError, match=message):
+        from_dict(values)
+
+
+def built(**sections):
+    return lambda: Config(**sections)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ModelConfig(heads=4, kv_heads=3), "model.heads is 4 and model.kv_heads 3"),
+        (lambda: ModelConfig(width=10, heads=4, kv_heads=2), "model.width is 10 and model.heads 4"),
+        (lambda: ModelConfig(head_width=5), "a head is 5 wide; .* make it even"),
+        (
+            built(monitor=MonitorConfig(responses=7, ks=(1, 8))),
+            "monitor.ks has 8 but monitor.responses is 7; .* lower K or raise",
+        ),
+        (
+            built(monitor=MonitorConfig(ks=(1, 2), s=3)),
+            "monitor.s is 3 but the largest of monitor.ks is 2",
+        ),
+        (built(monitor=MonitorConfig(ks=(4, 4))), r"monitor.ks is \(4, 4\); every K stands once"),
+        (
+            built(calibrate=CalibrateConfig(temperatures=(1.0, 0.5))),
+            r"calibrate.temperatures is \(1.0, 0.5\); values must grow, each once",
+        ),
+        (built(calibrate=CalibrateConfig(top_ks=(5, 5))), "calibrate.top_ks .* must grow"),
+        (built(calibrate=CalibrateConfig(queries=0)), "calibrate.queries is 0 but the grid has"),
+        (
+            built(balance=BalanceConfig(rules="reference")),
+            "chooses the cap by balance.target_total, which is 0",
+        ),
+        (
+            built(balance=BalanceConfig(rules="reference", target_total=9, distinct="equations")),
+            "balance.distinct is 'equations', but balance.rules=reference",
+        ),
+        (built(improve=ImproveConfig(init_from="base")), "use improve.init_from=warmup"),
+        (built(sft=SftConfig(examples=0)), "sft.steps is set but sft.examples is 0"),
+        (
+            built(sft=SftConfig(steps=10, warmup_steps=11)),
+            "sft.warmup_steps is 11 of 10 steps in all",
+        ),
+        (
+            built(improve=ImproveConfig(warmup_steps=501), loop=LoopConfig(iterations=5)),
+            "improve.warmup_steps is 501 of 500 steps in all",
+        ),
+        (
+            built(improve=ImproveConfig(warmup_steps=101, optimizer_from="fresh")),
+            "improve.warmup_steps is 101 of 100 steps in all",
+        ),
+        (built(task=TaskConfig(path="a.jsonl")), "'arithmetic' makes its own queries; drop it"),
+        (built(task=TaskConfig(prompt="Q:")), r"task.prompt is 'Q:'; it must hold \{question\}"),
+        (
+            built(task=TaskConfig(hint_prompt="{question}")),
+            r"task.hint_prompt is '\{question\}'; it must hold \{reference\}",
+        ),
+    ],
+)
+def test_combinations_that_cannot_work_are_refused(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+def test_combinations_at_their_edge_work():
+    Config(
+        monitor=MonitorConfig(responses=8, ks=(1, 8), s=8),
+        sft=SftConfig(steps=10, warmup_steps=10),
+        improve=ImproveConfig(warmup_steps=500),
+    )
+    single = CalibrateConfig(queries=0, temperatures=(1.0,), thresholds=(0.5,))
+    assert single.is_single_cell and single.sampling_cells == 1
+    assert Config(calibrate=single, sft=SftConfig(steps=0, examples=0)).sft.steps == 0
+    assert not CalibrateConfig(temperatures=(1.0,), thresholds=(0.1, 0.5)).is_single_cell
+
+
+def test_one_schedule_spans_all_iterations_or_each():
+    improve = ImproveConfig(steps=7)
+    config = Config(loop=LoopConfig(iterations=3), improve=improve, sft=SftConfig(steps=60))
+    assert (total_steps(config, "sft"), total_steps(config, "improve")) == (60, 21)
+    fresh = dataclasses.replace(improve, optimizer_from="fresh")
+    assert total_steps(dataclasses.replace(config, improve=fresh), "improve") == 7
+    assert total_steps(dataclasses.replace(config, loop=LoopConfig(iterations=0)), "improve") == 7
+
+
+# Resume.
+
+
+def changed(config=None, **sections):
+    return dataclasses.replace(config or Config(), **sections)
+
+
+def test_a_resume_may_change_the_mesh_the_log_and_what_is_kept():
+    check_resume(Config(), Config())
+    check_resume(
+        Config(),
+        changed(
+            mesh=MeshConfig(2, 2, 2),
+            log=settings.LogConfig(every=1, tensorboard=False),
+            checkpoint=settings.CheckpointConfig(keep=3, minutes=1.0),
+        ),
+    )
+
+
+def test_any_other_change_is_refused_with_each_difference():
+    given = changed(
+        seed=4,
+        improve=ImproveConfig(steps=7),
+        task=TaskConfig(fields=FieldNames(id="key")),
+        mesh=MeshConfig(2, 2, 2),
+    )
+    with pytest.raises(UserError) as caught:
+        check_resume(Config(), given)
+    lines = str(caught.value).splitlines()
+    assert lines[1:4] == [
+        "  seed: the run has 0, given 4",
+        "  task.fields.id: the run has '', given 'key'",
+        "  improve.steps: the run has 100, given 7",
+    ]
+    assert "use another --workdir, or drop these overrides" in lines[4] and len(lines) == 5
+
+
+def test_iterations_may_grow_where_the_learning_rate_is_constant():
+    five, nine = changed(), changed(loop=LoopConfig(iterations=9))
+    check_resume(five, nine)
+    with pytest.raises(UserError, match="loop.iterations: the run has 9, given 5"):
+        check_resume(nine, five)
+    falling = ImproveConfig(final_rate=0.5)
+    message = r"the run has 5, given 9[^$]*\(loop.iterations may grow where the learning rate is"
+    with pytest.raises(UserError, match=message):
+        check_resume(changed(five, improve=falling), changed(nine, improve=falling))
+    fresh = ImproveConfig(final_rate=0.5, optimizer_from="fresh")
+    check_resume(changed(five, improve=fresh), changed(nine, improve=fresh))

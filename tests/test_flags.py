@@ -1,0 +1,206 @@
+"""A command line is understood as written, or refused with what to write instead."""
+
+import dataclasses
+
+import pytest
+
+from bstar_jax import flags
+from bstar_jax.config import Config, LoopConfig, Preempted, SftConfig, UserError
+from bstar_jax.flags import load, parse, pick_variant, run_door
+
+FILE = """
+from bstar_jax.config import Config, LoopConfig
+from bstar_jax.flags import pick_variant
+
+def get_config(variant="three"):
+    return pick_variant(variant, {
+        "three": lambda: Config(loop=LoopConfig(iterations=3)),
+        "four": lambda: Config(loop=LoopConfig(iterations=4)),
+    })
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(FILE)
+    return path
+
+
+def define(values):
+    flags.flags.DEFINE_string("workdir", None, "The run directory.", flag_values=values)
+    flags.flags.DEFINE_boolean("quiet", False, "Less.", flag_values=values)
+
+
+def parsed(*words, **settings):
+    return parse(["door", *words], define, **settings)
+
+
+# What is understood.
+
+
+def test_nothing_given_is_the_default_or_what_is_stored():
+    assert parsed().config == Config()
+    stored = Config(seed=7)
+    assert parsed(stored=stored).config == stored
+    assert parsed("--config.loop.iterations=2", stored=stored).config == dataclasses.replace(
+        stored, loop=LoopConfig(iterations=2)
+    )
+
+
+@pytest.mark.parametrize("words", [["--config={}"], ["--config", "{}"], ["-config={}"]])
+def test_a_file_and_its_variants(file, words):
+    for name, iterations in (("", 3), (":three", 3), (":four", 4)):
+        line = parsed(*[word.format(f"{file}{name}") for word in words], stored=Config(seed=9))
+        assert line.config == Config(loop=LoopConfig(iterations=iterations))
+
+
+def test_overrides_stand_above_the_file_wherever_they_stand(file):
+    line = parsed("--config.loop.iterations=9", f"--config={file}:four", "--config.seed=2")
+    assert line.config == Config(seed=2, loop=LoopConfig(iterations=9))
+    assert line.overridden == ("loop.iterations", "seed")
+
+
+@pytest.mark.parametrize(
+    ("word", "name", "value"),
+    [
+        ("--config.improve.steps=7", "improve.steps", 7),
+        ("--config.improve.learning_rate=1", "improve.learning_rate", 1.0),
+        ("--config.improve.learning_rate=1e-4", "improve.learning_rate", 1e-4),
+        ("--config.calibrate.temperatures=1,2", "calibrate.temperatures", (1.0, 2.0)),
+        ("--config.calibrate.temperatures=(0.5,0.75)", "calibrate.temperatures", (0.5, 0.75)),
+        ("--config.calibrate.top_ks=0,5,50", "calibrate.top_ks", (0, 5, 50)),
+        ("--config.calibrate.temperatures=0.9,", "calibrate.temperatures", (0.9,)),
+        ("--config.model.tied=False", "model.tied", False),
+        ("--config.generate.rationalize=true", "generate.rationalize", True),
+        ("--config.generate.rationalize", "generate.rationalize", True),
+        ("--config.task.fields.id=unique_id", "task.fields.id", "unique_id"),
+        ("--config.log.wandb_project=a b=c", "log.wandb_project", "a b=c"),
+        ("--config.tokenizer.path=", "tokenizer.path", ""),
+    ],
+)
+def test_values_of_every_type(word, name, value):
+    line = parsed(word)
+    got = line.config
+    for part in name.split("."):
+        got = getattr(got, part)
+    assert got == value and type(got) is type(value)
+    assert line.overridden == (name,)
+
+
+def test_one_value_is_enough_where_several_may_stand():
+    assert parsed("--config.calibrate.temperatures=0.9").config.calibrate.temperatures == (0.9,)
+    assert parsed("--config.monitor.ks=4").config.monitor.ks == (4,)
+
+
+def test_a_value_may_stand_in_a_word_of_its_own():
+    assert parsed("--config.improve.steps", "7").config.improve.steps == 7
+
+
+def test_of_two_values_the_last_counts():
+    words = ("--config.calibrate.top_ks=1,2", "--config.calibrate.top_ks=3,4")
+    assert parsed(*words).config.calibrate.top_ks == (3, 4)
+    assert parsed("--config.seed=1", "--config.seed=2").config.seed == 2
+
+
+def test_the_flags_and_arguments_of_a_door():
+    line = parsed("RUN@2", "--workdir=here", "--quiet", "--config.seed=1", "more")
+    assert line.flags.workdir == "here" and line.flags.quiet
+    assert line.arguments == ["RUN@2", "more"]
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "--config.improve.step=3",
+            "no setting 'improve.step'; the nearest is 'improve.steps'",
+        ),
+        ("--config.improve=3", "'improve' is a section, not a setting; it holds improve.steps,"),
+        ("--config.task.fields=3", "'task.fields' is a section"),
+        ("--config.improve.steps=many", "improve.steps is 'many'; it takes a whole number"),
+        ("--config.improve.steps=1.5", "improve.steps is '1.5'; it takes a whole number"),
+        ("--config.improve.steps=0", "improve.steps is 0; it takes 1 or more"),
+        ("--config.sft.learning_rate=fast", "sft.learning_rate is 'fast'; it takes a number"),
+        ("--config.sft.learning_rate=nan", "sft.learning_rate is nan; it takes a finite number"),
+        ("--config.model.tied=maybe", "model.tied is 'maybe'; it takes True or False"),
+        ("--config.calibrate.top_ks=1.5,2", "calibrate.top_ks is 1.5; it takes a whole number"),
+        ("--config.calibrate.temperatures=a,b", "calibrate.temperatures"),
+        ("--config.calibrate.temperatures=", "calibrate.temperatures"),
+        ("--config.balance.rules=paperr", "did you mean 'paper'"),
+        ("--workdr=x", "no flag '--workdr'; the nearest is '--workdir'"),
+        ("--quiet=perhaps", "quiet"),
+        ("--config.generate.norationalize", "generate.rationalize=False"),
+    ],
+)
+def test_what_cannot_be_understood_is_refused(word, message):
+    with pytest.raises(UserError) as caught:
+        parsed(word)
+    assert message in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_not_a_config(tmp_path, file):
+    with pytest.raises(UserError, match="there is no file 'gone.py'; see configs/"):
+        parsed("--config=gone.py:four")
+    with pytest.raises(UserError, match="no variant 'fuor'; the nearest is 'four'"):
+        load(f"{file}:fuor")
+    empty = tmp_path / "empty.py"
+    empty.write_text("")
+    with pytest.raises(UserError, match=r"empty.py has no function get_config\(variant\)"):
+        load(str(empty))
+    empty.write_text("def get_config():\n    return {}\n")
+    with pytest.raises(UserError, match="returns a dict, not a Config"):
+        load(str(empty))
+    empty.write_text(
+        "from bstar_jax.config import *\ndef get_config():\n    return Config(seed=-1)"
+    )
+    with pytest.raises(UserError, match="seed is -1; it takes 0 or more"):
+        load(str(empty))
+
+
+def test_a_variant_of_a_file_that_has_none_is_refused(tmp_path):
+    plain = tmp_path / "plain.py"
+    plain.write_text(
+        "from bstar_jax.config import Config\ndef get_config():\n    return Config()\n"
+    )
+    assert load(str(plain)) == Config()
+    with pytest.raises(UserError, match="plain.py"):
+        load(f"{plain}:four")
+
+
+def test_variants_are_made_when_asked_for():
+    variants = {"good": lambda: Config(seed=1), "bad": lambda: SftConfig(steps=-1)}
+    assert pick_variant("good", variants).seed == 1
+    with pytest.raises(UserError, match="sft.steps is -1"):
+        pick_variant("bad", variants)
+
+
+# How a door ends.
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (None, 0, ""),
+        (UserError("steps is 0"), 2, "error: steps is 0\n"),
+        (Preempted("saved"), 75, "stopped: saved\n"),
+        (KeyboardInterrupt(), 1, "interrupted: the same command goes on"),
+        (ValueError("odd"), 1, "ValueError: odd\n"),
+        (OSError(28, "No space left on device", "/here"), 1, "error: the disk of /here is full"),
+        (OSError(13, "Permission denied", "/here"), 1, "PermissionError"),
+    ],
+)
+def test_exit_codes(capsys, error, code, message):
+    def main(argv):
+        if error:
+            raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_door(main)
+    assert ended.value.code == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert ("Traceback" in err) == (code == 1 and "Error" in message)
