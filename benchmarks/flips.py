@@ -6,6 +6,7 @@ A flip is the first token of a row that differs; what follows it follows from it
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 
 import stored  # first: it fixes JAX's platform
@@ -103,6 +104,7 @@ class Scorer:
         self.config = from_dict(config)
         self.words = tokenizer.load(pathlib.Path(run) / "tokenizer")
         self.model = resolve_model(self.config.model, self.words)
+        self.forward = jax.jit(functools.partial(model.forward, self.model))
         one_device = dataclasses.replace(self.config.mesh, data=1, fsdp=1, tensor=1)
         mesh = sharding.make_mesh(one_device, jax.devices()[:1])
         folder = pathlib.Path(run) / "checkpoints"
@@ -114,7 +116,7 @@ class Scorer:
         Scores are logit / temperature + noise, at temperature 0 logits. Below 0 where the plain
         forward pass sides with the mesh. None where the draw is not over single columns.
         """
-        params = self.checkpoints.restore_params(max(iteration, 0))
+        params = self.checkpoints.restore_params(iteration)
         section = self.config.generate
         length = section.max_prompt_tokens + section.max_tokens
         gaps = []
@@ -123,8 +125,7 @@ class Scorer:
             text = [*prompt, *flip.before]
             padded_1L = np.full((1, length), self.words.pad_id, np.int32)
             padded_1L[0, : len(text)] = text
-            logits_BLV = model.forward(self.model, params, jnp.asarray(padded_1L))
-            logits_V = logits_BLV[0, len(text) - 1]
+            logits_V = self.forward(params, jnp.asarray(padded_1L))[0, len(text) - 1]
             gaps.append(self._gap(flip, logits_V, phase))
         return gaps
 

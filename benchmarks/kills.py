@@ -41,10 +41,11 @@ import launching
 PHASES = ("sft", "calibrate", "generate", "grade", "select", "improve", "monitor")
 POLL_SECONDS = 0.002
 START, CLAIMED = "start", "run directory claimed"
+TORN = "torn line"
 NO_HIT = ENDED, PAST, ABSENT = (
     "the run ended before",
-    "that file had come already",
-    "that file did not come; killed from outside",
+    "it had come already",
+    "it did not come; killed all the same",
 )
 
 
@@ -168,12 +169,19 @@ def phase_spans(timeline):
     return spans
 
 
-def kinds_of(renames):
-    """{kind: [(seconds, path)]}; numbers aside, so that all units of a phase are one kind."""
+def kinds_of(renames, timeline):
+    """{kind: [kills]}, one for every rename, removal and row of the undisturbed run.
+
+    Numbers do not make a kind, so that all units of a phase are one.
+    """
     kinds = defaultdict(list)
     for seconds, word, path in renames:
         if not path.startswith(("cache/", "tensorboard/")):
-            kinds[f"{word} " + re.sub(r"\d+", "N", path)].append((seconds, path))
+            kind = f"{word} " + re.sub(r"\d+", "N", path)
+            kinds[kind].append(Kill(kind, seconds, path=path))
+    for seconds, event in timeline:
+        if event.endswith((" calibrate", " select", " monitor")):  # work follows, not a row
+            kinds[TORN].append(Kill(TORN, seconds, after=event))
     return kinds
 
 
@@ -183,13 +191,14 @@ def plan(timeline, kinds, duration, kills, rng):
     for phase, spans in phase_spans(timeline).items():
         for begin, end in rng.sample(spans, 2) if len(spans) > 1 else 2 * spans:
             planned.append(moment(f"phase {phase}", rng.uniform(begin, end), timeline))
-    for kind, places in kinds.items():
-        seconds, path = rng.choice(places[:-1] or places)  # should it not come, there is a next
-        planned.append(Kill(kind, seconds, path=path))
-    rows = [(at, event) for at, event in timeline if event.startswith("row ")]
-    seconds, event = rng.choice(rows[:-1])
-    planned.append(Kill("torn line", seconds, after=event))
-    return sorted(planned, key=lambda kill: kill.seconds)
+    for likes in kinds.values():
+        planned.append(rng.choice(likes[:-1] or likes))  # should it not come, there is a next
+    return in_order(planned)
+
+
+def in_order(kills):
+    """By time; the tokenizer, which the first start alone writes, before all."""
+    return sorted(kills, key=lambda kill: (kill.path != "tokenizer", kill.seconds))
 
 
 class Victim:
@@ -206,9 +215,11 @@ class Victim:
         return max((self.place.get(event, 0) for event in progress.seen), default=0)
 
     def is_past(self, kill):
-        """Whether the file that a kill waits for has come already."""
+        """Whether the file or row that a kill waits for has come already."""
         progress = Progress(self.run)
         progress.look()
+        if kill.kind == TORN:
+            return kill.after in progress.seen
         if not kill.path or kill.path == "config.json":  # which every start writes
             return False
         stands = kill.kind.startswith("rename") and (self.run / kill.path).exists()
@@ -242,7 +253,7 @@ class Victim:
             raise SystemExit(f"the run ended with exit code {code} by itself, see {self.log}")
         progress.look()
         hit = self.phase(progress) if code else ENDED
-        if (is_ours and kill.path) or (kill.kind == "torn line" and code and not self.tear(kill)):
+        if (is_ours and kill.path) or (kill.kind == TORN and code and not self.tear(kill)):
             hit = ABSENT
         return {"hit": hit, "alive_seconds": time.monotonic() - began}
 
@@ -320,10 +331,9 @@ def kill_all(victim, kills, kinds):
     while waiting:
         kill = waiting.pop(0)
         if victim.is_past(kill):
-            later = [Kill(kill.kind, at, path=path) for at, path in kinds[kill.kind]]
-            later = [other for other in later if not victim.is_past(other)]
+            later = [other for other in kinds[kill.kind] if not victim.is_past(other)]
             if later:
-                waiting = sorted([later[0], *waiting], key=lambda kill: kill.seconds)
+                waiting = in_order([later[0], *waiting])
                 continue
             result = {"hit": PAST, "alive_seconds": 0.0}
         else:
@@ -435,7 +445,7 @@ def main():
     record.touch()
     command = launching.pinned(dying_command(flags(whole), "--record", record), arguments.cpus)
     timeline, renames, duration = watch_undisturbed(command, record, whole, f"{whole}.log")
-    kinds = kinds_of(renames)
+    kinds = kinds_of(renames, timeline)
     print(f"undisturbed run: {duration:.1f} s, {len(timeline)} events, {len(kinds)} kinds of file")
     kills = plan(timeline, kinds, duration, arguments.kills, random.Random(arguments.seed))
     victim = Victim(killed, flags(killed), arguments.cpus, timeline, 3 * duration + 300)

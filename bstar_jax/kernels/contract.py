@@ -37,7 +37,7 @@ class Sample(NamedTuple):
         logprob_B: Its log-probability in nats at temperature 1 over the full vocabulary, whatever
             the truncation; NaN where the row holds a NaN or +inf, or no finite logit.
         status_B: 0 where the quick path proved its result, 1 where the exact path was needed,
-            which is slower and as right. Up to DENSE_VOCAB columns there is one path, and all are 0.
+            which is slower and as right. Up to DENSE_VOCAB columns there is one path: all are 0.
     """
 
     token_B: Int[Array, " B"]
