@@ -344,6 +344,11 @@ def _check_training(config):
         )
     if config.sft.steps and config.sft.examples == 0:
         raise UserError("sft.steps is set but sft.examples is 0; set sft.steps=0 to skip warm-up")
+    if config.improve.reference_share and config.sft.examples == 0:
+        raise UserError(
+            f"improve.reference_share is {config.improve.reference_share}, but sft.examples is 0; "
+            "it is a share of those human solutions: raise sft.examples"
+        )
     for name in ("sft", "improve"):
         section = getattr(config, name)
         if section.steps and section.warmup_steps > total_steps(config, name):

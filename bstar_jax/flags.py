@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import importlib.util
+import inspect
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -29,12 +30,14 @@ class CommandLine:
 
     Attributes:
       config: The config, overrides applied.
+      config_file: What `--config` named, "" where it was not given.
       flags: The door's own flags.
       arguments: What is not a flag.
       overridden: Names that were given as `--config.NAME=...`.
     """
 
     config: Config
+    config_file: str
     flags: flags.FlagValues
     arguments: list[str]
     overridden: tuple[str, ...]
@@ -74,7 +77,7 @@ def parse(
     except (flags.Error, ValueError, TypeError, SyntaxError) as error:
         raise UserError(_unreadable(error, argv, flatten(to_dict(base)))) from None
     config = from_dict(settings.to_dict())
-    return CommandLine(config, values, arguments, overridden)
+    return CommandLine(config, given, values, arguments, overridden)
 
 
 def load(argument: str) -> Config:
@@ -91,6 +94,8 @@ def load(argument: str) -> Config:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} has no function get_config(variant)")
+    if variant and not inspect.signature(module.get_config).parameters:
+        raise UserError(f"{path} has no variants; drop ':{variant}'")
     config = module.get_config(variant) if variant else module.get_config()
     if not isinstance(config, Config):
         raise UserError(f"get_config of {path} returns a {type(config).__name__}, not a Config")

@@ -20,6 +20,7 @@ and where parameters, optimizer and data of an iteration come from.
 from __future__ import annotations
 
 from bstar_jax.phases.calibrate import calibrate
+from bstar_jax.phases.data import check_inputs
 from bstar_jax.phases.generate import generate, grade, select
 from bstar_jax.phases.monitor import monitor
 from bstar_jax.phases.run import Run
@@ -28,6 +29,7 @@ from bstar_jax.phases.train import improve, sampling_params, state_before, warm_
 
 def self_train(run: Run) -> None:
     """Runs a run to its last iteration, from wherever it stands."""
+    check_inputs(run)
     state = None
     for iteration in run.iterations_left():
         if iteration == 0:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     line = parse(argv, _define, stored=stored)
     if line.arguments:
         raise UserError(f"main takes flags only, not {line.arguments[0]!r}; see --helpfull")
-    if stored is None and not any(word.startswith("--config") for word in argv):
+    if stored is None and not line.config_file:
         raise UserError("--config is missing; try --config=configs/arithmetic.py")
     silence_libraries(verbose=line.flags.verbose)
     _compile_cache(Path(workdir))

@@ -76,7 +76,8 @@ def rest_em():
 def rft():
     """RFT (arXiv:2308.01825): one round from the warm-up model on distinct equation lists.
 
-    Human solutions fill half of each batch; 40 responses a query are those of 5 iterations.
+    It starts from the warm-up model, the base model being random. Human solutions fill half of
+    each batch; 40 responses a query are those of 5 iterations.
     """
     return change(
         Config(),
@@ -94,10 +95,13 @@ def rft():
 
 
 def star():
-    """STaR (arXiv:2203.14465): one greedy response, failures retried with the answer as hint."""
+    """STaR (arXiv:2203.14465): one greedy response, failures retried with the answer as hint.
+
+    As in ReST-EM, each iteration starts from the warm-up model, the base model being random.
+    """
     return change(
         Config(),
         calibrate=cell(0.0),
-        generate={"responses": 1, "rationalize": True},
+        generate={"responses": 1, "rationalize": True, "max_prompt_tokens": 25},
         improve={"init_from": "warmup", "optimizer_from": "fresh"},
     )

@@ -43,7 +43,7 @@ def calibrate(run: Run, iteration: int, params: dict) -> Choice:
         if not rows.exists():
             _at_choice(run, rollouts, surface).write(rows)
         _write_json(file, surface.to_json())
-    discard_units(run, iteration)
+    discard_units(run, iteration, "calibrate")
     stored = json.loads(file.read_text())["chosen"]
     choice = Choice(
         stored["temperature"], stored["top_k"], stored["threshold"], stored["process_weight"]

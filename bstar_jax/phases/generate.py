@@ -12,7 +12,7 @@ from bstar_jax.balance import Choice
 from bstar_jax.config import UserError
 from bstar_jax.phases import pools
 from bstar_jax.phases.run import Run
-from bstar_jax.phases.sampled import finish, sample
+from bstar_jax.phases.sampled import discard_units, finish, sample
 from bstar_jax.records import Query, Rollouts
 from bstar_jax.sampling import Draw, Keys
 
@@ -25,11 +25,6 @@ def queries_of(run: Run, iteration: int) -> list[Query]:
     train, count = run.task.splits["train"], run.config.generate.queries
     if count == 0:
         return list(train)
-    if count > len(train):
-        raise UserError(
-            f"generate.queries is {count}, but the train split has {len(train)}; "
-            "lower it, or 0 takes all"
-        )
     blocks = len(train) // count
     turn, block = divmod(iteration - 1, blocks)
     order = np.random.default_rng([run.config.seed, turn]).permutation(len(train))
@@ -135,8 +130,10 @@ def select(run: Run, iteration: int, rollouts: Rollouts, choice: Choice) -> Roll
         reward=pools.rewards(run.task, rollouts, choice.process_weight),
         selected=pools.flatten(rollouts, selected_QN),
     )
-    if not run.path(iteration, "generate.parquet").exists():
-        finish(run, iteration, "generate.parquet", rollouts)
+    if run.path(iteration, "generate.parquet").exists():
+        discard_units(run, iteration, "generate", "rationalize")
+    else:
+        finish(run, iteration, "generate.parquet", rollouts, "generate", "rationalize")
     figures = _figures(run, pool, selected_QN, rollouts)
     seconds = time.perf_counter() - started
     run.log_once(iteration, "select", seconds, threshold=threshold, cap=cap, **figures)

@@ -29,7 +29,7 @@ def monitor(run: Run, iteration: int, params: dict) -> dict:
     file = run.path(iteration, "monitor.parquet")
     if file.exists():
         rollouts = Rollouts.read(file)
-        discard_units(run, iteration)
+        discard_units(run, iteration, "monitor")
     else:
         queries = run.task.splits["heldout"]
         rollouts = sample(
@@ -40,7 +40,7 @@ def monitor(run: Run, iteration: int, params: dict) -> dict:
             Keys(run.config.seed, iteration, "monitor"),
         )
         rollouts = rewarded(run, rollouts)
-        finish(run, iteration, "monitor.parquet", rollouts)
+        finish(run, iteration, "monitor.parquet", rollouts, "monitor")
     figures = figures_of(run, rollouts)
     run.checkpoints.wait()
     run.log_once(iteration, "monitor", sum(rollouts.seconds.values()), split="heldout", **figures)

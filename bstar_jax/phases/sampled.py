@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 
@@ -67,15 +66,20 @@ def sample(
     return Rollouts.concatenate(parts).sorted([query.query_id for query in queries])
 
 
-def finish(run: Run, iteration: int, name: str, rollouts: Rollouts) -> None:
+def finish(run: Run, iteration: int, name: str, rollouts: Rollouts, *phases: str) -> None:
     """Writes a phase's file, then drops the units that it was made of."""
     rollouts.write(run.path(iteration, name))
-    discard_units(run, iteration)
+    discard_units(run, iteration, *phases)
 
 
-def discard_units(run: Run, iteration: int) -> None:
-    """Drops the units of phases whose files stand."""
-    shutil.rmtree(run.path(iteration, "partial"), ignore_errors=True)
+def discard_units(run: Run, iteration: int, *phases: str) -> None:
+    """Drops the units of phases whose file stands; those of other phases stay."""
+    folder = run.path(iteration, "partial")
+    for phase in phases:
+        for file in folder.glob(f"{phase}-*"):
+            file.unlink()
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _without_hint(run: Run, rollouts: Rollouts) -> Rollouts:

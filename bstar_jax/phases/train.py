@@ -11,11 +11,12 @@ import numpy as np
 
 from bstar_jax import model, sharding
 from bstar_jax.checkpoint import Mark, place_params
-from bstar_jax.config import UserError, total_steps
+from bstar_jax.config import total_steps
+from bstar_jax.phases.data import human_data, selected_data
 from bstar_jax.phases.run import Run
 from bstar_jax.records import Rollouts
 from bstar_jax.training import optimizer
-from bstar_jax.training.batches import Batch, Encoded, Example, encode, explain, order
+from bstar_jax.training.batches import Batch, order
 from bstar_jax.training.fit import fit
 from bstar_jax.training.optimizer import Schedule, TrainState
 
@@ -30,7 +31,7 @@ def warm_up(run: Run) -> dict:
         return run.checkpoints.restore_params(0)
     params = initial_params(run)
     if run.config.sft.steps:
-        data = _human_data(run)
+        data = human_data(run)
         take = lambda step: data.take(  # noqa: E731
             order(len(data), run.config.sft.batch, step, (run.config.seed, 0))
         )
@@ -62,9 +63,9 @@ def improve(run: Run, iteration: int, last: TrainState, selected: Rollouts) -> T
       selected: Selected rows of this iteration.
     """
     settings = run.config.improve
-    data = _selected_data(run, iteration, selected)
+    data = selected_data(run, iteration, selected)
     human_rows = round(settings.reference_share * settings.batch)
-    humans = _human_data(run) if human_rows else None
+    humans = human_data(run) if human_rows else None
 
     def batch_at(step: int) -> Batch:
         seeds = (run.config.seed, iteration)
@@ -175,58 +176,3 @@ def _log(run: Run, iteration: int, phase: str, now) -> None:
         "tokens_per_second": now.tokens / now.seconds,
     }
     run.log.append(row, step_offset=max(iteration - 1, 0) * run.config.improve.steps)
-
-
-def _human_examples(run: Run) -> list[Example]:
-    queries = run.task.splits["sft"]
-    missing = [query.query_id for query in queries if not query.solution]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(queries)} queries of split sft have no human solution, such "
-            f"as {missing[0]!r}; name the field in task.fields.solution, or set sft.steps=0"
-        )
-    return [Example(query.prompt, query.solution, query.query_id) for query in queries]
-
-
-def _human_data(run: Run) -> Encoded:
-    """The human solutions as training rows.
-
-    Raises:
-      UserError: If one does not fit the lengths.
-    """
-    limits = _limits(run)
-    examples = _human_examples(run)
-    data, too_long = encode(run.tokenizer, examples, **limits)
-    if too_long:
-        raise UserError(explain(too_long, len(examples), **limits))
-    return data
-
-
-def _selected_data(run: Run, iteration: int, selected: Rollouts) -> Encoded:
-    """The selected responses as training rows, with those before where data accumulates."""
-    parts = [selected]
-    if run.config.improve.data == "accumulated":
-        for before in range(iteration - 1, 0, -1):
-            rollouts = Rollouts.read(run.path(before, "generate.parquet"))
-            parts.insert(0, rollouts.filter(rollouts.column("selected")))
-    columns = [
-        [value for part in parts for value in part.column(name)]
-        for name in ("prompt", "response", "query_id")
-    ]
-    # What several iterations selected alike counts once.
-    examples = dict.fromkeys(Example(*row) for row in zip(*columns, strict=True))
-    data, too_long = encode(run.tokenizer, list(examples), **_limits(run))
-    if too_long:
-        run.console.warn(
-            f"iteration {iteration}: {len(too_long)} of {len(examples)} selected texts are longer "
-            "than the limits once they are encoded again; training leaves them out"
-        )
-    return data
-
-
-def _limits(run: Run) -> dict[str, int]:
-    settings = run.config.generate
-    return {
-        "max_prompt_tokens": settings.max_prompt_tokens,
-        "max_tokens": settings.max_tokens,
-    }

@@ -147,7 +147,7 @@ class Sampler:
         lengths_U = np.zeros(len(queries), np.int32)
         for row, query in enumerate(queries):
             tokens = encode_prompt(self.tokenizer, query.prompt)
-            check_prompt(query, tokens, limit)
+            check_prompt(query.query_id, tokens, limit)
             prompts_UP[row, : len(tokens)] = tokens
             lengths_U[row] = len(tokens)
         return prompts_UP, lengths_U
@@ -182,17 +182,17 @@ class Sampler:
         )
 
 
-def check_prompt(query: Query, tokens: Sequence[int], limit: int) -> None:
+def check_prompt(query_id: str, tokens: Sequence[int], limit: int) -> None:
     """Refuses a prompt that is empty or longer than the limit.
 
     Raises:
       UserError: Naming the query, its length and the setting.
     """
     if not tokens:
-        raise UserError(f"query {query.query_id!r} has an empty prompt; a prompt has a token")
+        raise UserError(f"query {query_id!r} has an empty prompt; a prompt has a token")
     if len(tokens) > limit:
         raise UserError(
-            f"the prompt of query {query.query_id!r} has {len(tokens)} tokens, more than "
+            f"the prompt of query {query_id!r} has {len(tokens)} tokens, more than "
             f"generate.max_prompt_tokens={limit}; raise it, or leave the query out"
         )
 
