@@ -180,6 +180,10 @@ def _serial(mark: Mark) -> int:
 
 def _manager(directory: str, keep: int | None, read_only: bool) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=not read_only, read_only=read_only
+        max_to_keep=keep,
+        create=not read_only,
+        read_only=read_only,
+        # What a kill left half written.
+        cleanup_tmp_directories=not read_only,
     )
     return ocp.CheckpointManager(directory, options=options)

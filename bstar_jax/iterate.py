@@ -30,6 +30,7 @@ from bstar_jax.phases.train import improve, sampling_params, state_before, warm_
 def self_train(run: Run) -> None:
     """Runs a run to its last iteration, from wherever it stands."""
     check_inputs(run)
+    run.begin()
     state = None
     for iteration in run.iterations_left():
         if iteration == 0:

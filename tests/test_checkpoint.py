@@ -187,6 +187,14 @@ def test_half_of_a_save_does_not_count(torn, read_only):
     equal(checkpoints.restore_params(1), builders.params())
 
 
+def test_half_of_a_save_is_swept_away_by_the_next_writer(torn):
+    before = snapshot(torn)
+    opened(torn, read_only=True).close()
+    assert snapshot(torn) == before
+    opened(torn).close()
+    assert sorted(path.name for path in torn.glob("*/*")) == ["1", "100000009"]
+
+
 def test_a_save_that_was_killed_is_made_again(torn):
     checkpoints = opened(torn)
     checkpoints.save_params(2, builders.params(seed=2))

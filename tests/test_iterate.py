@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 
 from bstar_jax import tasks
-from bstar_jax.config import LogConfig, LoopConfig, MeshConfig
+from bstar_jax.config import CheckpointConfig, LogConfig, LoopConfig, MeshConfig
 from bstar_jax.console import Console
 from bstar_jax.iterate import self_train
-from bstar_jax.phases import train
+from bstar_jax.phases import data, train
 from bstar_jax.phases.run import open_run
 from bstar_jax.records import Rollouts
 from tests import tiny
 
 CONFIG = dataclasses.replace(
-    tiny.GRID, mesh=MeshConfig(2, 2, 2), log=LogConfig(every=3, tensorboard=False)
+    tiny.GRID,
+    mesh=MeshConfig(2, 2, 2),
+    checkpoint=CheckpointConfig(),
+    log=LogConfig(every=3, tensorboard=False),
 )
 PHASES = ["calibrate", "generate", "grade", "select", "improve", "monitor"]
 
@@ -115,6 +118,7 @@ def test_splits_never_meet(finished):
     assert set(again.column("query_id")) == ids["calibrate"]
 
 
+@pytest.mark.slow
 def test_the_same_config_makes_the_same_run(finished, tmp_path):
     directory, _, params = finished
     _, again = trained(tmp_path)
@@ -131,6 +135,7 @@ def test_a_run_that_grows_is_the_run_that_was_long_from_the_start(finished, tmp_
     assert_same_params(again, params)
 
 
+@pytest.mark.slow
 def test_another_seed_makes_another_run(finished, tmp_path):
     directory, _, params = finished
     config = dataclasses.replace(CONFIG, seed=1, loop=LoopConfig(iterations=0))
@@ -154,7 +159,7 @@ def test_a_baseline_is_one_cell_and_still_has_the_curve(tmp_path):
 
 
 def test_failed_queries_get_one_more_try_with_the_answer_given_away(tmp_path):
-    config = changed("generate", rationalize=True)
+    config = changed("generate", rationalize=True, max_prompt_tokens=32)
     trained(tmp_path, dataclasses.replace(config, loop=LoopConfig(iterations=1)))
     rollouts = Rollouts.read(tmp_path / "iterations/0001/generate.parquet")
     retried = np.array(rollouts.column("rationalized"))
@@ -179,6 +184,7 @@ def learning_rates(rows, iteration):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer_from", ["last", "fresh"])
 def test_the_schedule_spans_the_run_or_each_iteration(tmp_path, optimizer_from):
     config = changed("improve", warmup_steps=3, optimizer_from=optimizer_from)
@@ -192,6 +198,7 @@ def test_the_schedule_spans_the_run_or_each_iteration(tmp_path, optimizer_from):
     )
 
 
+@pytest.mark.slow
 def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(finished, tmp_path):
     directory, _, _ = finished
     fresh = changed("improve", init_from="warmup", optimizer_from="fresh")
@@ -210,6 +217,7 @@ def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(finished, tm
     jax.tree.map(np.testing.assert_array_equal, again, params[2])
 
 
+@pytest.mark.slow
 def test_accumulated_data_holds_every_iteration_and_humans_their_share(tmp_path):
     config = changed("improve", data="accumulated", reference_share=0.25)
     rows, params = trained(tmp_path, config)
@@ -221,9 +229,10 @@ def test_accumulated_data_holds_every_iteration_and_humans_their_share(tmp_path)
         learnt |= set(zip(selected.column("prompt"), selected.column("response"), strict=True))
     console = Console(quiet=True, stdout=io.StringIO(), stderr=io.StringIO())
     with open_run(tmp_path, config, console) as run:
-        assert len(train._selected_data(run, 2, selected)) == len(learnt) > len(selected)
+        assert len(data.selected_data(run, 2, selected)) == len(learnt) > len(selected)
 
 
+@pytest.mark.slow
 def test_the_rules_of_the_reference_choose_again_on_what_was_generated(tmp_path):
     config = changed("balance", rules="reference", target_total=12)
     rows, _ = trained(tmp_path, dataclasses.replace(config, loop=LoopConfig(iterations=1)))
@@ -233,6 +242,7 @@ def test_the_rules_of_the_reference_choose_again_on_what_was_generated(tmp_path)
     assert row["threshold"] in CONFIG.calibrate.thresholds and 1 <= row["cap"] <= 64
 
 
+@pytest.mark.slow
 def test_only_the_newest_parameters_stay_where_that_is_asked(tmp_path):
     _, params = trained(tmp_path, changed("checkpoint", keep=1))
     assert sorted(params) == [0, 2]

@@ -17,7 +17,7 @@ import pytest
 from bstar_jax.config import to_dict
 from bstar_jax.journal import MetricsLog, read_rows
 from bstar_jax.records import Rollouts
-from tests import tiny
+from tests import builders, tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = "--config=tests/tiny.py"
@@ -93,10 +93,7 @@ def arrays(path):
 
 def assert_same_run(ours, theirs):
     """Law 2: the bytes of balance.json, the rows of Parquet, the arrays of the parameters."""
-    names = sorted(
-        path.relative_to(theirs)
-        for path in theirs.glob("iterations/*/*")
-    )  # fmt: skip
+    names = sorted(path.relative_to(theirs) for path in theirs.glob("iterations/*/*"))
     assert names == sorted(path.relative_to(ours) for path in ours.glob("iterations/*/*"))
     assert len(names) == 1 + 4 * tiny.GRID.loop.iterations
     for name in names:
@@ -166,6 +163,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
 def test_a_run_of_another_config_is_refused_with_the_difference(tmp_path):
     stored = json.dumps({"config": to_dict(tiny.GRID), "versions": {}})
     (tmp_path / "config.json").write_text(stored)
+    builders.WORDS.save(tmp_path / "tokenizer")
     code, _, err = finish(CONFIG, f"--workdir={tmp_path}", "--config.improve.steps=7")
     assert code == 2 and "Traceback" not in err
     assert "improve.steps: the run has 6, given 7" in err

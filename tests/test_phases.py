@@ -15,7 +15,6 @@ from bstar_jax.balance import Choice
 from bstar_jax.checkpoint import Mark
 from bstar_jax.config import (
     Config,
-    GenerateConfig,
     LogConfig,
     MeshConfig,
     ModelConfig,
@@ -24,7 +23,7 @@ from bstar_jax.config import (
     to_dict,
 )
 from bstar_jax.console import Console
-from bstar_jax.phases import pools, train
+from bstar_jax.phases import data, pools, train
 from bstar_jax.phases.calibrate import calibrate
 from bstar_jax.phases.generate import generate, queries_of, select
 from bstar_jax.phases.monitor import draws_of, evaluate, monitor
@@ -41,8 +40,15 @@ CHOICE = Choice(temperature=1.0, top_k=0, threshold=-10.0, process_weight=1.0)
 KEYS = Keys(CONFIG.seed, 1, "generate")
 
 
-def opened(directory, config=CONFIG, **settings):
-    return open_run(directory, config, Console(quiet=True, stderr=io.StringIO()), **settings)
+@contextlib.contextmanager
+def opened(directory, config=CONFIG, write=True):
+    """A run as the main loop has it before its first phase."""
+    console = Console(quiet=True, stderr=io.StringIO())
+    with open_run(directory, config, console, write=write) as run:
+        if write:
+            data.check_inputs(run)
+            run.begin()
+        yield run
 
 
 @pytest.fixture
@@ -132,6 +138,28 @@ def test_what_cannot_work_stops_before_anything_is_written(tmp_path, change, mes
     with pytest.raises(UserError, match=message), opened(tmp_path / "run", config):
         pass
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("generate", {"queries": 65}, "generate.queries is 65, but the train split has 64"),
+        ("generate", {"max_prompt_tokens": 12}, "has 1. tokens, more than .*max_prompt_tokens=12"),
+        ("generate", {"max_tokens": 6}, "training texts are too long.*generate.max_tokens="),
+        (
+            "generate",
+            {"rationalize": True, "max_prompt_tokens": 22},
+            "with its hint' has .* tokens, more than generate.max_prompt_tokens=22",
+        ),
+    ],
+)
+def test_what_would_stop_the_run_in_an_hour_stops_it_now(tmp_path, section, change, message):
+    config = dataclasses.replace(
+        CONFIG, **{section: dataclasses.replace(getattr(CONFIG, section), **change)}
+    )
+    with pytest.raises(UserError, match=message), opened(tmp_path, config):
+        pass
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_a_model_may_have_more_rows_than_the_tokenizer_has_tokens():
@@ -265,14 +293,10 @@ def test_blocks_of_a_permutation_use_every_query_before_any_twice(run):
     assert blocks[0] == [query.query_id for query in queries_of(run, 1)]
 
 
-def test_generate_takes_all_queries_or_refuses_too_many(run):
-    def taking(count):
-        section = dataclasses.replace(CONFIG.generate, queries=count)
-        return dataclasses.replace(run, config=dataclasses.replace(CONFIG, generate=section))
-
-    assert queries_of(taking(0), 1) == list(run.task.splits["train"])
-    with pytest.raises(UserError, match="generate.queries is 65, but the train split has 64"):
-        queries_of(taking(65), 1)
+def test_generate_may_take_all_queries(run):
+    section = dataclasses.replace(CONFIG.generate, queries=0)
+    config = dataclasses.replace(CONFIG, generate=section)
+    assert queries_of(dataclasses.replace(run, config=config), 1) == list(run.task.splits["train"])
 
 
 def graded(run, texts_by_query):
@@ -378,13 +402,6 @@ def test_warm_up_of_no_steps_is_the_random_start(tmp_path):
         run.checkpoints.wait()
         assert run.checkpoints.iterations() == [0] and run.checkpoints.mark() is None
     jax.tree.map(np.testing.assert_array_equal, got, start)
-
-
-def test_solutions_that_do_not_fit_are_refused_with_what_to_set(tmp_path):
-    config = dataclasses.replace(CONFIG, generate=GenerateConfig(queries=32, max_tokens=6))
-    message = "training texts are too long.*generate.max_tokens="
-    with pytest.raises(UserError, match=message), opened(tmp_path, config) as run:
-        train.warm_up(run)
 
 
 # Rows as arrays.

@@ -44,6 +44,7 @@ def monitor(run: Run, iteration: int, params: dict) -> dict:
     figures = figures_of(run, rollouts)
     run.checkpoints.wait()
     run.log_once(iteration, "monitor", sum(rollouts.seconds.values()), split="heldout", **figures)
+    run.checkpoints.prune()
     return figures
 
 

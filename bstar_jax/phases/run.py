@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -87,6 +88,16 @@ class Run:
         """Draws responses with this run's model and lengths."""
         return Sampler(self.model, self.tokenizer, self.config.generate, self.mesh)
 
+    def begin(self) -> None:
+        """Puts config and tokenizer in the directory: from here on it holds this run."""
+        if not (self.directory / "config.json").exists():
+            # A tokenizer without a config is left of a start that was cut short.
+            shutil.rmtree(self.directory / "tokenizer", ignore_errors=True)
+            temporary = self.directory / "tokenizer.tmp"
+            self.tokenizer.save(temporary)
+            os.replace(temporary, self.directory / "tokenizer")
+        _write_config(self.directory, self.config)
+
     def path(self, iteration: int, name: str) -> pathlib.Path:
         """A file of an iteration."""
         return self.directory / "iterations" / f"{iteration:04d}" / name
@@ -133,7 +144,7 @@ def open_run(
     for name in ("sft", "improve"):
         sharding.check_rows(mesh, f"{name}.batch", getattr(config, name).batch)
     _check_texts(words, task)
-    with _claim(directory, config, words, console) if write else contextlib.nullcontext():
+    with _claim(directory, config, console) if write else contextlib.nullcontext():
         checkpoints = Checkpoints(
             directory / "checkpoints",
             model_config,
@@ -215,7 +226,7 @@ def read_config(directory: str | os.PathLike) -> Config:
 
 def _tokenizer(directory: pathlib.Path, config: Config, task: Task) -> Tokenizer:
     stored = directory / "tokenizer"
-    if stored.is_dir():
+    if (directory / "config.json").exists():
         return tokenizer.load(stored)
     if config.tokenizer.path:
         return tokenizer.load(config.tokenizer.path)
@@ -236,8 +247,8 @@ def _check_texts(words: Tokenizer, task: Task) -> None:
 
 
 @contextlib.contextmanager
-def _claim(directory: pathlib.Path, config: Config, words: Tokenizer, console: Console):
-    """Holds the directory for this process, its config checked or written."""
+def _claim(directory: pathlib.Path, config: Config, console: Console):
+    """Holds the directory for this process, the config of a run in it checked."""
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY)
     try:
@@ -250,11 +261,6 @@ def _claim(directory: pathlib.Path, config: Config, words: Tokenizer, console: C
         if (directory / "config.json").exists():
             check_resume(read_config(directory), config)
             _compare_versions(directory, console)
-        _write_config(directory, config)
-        if not (directory / "tokenizer").exists():
-            temporary = directory / "tokenizer.tmp"
-            words.save(temporary)
-            os.replace(temporary, directory / "tokenizer")
         yield
     finally:
         os.close(handle)
