@@ -26,6 +26,7 @@ setup(
         "transformers>=5.0,<6",  # tokenizers of checkpoints without a tokenizer.json
         "tokenizers>=0.22,<0.24",  # tokenizer.json
         "sentencepiece>=0.2,<0.3",  # tokenizer.model, and tokenizers trained here
+        "protobuf>=5,<8",  # sentencepiece's model format
         "ml-collections>=1.1,<2",  # --config.a.b=value flags
         "absl-py>=2.1,<3",  # the flags below them
         "jaxtyping>=0.3,<0.4",  # shapes in signatures

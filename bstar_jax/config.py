@@ -133,14 +133,14 @@ class SftConfig(Checked):
 
     prefix = "sft."
 
-    steps: int = setting(300, "optimizer steps; 0 skips warm-up", low=0)
+    steps: int = setting(250, "optimizer steps; 0 skips warm-up", low=0)
     batch: int = setting(64, "examples a step", low=1)
     learning_rate: float = setting(3e-3, "peak", above=0)
     warmup_steps: int = setting(50, "steps of linear growth from 0", low=0)
     final_rate: float = setting(
         0.1, "share of the peak that a linear fall ends at; 1 is constant", low=0, high=1
     )
-    examples: int = setting(2000, "human solutions used", low=0)
+    examples: int = setting(1500, "human solutions used", low=0)
 
 
 @dataclasses.dataclass(frozen=True)

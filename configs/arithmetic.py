@@ -47,7 +47,7 @@ def cell(temperature, *, threshold=0.5, top_k=0, process_weight=0.0):
 
 def sft():
     """Warm-up alone: as many steps as warm-up and all iterations of the others take."""
-    return change(Config(), sft={"steps": 800}, loop={"iterations": 0})
+    return change(Config(), sft={"steps": 750}, loop={"iterations": 0})
 
 
 def online_rft():
