@@ -11,7 +11,7 @@ import numpy as np
 
 from bstar_jax import model, sharding
 from bstar_jax.checkpoint import Mark, place_params
-from bstar_jax.config import total_steps
+from bstar_jax.config import UserError, total_steps
 from bstar_jax.phases.data import human_data, selected_data
 from bstar_jax.phases.run import Run
 from bstar_jax.records import Rollouts
@@ -79,22 +79,30 @@ def improve(run: Run, iteration: int, last: TrainState, selected: Rollouts) -> T
     params = last.params
     if settings.init_from == "warmup":
         params = run.checkpoints.restore_params(0)
-    moments = None if settings.optimizer_from == "fresh" or iteration == 1 else last.optimizer
+    moments = last.optimizer if settings.optimizer_from == "last" else None
     state = _train(run, iteration, "improve", params, moments, batch_at)
     run.checkpoints.save_params(iteration, state.params)
     return state
 
 
-def state_before(run: Run, iteration: int, params: dict | None = None) -> TrainState:
-    """The state that iteration `iteration` starts from, as an interrupted run left it."""
+def state_before(run: Run, iteration: int) -> TrainState:
+    """The state that iteration `iteration` starts from, as an interrupted run left it.
+
+    Raises:
+      UserError: If the optimizer state that the iteration inherits is gone.
+    """
     mark = run.checkpoints.mark()
-    if mark and mark.iteration == iteration - 1 and iteration > 1:
+    inherits = run.config.improve.optimizer_from == "last" and iteration > 1
+    if inherits and mark and mark.iteration == iteration - 1:
         return run.checkpoints.restore_training(
             mark, optimizer.shapes(run.model, run.config.optimizer)
         )
-    if params is None:
-        params = run.checkpoints.restore_params(iteration - 1)
-    return TrainState(params, None)
+    if inherits and (mark is None or mark.iteration != iteration):
+        raise UserError(
+            f"iteration {iteration} inherits the optimizer state of iteration {iteration - 1}, but "
+            f"checkpoints/training holds {mark}; restore that folder, or start a new run"
+        )
+    return TrainState(run.checkpoints.restore_params(iteration - 1), None)
 
 
 def _train(

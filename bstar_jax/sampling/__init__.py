@@ -126,6 +126,8 @@ class Sampler:
             keys_UR2=np.asarray(keys.rows([query.query_id for query in queries], index_UR)),
             temperature_UR=np.broadcast_to(temperature_R, shape),
             top_k_UR=np.broadcast_to(top_k_R, shape),
+            top_p_UR=_everywhere(self.settings.top_p, 1.0, shape),
+            min_p_UR=_everywhere(self.settings.min_p, 0.0, shape),
             active_U=np.arange(unit.size) < len(unit.queries),
         )
         with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
@@ -137,8 +139,6 @@ class Sampler:
                 jax.tree.map(jnp.asarray, requests),
                 max_tokens=self.settings.max_tokens,
                 end_id=self.tokenizer.end_id,
-                top_p=self.settings.top_p,
-                min_p=self.settings.min_p,
             )
 
     def _prompts(self, queries) -> tuple[np.ndarray, np.ndarray]:
@@ -195,6 +195,11 @@ def check_prompt(query_id: str, tokens: Sequence[int], limit: int) -> None:
             f"the prompt of query {query_id!r} has {len(tokens)} tokens, more than "
             f"generate.max_prompt_tokens={limit}; raise it, or leave the query out"
         )
+
+
+def _everywhere(value: float, off: float, shape: tuple[int, int]) -> np.ndarray | None:
+    """The value in every row, or None where it is off: the kernel then has no such step."""
+    return None if value == off else np.full(shape, value, np.float32)
 
 
 def _rows(draws: Sequence[Draw]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

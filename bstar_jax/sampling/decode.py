@@ -25,7 +25,16 @@ from bstar_jax.sampling import keys as row_keys
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["prompts_UP", "lengths_U", "keys_UR2", "temperature_UR", "top_k_UR", "active_U"],
+    data_fields=[
+        "prompts_UP",
+        "lengths_U",
+        "keys_UR2",
+        "temperature_UR",
+        "top_k_UR",
+        "top_p_UR",
+        "min_p_UR",
+        "active_U",
+    ],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +47,8 @@ class Requests:
       keys_UR2: Key data of every response, uint32.
       temperature_UR: f32; 0 is greedy.
       top_k_UR: int32; 0 is off.
+      top_p_UR: f32, kept probability mass in (0, 1]; None is off for all.
+      min_p_UR: f32, least probability relative to the best token; None is off for all.
       active_U: False for queries that only fill the batch.
     """
 
@@ -46,6 +57,8 @@ class Requests:
     keys_UR2: jax.Array
     temperature_UR: jax.Array
     top_k_UR: jax.Array
+    top_p_UR: jax.Array | None
+    min_p_UR: jax.Array | None
     active_U: jax.Array
 
 
@@ -98,9 +111,7 @@ class DecodeState:
     responses: Responses
 
 
-@functools.partial(
-    jax.jit, static_argnames=("config", "max_tokens", "end_id", "top_p", "min_p", "impl")
-)
+@functools.partial(jax.jit, static_argnames=("config", "max_tokens", "end_id", "impl"))
 def sample_responses(
     config: ModelConfig,
     params: dict,
@@ -108,13 +119,11 @@ def sample_responses(
     *,
     max_tokens: int,
     end_id: int,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
     impl: str = "auto",
 ) -> Responses:
     """Samples R responses to each of U prompts: one prefill, then one loop over tokens.
 
-    Temperatures and top-k are data: a sweep over any values runs this one program.
+    Temperature, top-k, top-p and min-p are data: a sweep over any values runs this one program.
 
     Args:
       config: The model.
@@ -122,13 +131,11 @@ def sample_responses(
       requests: The prompts and how each response is drawn.
       max_tokens: L, longest response, end-of-text included.
       end_id: The token that ends a response.
-      top_p: Kept probability mass of every row; 1 is off.
-      min_p: Least probability relative to the best token; 0 is off.
       impl: Sampling kernel, see `kernels.sample`.
     """
     decoder = model.merge(config, params)
     prompt_cache = _prefill(decoder, requests)
-    draw = functools.partial(_draw, config, requests, top_p, min_p, impl)
+    draw = functools.partial(_draw, config, requests, impl)
 
     def step(state):
         hidden, new_cache = _feed(decoder, requests, prompt_cache, state)
@@ -219,18 +226,18 @@ def _attend_parts(prompt_mask_UP, response_mask_L) -> model.Attend:
     return attend
 
 
-def _draw(config, requests, top_p, min_p, impl, logits_URV, index):
+def _draw(config, requests, impl, logits_URV, index):
     """Draws response token `index` of every row: (token, log-probability), each [U, R]."""
     u, r, padded = logits_URV.shape
     rows = u * r
-    full = lambda value: jnp.full((rows,), value, jnp.float32)  # noqa: E731
+    flat = lambda array: None if array is None else array.reshape(rows)  # noqa: E731
     sampled = kernels.sample(
         logits_URV.reshape(rows, padded),
         row_keys.at_token(requests.keys_UR2.reshape(rows, 2), index),
-        requests.temperature_UR.reshape(rows),
-        requests.top_k_UR.reshape(rows),
-        None if top_p == 1.0 else full(top_p),
-        None if min_p == 0.0 else full(min_p),
+        flat(requests.temperature_UR),
+        flat(requests.top_k_UR),
+        flat(requests.top_p_UR),
+        flat(requests.min_p_UR),
         valid_vocab=config.vocab_size,
         impl=impl,
     )
