@@ -83,6 +83,19 @@ def majority(answers, correct, k):
     return Fraction(won, blocks)
 
 
+def _story_equations(words):
+    """Read from left to right; a number belongs to one equation."""
+    found, at = [], 0
+    while at + 5 <= len(words):
+        a, op, b, equals, c = words[at : at + 5]
+        if op in ("+", "-", "*") and equals == "=" and all(map(str.isdecimal, (a, b, c))):
+            found.append("".join(normal(word) for word in (a, op, b, equals, c)))
+            at += 5
+        else:
+            at += 1
+    return found
+
+
 def equations(task, text):
     """The equations that a response writes, one way of writing each.
 
@@ -90,13 +103,7 @@ def equations(task, text):
     "<<1,000 * 0.50 = $500>>" -> ["1000*1/2=500"].
     """
     if task == "arithmetic":
-        words = text.split()
-        spans = (words[i : i + 5] for i in range(len(words) - 4))
-        return [
-            "".join(normal(word) for word in (a, op, b, equals, c))
-            for a, op, b, equals, c in spans
-            if op in ("+", "-", "*") and equals == "=" and all(map(str.isdecimal, (a, b, c)))
-        ]
+        return _story_equations(text.split())
     written = []
     for piece in text.split("<<")[1:]:
         inside, closed, _ = piece.partition(">>")

@@ -31,6 +31,7 @@ def self_train(run: Run) -> None:
     """Runs a run to its last iteration, from wherever it stands."""
     check_inputs(run)
     run.begin()
+    run.stop.check()
     state = None
     for iteration in run.iterations_left():
         if iteration == 0:

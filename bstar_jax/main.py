@@ -25,7 +25,7 @@ import jax  # noqa: E402  (reads the environment at import)
 from bstar_jax.config import UserError  # noqa: E402
 from bstar_jax.iterate import self_train  # noqa: E402
 from bstar_jax.journal import iteration_rows  # noqa: E402
-from bstar_jax.phases.run import open_run, read_config  # noqa: E402
+from bstar_jax.phases.run import StopRequest, open_run, read_config  # noqa: E402
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,8 +41,9 @@ def main(argv: Sequence[str]) -> None:
     _compile_cache(Path(workdir))
     console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
     started = time.monotonic()
-    with open_run(workdir, line.config, console) as run:
-        run.stop.listen()
+    stop = StopRequest()
+    stop.listen()
+    with open_run(workdir, line.config, console, stop=stop) as run:
         self_train(run)
         places = {
             "metrics": run.directory / "metrics.jsonl",

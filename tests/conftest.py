@@ -5,9 +5,14 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The TPU compiler that kernel tests use must not look for a TPU machine around it.
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-_DEVICES = "--xla_force_host_platform_device_count"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+# Eight devices on two busy cores may meet late; by default XLA ends the process after 40 s.
+_FLAGS = {
+    "--xla_force_host_platform_device_count": 8,
+    "--xla_cpu_collective_call_terminate_timeout_seconds": 600,
+}
+_given = os.environ.get("XLA_FLAGS", "")
+_added = [f"{flag}={value}" for flag, value in _FLAGS.items() if flag not in _given]
+os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
 
 import jax  # noqa: E402  the environment above has to stand first
 

@@ -173,7 +173,7 @@ def torn(tmp_path):
     checkpoints.close()
     for folder, whole, name in (("params", "1", "2"), ("training", "100000009", "200000009")):
         source = tmp_path / folder / whole
-        target = tmp_path / folder / f"{name}.orbax-checkpoint-tmp-1700000000000000"
+        target = tmp_path / folder / f"{name}.orbax-checkpoint-tmp"
         shutil.copytree(source, target)
         (target / "commit_success.txt").unlink(missing_ok=True)
     return tmp_path
@@ -191,8 +191,12 @@ def test_half_of_a_save_is_swept_away_by_the_next_writer(torn):
     before = snapshot(torn)
     opened(torn, read_only=True).close()
     assert snapshot(torn) == before
-    opened(torn).close()
-    assert sorted(path.name for path in torn.glob("*/*")) == ["1", "100000009"]
+    checkpoints = opened(torn)
+    checkpoints.save_params(3, builders.params())
+    checkpoints.save_training(Mark(3, 9), state_on(builders.mesh()))
+    checkpoints.close()
+    names = [path.name for path in torn.glob("*/*")]
+    assert sorted(names) == ["1", "3", "300000009"]
 
 
 def test_a_save_that_was_killed_is_made_again(torn):

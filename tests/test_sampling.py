@@ -197,6 +197,8 @@ def requests(config, prompts, temperatures, top_ks, *, width, seed=0):
         keys_UR2=jax.random.bits(jax.random.key(seed), (*shape, 2), jnp.uint32),
         temperature_UR=jnp.broadcast_to(jnp.asarray(temperatures, jnp.float32), shape),
         top_k_UR=jnp.broadcast_to(jnp.asarray(top_ks, jnp.int32), shape),
+        top_p_UR=None,
+        min_p_UR=None,
         active_U=jnp.ones(len(prompts), bool),
     )
 

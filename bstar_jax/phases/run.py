@@ -121,7 +121,12 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(
-    directory: str | os.PathLike, config: Config, console: Console, *, write: bool = True
+    directory: str | os.PathLike,
+    config: Config,
+    console: Console,
+    *,
+    stop: StopRequest | None = None,
+    write: bool = True,
 ) -> Iterator[Run]:
     """Creates a run directory, or opens the run that it holds.
 
@@ -129,6 +134,7 @@ def open_run(
       directory: Where the run is or will be.
       config: All settings.
       console: What a person sees.
+      stop: Where a request to stop is noted; by default nothing listens.
       write: Whether the run goes on; else it is only read, and its config may differ.
 
     Raises:

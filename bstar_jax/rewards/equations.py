@@ -15,6 +15,9 @@ _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 def equations(task: Task, response: str) -> list[str]:
     """The equations of a response in their order, repeats included, written one way.
 
+    They are read from left to right, and a number belongs to one of them: in `8 - 3 = 5 + 4 = 9`
+    only the first is read.
+
     Args:
       task: Its `equations` says how they are written: "calculator" for `<<48/2=24>>`,
         "stories" for `8 - 3 = 5 .`, "" where there are none to read.
