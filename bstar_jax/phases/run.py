@@ -273,15 +273,20 @@ def _claim(directory: pathlib.Path, config: Config, console: Console):
 
 
 def _write_config(directory: pathlib.Path, config: Config) -> None:
-    record = {
-        "config": to_dict(config),
-        "versions": _versions(),
-        "devices": [str(device.device_kind) for device in jax.devices()],
-        "revision": _revision(),
-    }
+    """Writes config.json; a resume changes the settings in it, not what the run was made with."""
+    path = directory / "config.json"
+    if path.exists():
+        record = {**json.loads(path.read_text()), "config": to_dict(config)}
+    else:
+        record = {
+            "config": to_dict(config),
+            "versions": _versions(),
+            "devices": [str(device.device_kind) for device in jax.devices()],
+            "revision": _revision(),
+        }
     temporary = directory / "config.json.tmp"
     temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, directory / "config.json")
+    os.replace(temporary, path)
 
 
 def _compare_versions(directory: pathlib.Path, console: Console) -> None:
