@@ -13,18 +13,7 @@ from bstar_jax.flags import pick_variant
 
 
 def get_config(variant="bstar"):
-    return pick_variant(
-        variant,
-        {
-            "bstar": Config,
-            "sft": sft,
-            "online_rft": online_rft,
-            "iterative_rft": iterative_rft,
-            "rest_em": rest_em,
-            "rft": rft,
-            "star": star,
-        },
-    )
+    return pick_variant(variant, VARIANTS)
 
 
 def change(config, **sections):
@@ -105,3 +94,14 @@ def star():
         generate={"responses": 1, "rationalize": True, "max_prompt_tokens": 25},
         improve={"init_from": "warmup", "optimizer_from": "fresh"},
     )
+
+
+VARIANTS = {
+    "bstar": Config,
+    "sft": sft,
+    "online_rft": online_rft,
+    "iterative_rft": iterative_rft,
+    "rest_em": rest_em,
+    "rft": rft,
+    "star": star,
+}

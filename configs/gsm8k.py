@@ -25,7 +25,7 @@ from bstar_jax.flags import pick_variant
 
 
 def get_config(variant="bstar"):
-    return pick_variant(variant, {"bstar": bstar, "sft": sft})
+    return pick_variant(variant, VARIANTS)
 
 
 def bstar():
@@ -33,15 +33,15 @@ def bstar():
     return Config(
         task=TaskConfig(name="gsm8k"),
         model=ModelConfig(width=128, layers=4, heads=4, kv_heads=2, feed_forward=384),
-        sft=SftConfig(steps=300, batch=16, learning_rate=2e-3, examples=4000),
+        sft=SftConfig(steps=120, batch=16, learning_rate=2e-3, warmup_steps=20, examples=2000),
         loop=LoopConfig(iterations=2),
         calibrate=CalibrateConfig(
             queries=32, responses=8, temperatures=(0.5, 0.8, 1.1), thresholds=(0.5,)
         ),
         generate=GenerateConfig(
-            queries=256, responses=8, max_prompt_tokens=336, max_tokens=496, batch=256
+            queries=64, responses=8, max_prompt_tokens=336, max_tokens=496, batch=256
         ),
-        improve=ImproveConfig(steps=20, batch=16, learning_rate=5e-4),
+        improve=ImproveConfig(steps=10, batch=16, learning_rate=5e-4),
         monitor=MonitorConfig(queries=32, responses=8, ks=(1, 8), s=4),
     )
 
@@ -49,3 +49,6 @@ def bstar():
 def sft():
     """Warm-up alone."""
     return dataclasses.replace(bstar(), loop=LoopConfig(iterations=0))
+
+
+VARIANTS = {"bstar": bstar, "sft": sft}
