@@ -6,6 +6,8 @@ The file is GSM8K's own `train.jsonl`, or a folder that also holds `test.jsonl`,
 held out. A sentencepiece tokenizer is trained from the training text.
 
 Hardware: 2 CPU cores.
+Time: GSM_TIME on 2 cores of an AMD EPYC (Zen 4).
+Result: GSM_RESULT
 """
 
 import dataclasses
@@ -29,19 +31,23 @@ def get_config(variant="bstar"):
 
 
 def bstar():
-    """B-STaR with the temperature chosen; the answer alone is rewarded."""
+    """B-STaR with temperature and threshold chosen; the answer alone is rewarded.
+
+    The lower threshold keeps any readable answer: a model that solves nothing yet still learns
+    to state one.
+    """
     return Config(
         task=TaskConfig(name="gsm8k"),
         model=ModelConfig(width=128, layers=4, heads=4, kv_heads=2, feed_forward=384),
-        sft=SftConfig(steps=120, batch=16, learning_rate=2e-3, warmup_steps=20, examples=2000),
+        sft=SftConfig(steps=200, batch=8, learning_rate=2e-3, warmup_steps=20, examples=2000),
         loop=LoopConfig(iterations=2),
         calibrate=CalibrateConfig(
-            queries=32, responses=8, temperatures=(0.5, 0.8, 1.1), thresholds=(0.5,)
+            queries=32, responses=8, temperatures=(0.5, 0.8, 1.1), thresholds=(-0.5, 0.5)
         ),
         generate=GenerateConfig(
-            queries=64, responses=8, max_prompt_tokens=336, max_tokens=496, batch=256
+            queries=128, responses=8, max_prompt_tokens=336, max_tokens=496, batch=256
         ),
-        improve=ImproveConfig(steps=10, batch=16, learning_rate=5e-4),
+        improve=ImproveConfig(steps=10, batch=8, learning_rate=5e-4),
         monitor=MonitorConfig(queries=32, responses=8, ks=(1, 8), s=4),
     )
 
