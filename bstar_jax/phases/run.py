@@ -175,7 +175,7 @@ def open_run(
             checkpoints,
             log,
             console,
-            StopRequest(),
+            stop or StopRequest(),
         )
         try:
             yield run
