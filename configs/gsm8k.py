@@ -6,8 +6,9 @@ The file is GSM8K's own `train.jsonl`, or a folder that also holds `test.jsonl`,
 held out. A sentencepiece tokenizer is trained from the training text.
 
 Hardware: 2 CPU cores.
-Time: GSM_TIME on 2 cores of an AMD EPYC (Zen 4).
-Result: GSM_RESULT
+Time: not yet measured.
+Result: not yet measured; a model of 1M parameters that has read 1,600 solutions solves next to
+nothing, and the point is that every phase runs.
 """
 
 import dataclasses
