@@ -266,7 +266,7 @@ def test_prompts_of_one_token_in_a_buffer_of_one(queries):
 def test_a_sweep_of_temperatures_and_top_k_compiles_nothing(queries, rollouts, caplog):
     programs = sample_responses._cache_size()
     sweep = itertools.product(np.linspace(0.0, 1.5, 16), (0, 1, 7, 40))
-    with caplog.at_level(logging.WARNING, logger="jax"), jax.log_compiles():
+    with caplog.at_level(logging.WARNING, logger="jax._src"), jax.log_compiles():
         for temperature, top_k in sweep:
             run(queries[:4], draws=[Draw(float(temperature), top_k, 4)])
     assert sample_responses._cache_size() == programs
@@ -275,7 +275,7 @@ def test_a_sweep_of_temperatures_and_top_k_compiles_nothing(queries, rollouts, c
 
 
 def test_compilations_are_seen_by_the_count_above(caplog):
-    with caplog.at_level(logging.WARNING, logger="jax"), jax.log_compiles():
+    with caplog.at_level(logging.WARNING, logger="jax._src"), jax.log_compiles():
         jax.jit(lambda x: x * 3 + 1)(jnp.arange(7))
     assert any("ompil" in record.message for record in caplog.records)
 
