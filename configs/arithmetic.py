@@ -10,10 +10,10 @@ Result (seeds 0-4, mean, smallest to largest), after warm-up -> after 5 iteratio
     Pass@32-4   .431 (.371-.527) -> .726 (.676-.770)
 benchmarks/README.md has the variants beside it.
 
-Settings were tuned on seeds 5 and 6. Warm-up stops where more
-of it only narrows the model: 500 instead of 250 steps (seed 5) raised Pass@1 from .23 to .35, and
-Pass@32-4 fell from .42 to .12. The lowest threshold keeps correct answers of which the first three eighths of
-the steps are valid; below it, answers that are right by luck are trained on as well.
+Settings were tuned on seeds 5 and 6. Warm-up stops where more of it only narrows the model: 500
+instead of 250 steps (seed 5) raised Pass@1 from .23 to .35, and Pass@32-4 fell from .42 to .12.
+The lowest threshold keeps correct answers of which the first three eighths of the steps are
+valid; below it, answers that are right by luck are trained on as well.
 """
 
 import dataclasses
