@@ -205,15 +205,13 @@ def test_rewards_are_those_of_a_script_that_reads_the_stored_columns():
         [rng.uniform(-1, 1, 10_000), np.arange(-128, 129) / 128, np.arange(-100, 101) / 100]
     ).astype(np.float32)[None]
     is_correct = rng.random(process.shape) < 0.5
-    false = np.zeros(process.shape, bool)
-    pool = balance.Pool(is_correct, process, false, false, np.zeros(process.shape, np.int32))
     for weight in (0.0, 0.2, 1.0, 1 / 3):
-        micro = balance.rewards(pool, weight)
+        micro = balance.rewards(is_correct, process, weight)
         stored = np.round(is_correct + weight * process.astype(np.float64), 6)
         assert micro.dtype == np.int32
         np.testing.assert_array_equal(micro / balance.MICRO, stored)
     with pytest.raises(ValueError, match="nan is not a number in .* give 0 where"):
-        balance.rewards(dataclasses.replace(pool, process_reward=process * np.nan), 1.0)
+        balance.rewards(is_correct, process * np.nan, 1.0)
 
 
 def test_a_reward_equal_to_the_threshold_is_not_kept():

@@ -10,7 +10,15 @@ import pytest
 from bstar_jax import model
 from bstar_jax.config import OptimizerConfig, UserError
 from bstar_jax.training import optimizer
-from bstar_jax.training.batches import Batch, Example, TooLong, encode, explain, order
+from bstar_jax.training.batches import (
+    Batch,
+    Example,
+    TooLong,
+    cut_padding,
+    encode,
+    explain,
+    order,
+)
 from bstar_jax.training.fit import fit, train_step
 from bstar_jax.training.losses import cross_entropy, response_loss
 from bstar_jax.training.optimizer import Schedule, TrainState
@@ -96,6 +104,18 @@ def test_take_cuts_the_rows_of_one_step():
     assert len(data) == 5 and batch.weights_BL.shape == (3, 3)
 
 
+@pytest.mark.parametrize(("longest", "length"), [(1, 128), (128, 128), (129, 256), (300, 300)])
+def test_columns_that_are_padding_in_all_rows_are_cut(longest, length):
+    words = [" ".join(["3"] * count) for count in (longest, 1)]
+    texts = [Example(prompt, "", str(row)) for row, prompt in enumerate(words)]
+    data, _ = encode(builders.WORDS, texts, max_prompt_tokens=longest, max_tokens=301 - longest)
+    whole = data.take(np.array([0, 1]))
+    batch = cut_padding(whole)
+    for before, after in zip(jax.tree.leaves(whole), jax.tree.leaves(batch), strict=True):
+        np.testing.assert_array_equal(after, before[:, :length])
+    assert not whole.segments_BL[:, length:].any()
+
+
 @pytest.mark.parametrize(("rows", "batch"), [(7, 3), (3, 7), (8, 4), (1, 2), (5, 5)])
 def test_every_pass_takes_every_row_once(rows, batch):
     steps = range(4 * rows)
@@ -144,6 +164,16 @@ def test_response_loss_is_that_of_the_forward_pass():
     logits_BLV = forward(builders.MODEL, params, batch.tokens_BL, batch.segments_BL)
     got = loss_of(builders.MODEL, params, batch)
     np.testing.assert_allclose(got, plain_loss(logits_BLV, batch), rtol=1e-5)
+
+
+def test_the_loss_does_not_read_the_padding_that_is_cut():
+    texts = [Example("Ann has 3", "# 3 .", "short"), Example("3", "# 3", "shorter")]
+    data, _ = encode(builders.WORDS, texts, max_prompt_tokens=100, max_tokens=101)
+    whole = data.take(np.array([0, 1]))
+    batches = (whole, cut_padding(whole))
+    losses = [loss_of(builders.MODEL, builders.params(), batch) for batch in batches]
+    assert batches[0].tokens_BL.shape[1] > batches[1].tokens_BL.shape[1]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
 
 
 def test_padding_and_prompt_targets_do_not_count():

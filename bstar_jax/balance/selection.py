@@ -54,9 +54,13 @@ class Pool:
                 raise ValueError(f"{name} must be boolean, got {arrays[name].dtype}")
         return shape
 
+    def rewards(self, process_weight: float) -> np.ndarray:
+        """Rewards of the responses, as the function `rewards` gives them."""
+        return rewards(self.is_correct, self.process_reward, process_weight)
 
-def rewards(pool: Pool, process_weight: float) -> Int[np.ndarray, "*cells Q N"]:
-    """Rewards of a pool in micro-units, int32.
+
+def rewards(is_correct, process_reward, process_weight: float) -> np.ndarray:
+    """Rewards of responses, arrays of any one shape, in micro-units, int32.
 
         micro = rint((answer_reward + process_weight * float64(process_reward)) * 1e6)
 
@@ -68,8 +72,8 @@ def rewards(pool: Pool, process_weight: float) -> Int[np.ndarray, "*cells Q N"]:
     Raises:
         ValueError: If a process reward is not finite, see `to_micro`.
     """
-    process = np.asarray(pool.process_reward, np.float32).astype(np.float64)
-    return to_micro(np.asarray(pool.is_correct, np.float64) + float(process_weight) * process)
+    process = np.asarray(process_reward, np.float32).astype(np.float64)
+    return to_micro(np.asarray(is_correct, np.float64) + float(process_weight) * process)
 
 
 @jax.tree_util.register_dataclass
@@ -149,7 +153,7 @@ def select(
         ValueError: If an array or a setting is out of range.
     """
     check_settings(1, pool.checked_shape(2), rules=rules, cap=cap)
-    arguments = (pool, rewards(pool, process_weight), to_micro(threshold), np.int32(cap))
+    arguments = (pool, pool.rewards(process_weight), to_micro(threshold), np.int32(cap))
     return _select(*jax.device_put(arguments), rules)
 
 
@@ -220,7 +224,7 @@ def choose_filter(
             f"must be a threshold, got {thresholds}"
         )
     targets = (np.int32(target_correct), np.int32(target_total))
-    arguments = (pool, rewards(pool, process_weight), to_micro(thresholds), *targets)
+    arguments = (pool, pool.rewards(process_weight), to_micro(thresholds), *targets)
     cap_H, sums_HD = jax.device_get(_filters(*jax.device_put(arguments), max_cap))
     best = int(np.argmax(objective_micro(sums_HD, shape[0], "reference", axis=1)))
     return thresholds[best], int(cap_H[best])

@@ -15,7 +15,7 @@ from bstar_jax.balance.score import (
     objective_micro,
     score_digits,
 )
-from bstar_jax.balance.selection import Pool, rank, rewards
+from bstar_jax.balance.selection import Pool, rank
 from bstar_jax.metrics import MICRO, to_micro
 
 _BOOTSTRAP_DIGITS = 2  # 24 bits, what a float32 holds
@@ -256,7 +256,7 @@ def balance_surface(
     block = _slabs_a_block(grid, num_queries, num_resamples, max_bytes)
     search = _Search(
         pool=pool,
-        reward_TKWQN=np.stack([rewards(pool, weight) for weight in grid.process_weights], axis=2),
+        reward_TKWQN=np.stack([pool.rewards(weight) for weight in grid.process_weights], axis=2),
         threshold_H=to_micro(grid.thresholds),
         cap=np.int32(cap),
         target_correct=np.int32(target_correct),

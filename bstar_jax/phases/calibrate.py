@@ -102,7 +102,7 @@ def _at_choice(run: Run, rollouts: Rollouts, surface: Surface) -> Rollouts:
     )
     selected = np.zeros(len(rollouts), bool)
     selected[in_cell] = pools.flatten(cell, selected_QN)
-    reward = pools.rewards(run.task, rollouts, choice.process_weight)
+    reward = pools.rewards(rollouts, choice.process_weight)
     return rollouts.with_columns(reward=reward, selected=selected)
 
 

@@ -127,7 +127,7 @@ def select(run: Run, iteration: int, rollouts: Rollouts, choice: Choice) -> Roll
         )
     )
     rollouts = rollouts.with_columns(
-        reward=pools.rewards(run.task, rollouts, choice.process_weight),
+        reward=pools.rewards(rollouts, choice.process_weight),
         selected=pools.flatten(rollouts, selected_QN),
     )
     if run.path(iteration, "generate.parquet").exists():

@@ -56,7 +56,7 @@ def draws_of(run: Run) -> list[Draw]:
 
 def rewarded(run: Run, rollouts: Rollouts) -> Rollouts:
     """The rows with their reward at the monitor's own process weight."""
-    reward = pools.rewards(run.task, rollouts, run.config.monitor.process_weight)
+    reward = pools.rewards(rollouts, run.config.monitor.process_weight)
     return rollouts.with_columns(reward=reward)
 
 

@@ -65,21 +65,27 @@ def pool(task: Task, rollouts: Rollouts, shape: Callable, *, distinct: str) -> b
     first = first_of_equal(cells, texts(task, rollouts, distinct))
     answered = [answer is not None for answer in rollouts.column("answer")]
     stopped = [reason == "stop" for reason in rollouts.column("finish_reason")]
-    process = [0.0 if value is None else value for value in rollouts.column("process_reward")]
     responses = [response.strip() for response in rollouts.column("response")]
     return balance.Pool(
         is_correct=shape(np.array(rollouts.column("correct"), bool), False),
-        process_reward=shape(np.array(process, np.float32), 0.0),
+        process_reward=shape(process_rewards(rollouts), 0.0),
         is_candidate=shape(np.logical_and(answered, stopped), False),
         is_first=shape(np.array(first) == np.arange(len(first)), False),
         tie_rank=shape(_hash_ranks(responses), 0),
     )
 
 
-def rewards(task: Task, rollouts: Rollouts, process_weight: float) -> np.ndarray:
+def process_rewards(rollouts: Rollouts) -> np.ndarray:
+    """The process reward of every row, float32; rows without one count as 0."""
+    values = rollouts.column("process_reward")
+    return np.array([0.0 if value is None else value for value in values], np.float32)
+
+
+def rewards(rollouts: Rollouts, process_weight: float) -> np.ndarray:
     """The reward of every graded row, float64, in whole millionths."""
-    rows = pool(task, rollouts, lambda column, _: np.asarray(column)[None], distinct="text")
-    return balance.rewards(rows, process_weight)[0] / balance.MICRO
+    is_correct = np.array(rollouts.column("correct"), bool)
+    micro = balance.rewards(is_correct, process_rewards(rollouts), process_weight)
+    return micro / balance.MICRO
 
 
 def grid_shape(temperatures: int, top_ks: int, samples: int) -> Callable:

@@ -16,6 +16,9 @@ import numpy as np
 
 from bstar_jax.tokenizer import Tokenizer, encode_prompt
 
+LENGTH_STEP = 128
+"""Columns that a batch grows by: every length is a program of its own, so there are few."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -139,6 +142,16 @@ def explain(too_long: Sequence[TooLong], total: int, *, max_prompt_tokens: int, 
         f"{max(max_prompt_tokens, *(text.prompt_tokens for text in too_long))} and "
         f"generate.max_tokens={max(max_tokens, *(text.response_tokens for text in too_long))}"
     )
+
+
+def cut_padding(batch: Batch) -> Batch:
+    """The batch without columns that are padding in all rows.
+
+    Its length is the longest text's, rounded up to a multiple of LENGTH_STEP, or what it was.
+    """
+    longest = int(batch.segments_BL.sum(axis=1).max())
+    length = -(-longest // LENGTH_STEP) * LENGTH_STEP
+    return jax.tree.map(lambda column: column[:, :length], batch)
 
 
 def order(rows: int, batch: int, step: int, seeds: tuple[int, ...]) -> np.ndarray:

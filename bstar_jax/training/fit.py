@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from bstar_jax import sharding
 from bstar_jax.config import ModelConfig, OptimizerConfig, UserError
 from bstar_jax.training import losses, optimizer
-from bstar_jax.training.batches import Batch
+from bstar_jax.training.batches import Batch, cut_padding
 from bstar_jax.training.optimizer import Schedule, TrainState
 
 
@@ -93,7 +93,7 @@ def fit(
     tokens, since = 0, time.perf_counter()
     before = optimizer.steps_done(state) - first
     for step in range(first, steps):
-        batch = batch_at(step)
+        batch = cut_padding(batch_at(step))
         tokens += int(np.sum(batch.weights_BL))
         with jax.set_mesh(mesh):
             rows = sharding.put_rows(mesh, batch)
