@@ -137,7 +137,7 @@ class Scorer:
             return None
         keys = Keys(self.config.seed, row["iteration"], phase)
         key_1 = keys.rows([row["query_id"]], np.array([[row["sample_index"]]]))[0]
-        key_2 = at_token(key_1, jnp.int32(len(flip.before)))[0]
+        key_2 = at_token(key_1, jnp.array([len(flip.before)]))[0]
         temperature = jnp.float32(row["temperature"])
         score_V = reference.column_scores(logits_V.astype(jnp.float32), key_2, temperature)
         return float(score_V[flip.ours] - score_V[flip.theirs])

@@ -2,16 +2,24 @@
 
     python benchmarks/kernels.py --json kernels.json
     python benchmarks/kernels.py --repeats 9 --shapes 64x32000 --dtype bfloat16
+    python benchmarks/kernels.py --impl pallas_gpu --calls 100 --shapes 64x151936 256x151936
 
 Every repeat times each program once, in turn, so that a load on the machine falls on all of them.
 Ratios are taken within a repeat; reported are their median and their range. `categorical` is
 `jax.random.categorical` on the same logits, `top_k_categorical` is `jax.lax.top_k` of 64 and a
-`categorical` over them: both without per-row settings, and without log-probabilities.
+`categorical` over them: both without per-row settings, and without log-probabilities. The other
+rows are drawn by `impl="auto"`; with `--impl` also by the implementation named, `top_k@pallas_gpu`.
+
+The floor is the time in which the memory can give the logits once: their bytes by the bandwidth of
+a copy of 256 MiB, timed in the same turns. Short programs need `--calls`: so many draws, each with
+its own noise, run in one program, and a time is that of all of them by their number; with one call
+it holds what the host takes to start a program.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import pathlib
 import statistics
@@ -25,12 +33,13 @@ from bstar_jax import kernels
 
 KMAX = 64
 BASELINES = ("categorical", "top_k_categorical")
+IMPLEMENTATIONS = ("auto", "xla", "pallas_tpu", "pallas_gpu")
+COPIED_BYTES = 256 << 20
 
 
-def programs(rows: int, vocab: int, dtype) -> dict:
-    """Returns a function a name, compiled, that draws a token for every row."""
+def programs(rows: int, vocab: int, impl: str) -> dict:
+    """Returns a function a name: of logits and the number of the call, to a token a row."""
     rng = np.random.default_rng(0)
-    logits_BV = jnp.asarray(3 * rng.standard_normal((rows, vocab), np.float32)).astype(dtype)
     key = jax.random.key(0)
     keys_B2 = jax.random.bits(key, (rows, 2), jnp.uint32)
     temperature_B = jnp.linspace(0.5, 1.2, rows)
@@ -40,46 +49,70 @@ def programs(rows: int, vocab: int, dtype) -> dict:
     beyond_B = jnp.where(jnp.arange(rows) % 8 == 0, 2 * KMAX, top_k_B)
     top_p_B = jnp.full((rows,), 0.9)
 
-    @jax.jit
-    def categorical(logits_BV):
-        return jax.random.categorical(key, logits_BV)
+    def categorical(logits_BV, call):
+        return jax.random.categorical(jax.random.fold_in(key, call), logits_BV)
 
-    @jax.jit
-    def top_k_categorical(logits_BV):
+    def top_k_categorical(logits_BV, call):
         value_BK, column_BK = jax.lax.top_k(logits_BV, KMAX)
-        place_B = jax.random.categorical(key, value_BK)
-        return jnp.take_along_axis(column_BK, place_B[:, None], axis=1)
+        place_B = jax.random.categorical(jax.random.fold_in(key, call), value_BK)
+        return jnp.take_along_axis(column_BK, place_B[:, None], axis=1)[:, 0]
 
     def sample(*cuts, **options):
-        return lambda: (
-            kernels.sample(logits_BV, keys_B2, temperature_B, *cuts, kmax=KMAX, **options).token_B
-        )
+        def draw(logits_BV, call):
+            arguments = (logits_BV, keys_B2 + jnp.uint32(call), temperature_B, *cuts)
+            return kernels.sample(*arguments, kmax=KMAX, **options).token_B
 
-    return {
-        "categorical": lambda: categorical(logits_BV),
-        "top_k_categorical": lambda: top_k_categorical(logits_BV),
-        "top_k": sample(top_k_B),
-        "off": sample(),
-        "off_by_value": sample(off_B),
+        return draw
+
+    plain = {"top_k": (top_k_B,), "off": (), "off_by_value": (off_B,), "mixed": (mixed_B,)}
+    plain["top_k_one_row_in_eight_beyond_kmax"] = (beyond_B,)
+    draws = {"categorical": categorical, "top_k_categorical": top_k_categorical}
+    draws |= {name: sample(*cuts) for name, cuts in plain.items()}
+    if impl != "auto":
+        draws |= {f"{name}@{impl}": sample(*cuts, impl=impl) for name, cuts in plain.items()}
+    return draws | {
         "off_icdf": sample(noise="icdf"),
-        "mixed": sample(mixed_B),
-        "top_k_one_row_in_eight_beyond_kmax": sample(beyond_B),
         "top_k_top_p": sample(top_k_B, top_p_B),
         "off_top_p": sample(None, top_p_B),
     }
 
 
-def measure(rows: int, vocab: int, dtype, repeats: int) -> list[dict]:
+def repeated(draw, calls: int):
+    """Compiles `calls` draws as one program, which returns the sum of their tokens."""
+    if calls == 1:
+        return jax.jit(lambda logits_BV: draw(logits_BV, 0))
+
+    def add(logits_BV, call, total_B):
+        # Tied to the call, or the compiler does once what does not depend on the noise.
+        logits_BV, call = jax.lax.optimization_barrier((logits_BV, call))
+        return total_B + draw(logits_BV, call)
+
+    @jax.jit
+    def run(logits_BV):
+        start_B = jnp.zeros(logits_BV.shape[:1], jnp.int32)
+        return jax.lax.fori_loop(0, calls, functools.partial(add, logits_BV), start_B)
+
+    return run
+
+
+def copying(calls: int):
+    """Compiles a program that reads and writes COPIED_BYTES so many times."""
+    x = jnp.ones(COPIED_BYTES // 4)
+    run = jax.jit(lambda x: jax.lax.fori_loop(0, calls, lambda call, x: -x, x))
+    return lambda: run(x)
+
+
+def measure(rows: int, vocab: int, dtype, repeats: int, calls: int, impl: str) -> list[dict]:
     """Times every program in turns; returns a record a program."""
-    draws = programs(rows, vocab, dtype)
-    for draw in draws.values():
-        jax.block_until_ready(draw())
-    seconds = {name: [] for name in draws}
-    for _ in range(repeats):
-        for name, draw in draws.items():
-            start = time.perf_counter()
-            jax.block_until_ready(draw())
-            seconds[name].append(time.perf_counter() - start)
+    rng = np.random.default_rng(0)
+    logits_BV = jnp.asarray(3 * rng.standard_normal((rows, vocab), np.float32)).astype(dtype)
+    draws = {
+        name: functools.partial(repeated(draw, calls), logits_BV)
+        for name, draw in programs(rows, vocab, impl).items()
+    }
+    seconds = times_in_turns(draws | {"copy": copying(calls)}, repeats, calls)
+    bytes_a_second = 2 * COPIED_BYTES / statistics.median(seconds.pop("copy"))
+    floor = logits_BV.nbytes / bytes_a_second
     records = []
     for name, times in seconds.items():
         record = {
@@ -89,6 +122,9 @@ def measure(rows: int, vocab: int, dtype, repeats: int) -> list[dict]:
             "dtype": jnp.dtype(dtype).name,
             "milliseconds": 1e3 * statistics.median(times),
             "repeats": repeats,
+            "calls": calls,
+            "copy_gigabytes_per_second": bytes_a_second / 1e9,
+            "ratio_to_floor": statistics.median(times) / floor,
         }
         for baseline in BASELINES:
             ratios = [a / b for a, b in zip(times, seconds[baseline], strict=True)]
@@ -98,25 +134,48 @@ def measure(rows: int, vocab: int, dtype, repeats: int) -> list[dict]:
     return records
 
 
+def times_in_turns(runs: dict, repeats: int, calls: int) -> dict:
+    """Returns the seconds a call of every program, once a repeat; compiles before it times."""
+    for run in runs.values():
+        jax.block_until_ready(run())
+    seconds = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            seconds[name].append((time.perf_counter() - start) / calls)
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Times kernels.sample against JAX's own sampling.")
     parser.add_argument("--json", type=pathlib.Path, help="write the records to this file")
     parser.add_argument("--repeats", type=int, default=9, help="alternating repeats, 5 or more")
     parser.add_argument("--shapes", nargs="+", default=["64x32000", "64x151936"])
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--calls", type=int, default=1, help="draws a program, 100 on a GPU")
+    parser.add_argument(
+        "--impl", choices=IMPLEMENTATIONS, default="auto", help="measure this one beside auto"
+    )
     arguments = parser.parse_args()
     if arguments.repeats < 5:
         parser.error(f"--repeats is {arguments.repeats}; medians need 5 or more")
+    if arguments.calls < 1:
+        parser.error(f"--calls is {arguments.calls}; it must be at least 1")
     records = []
     for shape in arguments.shapes:
         rows, vocab = map(int, shape.split("x"))
-        print(f"{shape} {arguments.dtype}: ms, ratio to categorical [range], to top_k_categorical")
-        for record in measure(rows, vocab, arguments.dtype, arguments.repeats):
+        print(
+            f"{shape} {arguments.dtype}: ms, ratio to categorical [range], to top_k_categorical, "
+            "to floor"
+        )
+        how = (arguments.repeats, arguments.calls, arguments.impl)
+        for record in measure(rows, vocab, arguments.dtype, *how):
             low, high = record["ratio_to_categorical_range"]
             print(
                 f"  {record['name']:36s} {record['milliseconds']:8.2f}"
                 f"  {record['ratio_to_categorical']:.3f} [{low:.3f}, {high:.3f}]"
-                f"  {record['ratio_to_top_k_categorical']:.2f}",
+                f"  {record['ratio_to_top_k_categorical']:.2f}  {record['ratio_to_floor']:.1f}",
                 flush=True,
             )
             records.append(record)

@@ -194,7 +194,14 @@ class GenerateConfig(Checked):
     max_prompt_tokens: int = setting(22, "longest prompt", low=1)
     top_p: float = setting(1.0, "kept probability mass; 1 is off", above=0, high=1)
     min_p: float = setting(0.0, "least share of the best token; 0 is off", low=0, high=1)
-    batch: int = setting(2048, "response rows decoded at once", low=1)
+    batch: int = setting(2048, "response rows a unit, which is stored at once", low=1)
+    slots: int = setting(2048, "response rows decoded at once, at most", low=1)
+    stop: tuple[str, ...] = setting(
+        ("",), "strings that end a response and are not part of it; an empty one is none"
+    )
+    weights: str = setting(
+        "same", "what sampling reads of the weights", choices=("same", "bfloat16", "int8")
+    )
     rationalize: bool = setting(False, "failed queries get a second try with the answer as hint")
 
 

@@ -6,7 +6,7 @@
 
 The draws are those of the run's own monitor phase: with the run's settings the held-out split
 gives the figures that the run wrote, to the last digit. Settings are the run's; `monitor.*`,
-`generate.batch` and `mesh.*` may be overridden.
+`generate.batch`, `generate.slots` and `mesh.*` may be overridden.
 
 Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
@@ -30,7 +30,7 @@ from bstar_jax.phases.run import open_run, read_config  # noqa: E402
 from bstar_jax.phases.train import sampling_params  # noqa: E402
 from bstar_jax.records import SPLITS  # noqa: E402
 
-_MAY_DIFFER = ("monitor.", "mesh.", "generate.batch", "log.")
+_MAY_DIFFER = ("monitor.", "mesh.", "generate.batch", "generate.slots", "log.")
 
 
 def main(argv: Sequence[str]) -> None:

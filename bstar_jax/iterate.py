@@ -35,15 +35,16 @@ def self_train(run: Run) -> None:
     state = None
     for iteration in run.iterations_left():
         if iteration == 0:
-            params = warm_up(run)
+            trained = warm_up(run)
         else:
             state = state or state_before(run, iteration)
             params = sampling_params(run, state.params)
             choice = calibrate(run, iteration, params)
             rollouts = generate(run, iteration, params, choice)
+            del params  # what sampled makes room for what trains
             rollouts = grade(run, iteration, rollouts)
             selected = select(run, iteration, rollouts, choice)
             state = improve(run, iteration, state, selected)
-            params = state.params
-        monitor(run, iteration, sampling_params(run, params))
+            trained = state.params
+        monitor(run, iteration, sampling_params(run, trained))
         run.end_iteration()

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, jaxtyped
 
 from bstar_jax import sharding
 from bstar_jax.config import ModelConfig
+from bstar_jax.kernels import attention
 
 # (query_BLAE, key_BLGE, value_BLGE, layer_Y_state) -> (mixed_BLAE, layer_Y_state)
 Attend = Callable[[jax.Array, jax.Array, jax.Array, object], tuple[jax.Array, object]]
@@ -150,12 +151,10 @@ class Decoder(nnx.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Scores of the next token, f32 [..., V]."""
         if self.config.tied:
-            weight_DV = self.embedding[...].T
+            weight_DV = self.embedding[...].astype(hidden.dtype).T
         else:
-            weight_DV = self.head[...]
-        product = jnp.matmul(
-            hidden, weight_DV.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
+            weight_DV = self.head[...].astype(hidden.dtype)
+        product = jnp.matmul(hidden, weight_DV, preferred_element_type=jnp.float32)
         return product.astype(jnp.float32)
 
     def values(self, hidden: jax.Array) -> jax.Array:
@@ -186,47 +185,22 @@ def rotate(x_BLAE: jax.Array, positions_BL: jax.Array, theta: float) -> jax.Arra
     return turned.astype(x_BLAE.dtype)
 
 
-def attention_weights(query_BLAE, key_BKGE) -> jax.Array:
-    """Scaled scores [B, G, A/G, L, K] in f32; head a reads key-value head a // (A/G)."""
-    batch, length, heads, width = query_BLAE.shape
-    groups = key_BKGE.shape[-2]
-    query = query_BLAE.reshape(batch, length, groups, heads // groups, width)
-    scores = jnp.einsum("blghe,bkge->bghlk", query, key_BKGE, preferred_element_type=jnp.float32)
-    return scores * width**-0.5
-
-
-def attend_whole(mask_BLL: jax.Array, keep_state: bool = False) -> Attend:
-    """Attention over the tokens at hand, where the mask allows.
+def attend_whole(
+    segments_BL: jax.Array, *, keep_state: bool = False, packed: bool = True
+) -> Attend:
+    """Attention over the tokens at hand: each reads its own text, up to itself.
 
     Args:
-      mask_BLL: Whether token l (axis 1) may read token k (axis 2); every token reads one.
+      segments_BL: Which text a token belongs to, from 1; 0 is padding, which reads itself alone.
       keep_state: Whether each layer hands back its (keys, values), as prefill wants them.
+      packed: Whether rows may hold several texts; see `attention.attend_segments`.
     """
 
     def attend(query, key, value, state):
-        scores = attention_weights(query, key)
-        scores = jnp.where(mask_BLL[:, None, None], scores, -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        mixed = jnp.einsum("bghlk,bkge->blghe", weights, value)
-        return mixed.reshape(query.shape), ((key, value) if keep_state else state)
+        mixed = attention.attend_segments(query, key, value, segments_BL, packed=packed)
+        return mixed, ((key, value) if keep_state else state)
 
     return attend
-
-
-def causal_mask(segments_BL: jax.Array) -> jax.Array:
-    """Token l reads tokens k <= l of its own segment.
-
-    segments 1 1 2 2 0      reads   x . . . .
-                                    x x . . .
-                                    . . x . .
-                                    . . x x .
-                                    . . . . x    (0 is padding: it reads itself alone)
-    """
-    length = segments_BL.shape[1]
-    below = jnp.tril(jnp.ones((length, length), bool))[None]
-    same = segments_BL[:, :, None] == segments_BL[:, None, :]
-    real = (segments_BL > 0)[:, :, None]
-    return (below & same & real) | jnp.eye(length, dtype=bool)[None]
 
 
 @functools.lru_cache(maxsize=32)
@@ -318,14 +292,20 @@ def forward(
     return decoder.logits(hidden)[..., : config.vocab_size]
 
 
-def forward_hidden(config, params, tokens_BL, segments_BL=None, positions_BL=None):
-    """Final hidden states [B, L, D] of a plain causal pass, and the module that made them."""
+def forward_hidden(
+    config, params, tokens_BL, segments_BL=None, positions_BL=None, *, packed: bool = True
+):
+    """Final hidden states [B, L, D] of a plain causal pass, and the module that made them.
+
+    Args: as of `forward`, and
+      packed: Whether rows may hold several texts; see `attention.attend_segments`.
+    """
     if segments_BL is None:
-        segments_BL = jnp.ones_like(tokens_BL)
+        segments_BL, packed = jnp.ones_like(tokens_BL), False
     if positions_BL is None:
         positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1])[None], tokens_BL.shape)
     decoder = merge(config, params)
-    attend = attend_whole(causal_mask(segments_BL))
+    attend = attend_whole(segments_BL, packed=packed)
     hidden, _ = decoder.hidden(tokens_BL, positions_BL, attend, None)
     return hidden, decoder
 

@@ -86,6 +86,18 @@ def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, spec(axes, _ACTIVATIONS))
 
 
+def by_shard(function):
+    """The function on every shard's own rows: all its arrays have the shards as first dimension.
+
+    Without a mesh in force it is the function itself. Inside there is one shard, and nothing that
+    it does can become an exchange between devices.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return function
+    rows = spec(("batch",), SAMPLING)
+    return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)
+
+
 def row_shards(mesh: Mesh) -> int:
     """Number of parts that the rows of a batch are cut into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -29,6 +30,8 @@ _MODEL_FILE = "tokenizer.model"  # of sentencepiece
 _JSON_FILE = "tokenizer.json"  # of Hugging Face tokenizers
 _SETTINGS_FILE = "tokenizer_config.json"
 _PAD, _END = "<pad>", "<end>"
+# Decoders that treat every token alone, then join them, then cut off spaces at the beginning.
+_JOINING = "((Replace|Metaspace) ?)*((ByteFallback|ByteLevel) ?)?(Fuse ?)?(Strip)?"
 
 
 class Tokenizer(Protocol):
@@ -54,6 +57,17 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special tokens have none."""
+        ...
+
+    def pieces(self) -> list[bytes]:
+        """What each token adds to a text, [V]: `decode(ids)` is their concatenation in UTF-8.
+
+        Less spaces at the beginning, which a text may lack; and bytes that are no UTF-8 make
+        replacement characters in a text. Special tokens add nothing.
+
+        Raises:
+          UserError: If tokens change when they meet.
+        """
         ...
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -205,6 +219,16 @@ class _JsonTokenizer:
         spoken = [int(token) for token in ids if int(token) not in self._silent]
         return self._definition.decode(spoken, skip_special_tokens=True)
 
+    def pieces(self) -> list[bytes]:
+        content = json.loads(self._definition.to_str())
+        steps = _decoding_steps(content["decoder"])
+        special = {token["id"] for token in content["added_tokens"] if token["special"]}
+        names = map(self._definition.id_to_token, range(self.vocab_size))
+        return [
+            b"" if name is None or index in self._silent | special else _piece(name, steps)
+            for index, name in enumerate(names)
+        ]
+
     def save(self, directory: str | os.PathLike) -> None:
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -226,6 +250,57 @@ class _JsonTokenizer:
                 f"{unknown[0]!r} is not a word of the tokenizer, in {text[:80]!r}; its words, "
                 f"apart by single spaces, are: {' '.join(sorted(self._words))}"
             )
+
+
+def _decoding_steps(decoder: dict | None) -> list[dict] | None:
+    """What a decoder does to each token before it joins them; None is to join them by spaces.
+
+    Raises:
+      UserError: If that is not all it does, but for spaces cut off at the beginning.
+    """
+    if decoder is None:
+        return None
+    steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    order = " ".join(step["type"] for step in steps)
+    strips = [(step["content"], step["stop"]) for step in steps if step["type"] == "Strip"]
+    patterns = [step["pattern"] for step in steps if step["type"] == "Replace"]
+    if (
+        not re.fullmatch(_JOINING, order)
+        or any(strip != (" ", 0) for strip in strips)
+        or any("String" not in pattern for pattern in patterns)
+    ):
+        raise UserError(
+            f"the decoder of the tokenizer ({order}) changes tokens where they meet, so stop "
+            "strings cannot be seen as tokens come; leave the stop strings out, or use a tokenizer "
+            "whose decoder is ByteLevel, Metaspace or ByteFallback"
+        )
+    return steps
+
+
+def _piece(token: str, steps: list[dict] | None) -> bytes:
+    if steps is None:
+        return b" " + token.encode()
+    for step in steps:
+        if step["type"] == "Replace":
+            token = token.replace(step["pattern"]["String"], step["content"])
+        elif step["type"] == "Metaspace":
+            token = token.replace(step["replacement"], " ")
+        elif step["type"] == "ByteFallback" and re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
+            return bytes([int(token[3:5], 16)])
+        elif step["type"] == "ByteLevel" and set(token) <= _BYTE_OF.keys():
+            return bytes(_BYTE_OF[character] for character in token)
+    return token.encode()
+
+
+def _byte_of_character() -> dict[str, int]:
+    """The alphabet of byte-level tokens: a byte's own character, or one past 255 in their order."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    own = {character: ord(character) for character in alphabet if ord(character) < 256}
+    others = (character for character in alphabet if ord(character) >= 256)
+    return own | dict(zip(others, sorted(set(range(256)) - set(own.values())), strict=True))
+
+
+_BYTE_OF = _byte_of_character()
 
 
 def _load_model(path: pathlib.Path) -> Tokenizer:

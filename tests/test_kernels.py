@@ -142,6 +142,42 @@ def test_top_k_beyond_the_window_takes_the_exact_path_and_no_other_does():
     np.testing.assert_array_equal(wide.token_B, result.token_B)
 
 
+def test_top_p_and_min_p_without_top_k_are_proven_inside_the_window():
+    rng = np.random.default_rng(12)
+    rows, vocab = 192, 5000
+    logits_BV = jnp.asarray(3 * rng.standard_normal((rows, vocab)), jnp.float32)
+    keys_B2 = cases.row_keys(12, rows)
+    temperature_B = jnp.asarray(rng.uniform(0.2, 1.5, rows), jnp.float32)
+    top_p_B = jnp.asarray(rng.choice([0.1, 0.5, 0.9, 1.0], rows), jnp.float32)
+    min_p_B = jnp.asarray(rng.choice([0.0, 0.01, 0.1], rows), jnp.float32)
+    for cuts in ((top_p_B, None), (None, min_p_B), (top_p_B, min_p_B)):
+        result = kernels.sample(logits_BV, keys_B2, temperature_B, None, *cuts)
+        top_k_B, *given = (
+            off_B if cut_B is None else cut_B
+            for cut_B, off_B in zip((None, *cuts), off(rows), strict=True)
+        )
+        expected = reference_sample(logits_BV, keys_B2, temperature_B, top_k_B, *given)
+        differing = cases.assert_same_tokens(
+            result, expected, logits_BV, keys_B2, temperature_B, top_k_B
+        )
+        assert differing <= 1
+        # Few columns are kept where it is cold; where it is hot more than a window holds.
+        assert (result.status_B[temperature_B < 0.6] == 0).all()
+        assert 0 < (result.status_B == 0).sum()
+    wide = kernels.sample(logits_BV, keys_B2, temperature_B, None, top_p_B, min_p_B, kmax=1)
+    assert wide.status_B.sum() > result.status_B.sum()
+    np.testing.assert_array_equal(wide.token_B, result.token_B)
+
+
+def test_a_top_p_too_near_the_edge_to_tell_takes_the_exact_path():
+    logits_V = np.full(2000, -np.inf, np.float32)
+    logits_V[[7, 500, 1900]] = np.log([0.5, 0.3, 0.2])
+    top_p_B = jnp.asarray([0.79, 0.8, 0.81, 0.5], jnp.float32)
+    logits_BV = jnp.broadcast_to(jnp.asarray(logits_V)[None, :], (4, 2000))
+    result = kernels.sample(logits_BV, cases.row_keys(0, 4), jnp.ones(4), None, top_p_B)
+    np.testing.assert_array_equal(result.status_B, [0, 1, 0, 1])
+
+
 # Laws.
 
 

@@ -14,10 +14,9 @@ from bstar_jax import model
 from bstar_jax.balance import Choice
 from bstar_jax.config import GenerateConfig, ModelConfig, UserError
 from bstar_jax.records import SCHEMA, Query, Rollouts
-from bstar_jax.sampling import Draw, Keys, Sampler, generate, sample_responses
-from bstar_jax.sampling.decode import Requests
+from bstar_jax.sampling import Draw, Keys, Sampler, decode, generate
 from bstar_jax.sampling.keys import PHASES, at_token, id_words
-from tests import builders
+from tests import builders, flights
 
 KEYS = Keys(seed=5, iteration=2, phase="generate")
 # One program for most of this file: units of 4 queries, 4 responses each.
@@ -160,7 +159,7 @@ def test_keys_are_the_documented_chain():
             key = jax.random.fold_in(key, np.uint32(int.from_bytes(word, "big")))
         key = jax.random.fold_in(key, int(index_UR[u, r]))
         np.testing.assert_array_equal(rows[u, r], jax.random.key_data(key))
-        token = at_token(jnp.asarray(rows[u, r])[None], jnp.int32(9))[0]
+        token = at_token(jnp.asarray(rows[u, r])[None], jnp.array([9]))[0]
         np.testing.assert_array_equal(token, jax.random.key_data(jax.random.fold_in(key, 9)))
     assert PHASES == {"calibrate": 1, "generate": 2, "monitor": 3, "rationalize": 4, "prm": 5}
 
@@ -172,7 +171,10 @@ def test_no_two_responses_share_a_key():
         np.asarray(Keys(0, iteration, phase).rows(ids, index_UR)).reshape(-1, 2)
         for iteration, phase in itertools.product((0, 1, 2), PHASES)
     ]
-    tokens = [np.asarray(at_token(jnp.asarray(keys[0]), jnp.int32(index))) for index in range(3)]
+    tokens = [
+        np.asarray(at_token(jnp.asarray(keys[0]), jnp.full(len(keys[0]), index)))
+        for index in range(3)
+    ]
     everything = np.concatenate(keys + tokens)
     assert len(np.unique(everything, axis=0)) == len(everything)
 
@@ -183,24 +185,6 @@ def test_ids_become_two_words():
 
 
 # Law 3: log-probabilities are those of a plain forward pass of the same weights.
-
-
-def requests(config, prompts, temperatures, top_ks, *, width, seed=0):
-    """Device requests: every prompt with one response a temperature."""
-    prompts_UP = np.zeros((len(prompts), width), np.int32)
-    for row, prompt in enumerate(prompts):
-        prompts_UP[row, : len(prompt)] = prompt
-    shape = (len(prompts), len(temperatures))
-    return Requests(
-        prompts_UP=jnp.asarray(prompts_UP),
-        lengths_U=jnp.asarray([len(prompt) for prompt in prompts], jnp.int32),
-        keys_UR2=jax.random.bits(jax.random.key(seed), (*shape, 2), jnp.uint32),
-        temperature_UR=jnp.broadcast_to(jnp.asarray(temperatures, jnp.float32), shape),
-        top_k_UR=jnp.broadcast_to(jnp.asarray(top_ks, jnp.int32), shape),
-        top_p_UR=None,
-        min_p_UR=None,
-        active_U=jnp.ones(len(prompts), bool),
-    )
 
 
 def plain_logprobs(config, params, prompts, tokens_URL):
@@ -230,27 +214,28 @@ def plain_logprobs(config, params, prompts, tokens_URL):
     ],
     ids=["tied", "untied"],
 )  # fmt: skip
-def test_logprobs_are_those_of_a_plain_forward_pass(config):
+@pytest.mark.parametrize("slots", [100, 6])
+def test_logprobs_are_those_of_a_plain_forward_pass(config, slots):
     params = builders.params(config)
     rng = np.random.default_rng(3)
     prompts = [rng.integers(2, 50, length).tolist() for length in (1, 4, 7, 8)]
     temperatures, top_ks = (0.0, 0.6, 1.0, 1.0, 1.7), (0, 0, 0, 3, 20)
-    asked = requests(config, prompts, temperatures, top_ks, width=8)
-    got = sample_responses(config, params, asked, max_tokens=12, end_id=1)
-    table_URLV = plain_logprobs(config, params, prompts, np.asarray(got.tokens_URL))
+    draws = list(zip(temperatures, top_ks, strict=True))
+    got, _ = flights.fly(config, params, prompts, draws, slots=slots)
+    table_URLV = plain_logprobs(config, params, prompts, got.tokens_DWL)
     for u, r in itertools.product(range(4), range(5)):
-        count = int(got.num_tokens_UR[u, r])
-        tokens = got.tokens_URL[u, r, :count].tolist()
+        count = int(got.num_tokens_DW[u, r])
+        tokens = got.tokens_DWL[u, r, :count].tolist()
         table_LV = table_URLV[u][r, :count]
         expected = table_LV[np.arange(count), tokens].sum()
-        assert abs(float(got.logprob_UR[u, r]) - expected) <= 1e-4 * count
+        assert abs(float(got.logprob_DW[u, r]) - expected) <= 1e-4 * count
         if temperatures[r] == 0:
             assert tokens == table_LV.argmax(axis=1).tolist()
         if top_ks[r]:
             rank = (table_LV > table_LV[np.arange(count), tokens][:, None]).sum(axis=1)
             assert (rank < top_ks[r]).all()
         assert 1 not in tokens[:-1]
-        assert bool(got.stopped_UR[u, r]) == (tokens[-1] == 1)
+        assert bool(got.stopped_DW[u, r]) == (tokens[-1] == 1)
         assert count == 12 or tokens[-1] == 1
 
 
@@ -264,12 +249,12 @@ def test_prompts_of_one_token_in_a_buffer_of_one(queries):
 
 
 def test_a_sweep_of_temperatures_and_top_k_compiles_nothing(queries, rollouts, caplog):
-    programs = sample_responses._cache_size()
+    programs = decode.decode._cache_size()
     sweep = itertools.product(np.linspace(0.0, 1.5, 16), (0, 1, 7, 40))
     with caplog.at_level(logging.WARNING, logger="jax._src"), jax.log_compiles():
         for temperature, top_k in sweep:
             run(queries[:4], draws=[Draw(float(temperature), top_k, 4)])
-    assert sample_responses._cache_size() == programs
+    assert decode.decode._cache_size() == programs
     compiled = [record.message for record in caplog.records if "ompil" in record.message]
     assert not compiled
 

@@ -1,5 +1,7 @@
 """Text that becomes ids comes back as it was, from every kind of tokenizer."""
 
+import random
+
 import pytest
 import sentencepiece
 import tokenizers
@@ -281,3 +283,100 @@ def test_too_many_pieces_for_the_text_are_refused(tmp_path):
         tokenizer.train_sentencepiece(["abc"], 5000, tmp_path / "own.model")
     with pytest.raises(UserError, match="no text to train"):
         tokenizer.train_sentencepiece(["", ""], 300, tmp_path / "own.model")
+
+
+def joined(some, ids):
+    pieces = some.pieces()
+    return b"".join(pieces[token] for token in ids)
+
+
+def is_text(data: bytes) -> bool:
+    return "\ufffd" not in data.decode(errors="replace")
+
+
+@pytest.mark.parametrize("source", ["words", "pieces", "byte_pairs"])
+@settings(max_examples=200)
+@given(data=st.data())
+def test_a_text_is_its_tokens_pieces_in_a_row(source, request, data):
+    some = request.getfixturevalue(source)
+    each = some.pieces()
+    assert len(each) == some.vocab_size
+    whole = [[token] for token, piece in enumerate(each) if is_text(piece)]
+    parts = st.sampled_from(whole)
+    if source != "words":
+        parts |= st.text(st.characters(exclude_categories=["Cs"])).map(some.encode)
+    ids = [token for part in data.draw(st.lists(parts, max_size=20)) for token in part]
+    text = joined(some, ids).decode()
+    assert text.removeprefix(" ") == some.decode(ids).removeprefix(" ")
+    assert source == "words" or text == some.decode(ids)
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_pieces_that_are_no_text_make_replacement_characters(byte_pairs, pieces, data):
+    ids = data.draw(st.lists(st.integers(0, byte_pairs.vocab_size - 1), max_size=40))
+    assert joined(byte_pairs, ids).decode(errors="replace") == byte_pairs.decode(ids)
+    ids = data.draw(st.lists(st.integers(0, pieces.vocab_size - 1), max_size=8))
+    assert is_text(joined(pieces, ids)) == ("\ufffd" not in pieces.decode(ids))
+
+
+def test_pieces_of_texts_and_special_tokens(words, pieces, byte_pairs):
+    for some in (pieces, byte_pairs):
+        for text in [*TEXTS[:3], "日本 😀 é", "\t\r\n"]:
+            assert joined(some, some.encode(text)) == text.encode()
+    assert joined(words, words.encode("8 - 3")) == b" 8 - 3"
+    for some in (words, pieces, byte_pairs):
+        special = {some.end_id, some.pad_id}
+        assert {some.pieces()[token] for token in special} == {b""}
+
+
+DECODERS = {
+    "underlined": decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    ),
+    "metaspace": decoders.Metaspace(),
+    "byte_level": decoders.ByteLevel(),
+    "none": None,
+}
+
+
+def word_level(directory, decoder):
+    listed = ["<end>", "▁a", "b", "▁▁c", "<0x41>", "Ġd", "é", "e f"]
+    definition = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(listed)}))
+    if decoder is not None:
+        definition.decoder = decoder
+    definition.add_tokens(["<more>"])
+    definition.add_special_tokens(["<|special|>"])
+    definition.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    return tokenizer.load(directory)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_pieces_follow_the_decoder_of_a_checkpoint(tmp_path, name):
+    some = word_level(tmp_path, DECODERS[name])
+    rng = random.Random(0)
+    for _ in range(100):
+        ids = rng.choices(range(some.vocab_size), k=rng.randrange(12))
+        text = joined(some, ids).decode(errors="replace")
+        assert text.lstrip(" ") == some.decode(ids).lstrip(" ")
+
+
+@pytest.mark.parametrize(
+    ("decoder", "named"),
+    [
+        (decoders.WordPiece(), "WordPiece"),
+        (decoders.BPEDecoder(), "BPEDecoder"),
+        (decoders.Sequence([decoders.Fuse(), decoders.Replace("▁", " ")]), "Fuse Replace"),
+        (decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 0, 1)]), "Fuse Strip"),
+        (decoders.Replace(tokenizers.Regex("a+"), " "), "Replace"),
+    ],
+)
+def test_tokens_that_change_where_they_meet_have_no_pieces(tmp_path, decoder, named):
+    with pytest.raises(UserError, match=rf"decoder of the tokenizer \({named}\) changes tokens"):
+        word_level(tmp_path, decoder).pieces()

@@ -5,15 +5,17 @@ import functools
 import jax
 import jax.numpy as jnp
 from beartype import beartype
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32, jaxtyped
 
 from bstar_jax import sharding
-from bstar_jax.kernels import contract, pallas_tpu, xla
+from bstar_jax.kernels import contract, pallas_gpu, pallas_tpu, sharded, xla
 from bstar_jax.kernels.contract import Sample
 
 __all__ = ["Sample", "sample"]
 
-_IMPLEMENTATIONS = ("auto", "xla", "pallas_tpu")
+_KERNELS = {"pallas_tpu": pallas_tpu, "pallas_gpu": pallas_gpu}
+_IMPLEMENTATIONS = ("auto", "xla", *_KERNELS)
 _NOISE_KINDS = ("gumbel", "icdf")
 _LOGIT_TYPES = (jnp.float32, jnp.bfloat16)
 
@@ -47,6 +49,11 @@ def sample(
     row's key and the column alone, so batch, order, padding, `kmax` and `impl` change no token,
     rounding aside: implementations may differ where two scores are a few ulp apart.
 
+    Under a mesh every device draws its own rows. Where `tensor` spreads the columns, as it does a
+    vocabulary padded to a multiple of 256 x tensor, it draws from its own columns, by XLA code
+    whatever `impl` says, and the logits stay where they are; other widths, and noise "icdf", gather
+    them first.
+
     Example: logits [[0., 2., 1.]], temperature [0.] -> token [1], log-probability [-0.4076].
     Logits [[0., 2., 1.]], temperature [1.], top_k [2] -> token 1 with probability 0.731, else 2.
 
@@ -63,8 +70,9 @@ def sample(
         min_p_B: Smallest probability kept as a share of the largest, in [0, 1]. None: off.
         valid_vocab: The true vocabulary V; columns from it on are padding. None: all columns.
         kmax: The largest top-k that the quick path is sized for. Larger ones are slower.
-        impl: "xla", "pallas_tpu", or "auto": the TPU kernel where the mesh in force, or
-            else the default backend, is of TPUs and the kernel supports the case; XLA otherwise.
+        impl: "xla", "pallas_tpu", "pallas_gpu", or "auto": the TPU kernel where the mesh in
+            force, or else the default backend, is of TPUs and the kernel supports the case; XLA
+            otherwise. The GPU kernel is chosen only by name, until it is measured to win.
         noise: "gumbel", or "icdf", which draws rows without top-k by inverse CDF instead: the same
             distribution from two uniforms a row, other tokens.
 
@@ -89,21 +97,22 @@ def sample(
     if top_k_B is not None:
         top_k_B = top_k_B.astype(jnp.int32)
     rows = contract.Rows(row_keys_B2, temperature_B.astype(jnp.float32), top_k_B, top_p_B, min_p_B)
-    impl = _choose(impl, pallas_tpu.supports(rows, vocab, noise))
+    impl = _choose(impl, rows, vocab, noise)
     return _sample(logits_BV, rows, vocab=vocab, kmax=kmax, impl=impl, noise_kind=noise)
 
 
-def _choose(impl: str, is_for_pallas: bool) -> str:
+def _choose(impl: str, rows: contract.Rows, vocab: int, noise: str) -> str:
     """The one place that chooses an implementation."""
     if impl not in _IMPLEMENTATIONS:
         raise ValueError(f"impl is {impl!r}; choose one of {_IMPLEMENTATIONS}")
-    if impl == "pallas_tpu" and not is_for_pallas:
+    if impl == "auto":
+        is_for_tpu = _platform() == "tpu" and pallas_tpu.supports(rows, vocab, noise)
+        return "pallas_tpu" if is_for_tpu else "xla"
+    if impl in _KERNELS and not _KERNELS[impl].supports(rows, vocab, noise):
         raise ValueError(
-            "impl is 'pallas_tpu', which draws neither with top-p, min-p or noise='icdf' nor from "
+            f"impl is {impl!r}, which draws neither with top-p, min-p or noise='icdf' nor from "
             f"{contract.DENSE_VOCAB} columns or fewer; choose impl='auto'"
         )
-    if impl == "auto":
-        return "pallas_tpu" if is_for_pallas and _platform() == "tpu" else "xla"
     return impl
 
 
@@ -118,15 +127,25 @@ def _platform() -> str:
 @functools.partial(jax.jit, static_argnames=("vocab", "kmax", "impl", "noise_kind"))
 def _sample(logits_BV, rows, *, vocab, kmax, impl, noise_kind) -> Sample:
     on_xla = functools.partial(xla.sample, vocab=vocab, kmax=kmax, noise_kind=noise_kind)
-    on_tpu = functools.partial(pallas_tpu.sample, vocab=vocab, kmax=kmax)
-    draw = on_tpu if impl == "pallas_tpu" else on_xla
+    draw = on_xla
+    if impl in _KERNELS:
+        draw = functools.partial(_KERNELS[impl].sample, vocab=vocab, kmax=kmax)
 
-    # Under a mesh every device draws its own rows, over all columns: a kernel is not partitioned
-    # by the compiler, and no row should wait for the exact path of another device's row.
+    # Under a mesh every device draws its own rows: a kernel is not partitioned by the compiler, and
+    # no row should wait for the exact path of another device's row.
     mesh = jax.sharding.get_abstract_mesh()
-    spread = sharding.spec(("batch",), sharding.SAMPLING)
     if mesh.empty or mesh.manual_axes or mesh.size == 1:
         return draw(logits_BV, rows)
-    if logits_BV.shape[0] % sharding.row_shards(mesh):
+    batch, columns = sharding.spec(("batch", "vocab"), sharding.SAMPLING)
+    is_spread = logits_BV.shape[0] % sharding.row_shards(mesh) == 0
+    by_row = PartitionSpec(batch if is_spread else None)
+    if sharded.supports(logits_BV.shape[1], mesh.shape[columns], noise_kind):
+        draw = functools.partial(sharded.sample, vocab=vocab, kmax=kmax, axis=columns)
+        in_specs = (PartitionSpec(*by_row, columns), by_row)
+    elif is_spread:
+        in_specs = (by_row, by_row)
+    else:
         return on_xla(logits_BV, rows)
-    return jax.shard_map(draw, in_specs=spread, out_specs=spread, check_vma=False)(logits_BV, rows)
+    return jax.shard_map(draw, in_specs=in_specs, out_specs=by_row, check_vma=False)(
+        logits_BV, rows
+    )

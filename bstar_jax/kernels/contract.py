@@ -8,7 +8,7 @@ How a row draws is a function of the true vocabulary and of whether its top-k is
     distribution of a Gumbel-max over all columns, for V / BLOCK + BLOCK draws instead of V.
 
 Axes of this room: B rows, V vocabulary, I noise indices, N blocks, M tiles, C columns of a tile
-or a block, W window, R rows of one turn of the exact path.
+or a block, W window, R rows of one turn of the exact path, S shards of the vocabulary.
 """
 
 from typing import NamedTuple
@@ -80,6 +80,11 @@ class Rows(NamedTuple):
         if self.top_k_B is None:
             return jnp.zeros(self.temperature_B.shape, bool)
         return (self.top_k_B > 0) & (self.top_k_B < vocab)
+
+    @property
+    def may_cut_mass(self) -> bool:
+        """Whether any row can have top-p or min-p: False spares the compiled program both."""
+        return self.top_p_B is not None or self.min_p_B is not None
 
     def has_mass_cut_B(self) -> Bool[Array, " B"]:
         """Whether the row's top-p or min-p leaves anything out."""

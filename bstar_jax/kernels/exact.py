@@ -4,6 +4,9 @@ The quick paths send their rows here when they cannot prove a result. Bisection 
 order-preserving integer image of the logits finds each threshold in 32 counts, without a sort.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -14,48 +17,82 @@ from bstar_jax.kernels import contract, draw
 _ROWS_A_TURN = 8
 
 
+class Shard(NamedTuple):
+    """The part of the vocabulary that a device holds, inside a `shard_map`.
+
+    Attributes:
+        axis: Name of the mesh axis that the columns are spread over.
+        first: The column it begins with, int32.
+    """
+
+    axis: str
+    first: Int[Array, ""]
+
+
 def sample_rows(
+    sample_turn: Callable,
     tiles_BMC: Float[Array, "B M C"],
     rows: contract.Rows,
-    token_B: Int[Array, " B"],
+    found_B: tuple[Array, ...],
     is_due_B: Bool[Array, " B"],
-    vocab: int,
-    noise_kind: str,
-) -> Int[Array, " B"]:
-    """Replaces the tokens of the rows that are due, in as many turns as they need, often none."""
-    size = token_B.size
+) -> tuple[Array, ...]:
+    """Replaces what was found for the rows that are due, in as many turns as they need, often none.
+
+    `sample_turn` takes the tiles and settings of a few rows and returns what it found for them.
+    """
+    size = is_due_B.size
     due_B = jnp.flatnonzero(is_due_B, size=size, fill_value=size).astype(jnp.int32)
     due_B = jnp.pad(due_B, (0, -size % _ROWS_A_TURN), constant_values=size)
-    turns = -(-is_due_B.sum() // _ROWS_A_TURN)
 
-    def turn(i, token_B):
-        row_R = lax.dynamic_slice_in_dim(due_B, i * _ROWS_A_TURN, _ROWS_A_TURN)
+    # The rows due move up each turn: were they looked up by a counter, few rows would make the
+    # turns alike, and the compiler would take their work out of the loop, where it is always done.
+    def turn(state):
+        due_B, found_B = state
+        row_R, rest_B = due_B[:_ROWS_A_TURN], due_B[_ROWS_A_TURN:]
         take = lambda array_B: array_B.at[row_R].get(mode="clip")  # noqa: E731
-        token_R = sample_tiles(take(tiles_BMC), jax.tree.map(take, rows), vocab, noise_kind)
-        return token_B.at[row_R].set(token_R, mode="drop")
+        put = lambda array_B, new_R: array_B.at[row_R].set(new_R, mode="drop")  # noqa: E731
+        found_R = sample_turn(take(tiles_BMC), jax.tree.map(take, rows))
+        done_B = jnp.pad(rest_B, (0, _ROWS_A_TURN), constant_values=size)
+        return done_B, jax.tree.map(put, found_B, found_R)
 
-    return lax.fori_loop(0, turns, turn, token_B)
+    return lax.while_loop(lambda state: state[0][0] < size, turn, (due_B, found_B))[1]
 
 
 def sample_tiles(
-    tiles_BMC: Float[Array, "B M C"], rows: contract.Rows, vocab: int, noise_kind: str
-) -> Int[Array, " B"]:
-    """Draws a token for every row: its threshold, then the draw of `contract` above it."""
+    tiles_BMC: Float[Array, "B M C"],
+    rows: contract.Rows,
+    vocab: int,
+    noise_kind: str,
+    shard: Shard | None = None,
+) -> draw.Best:
+    """Draws a token for every row: its threshold, then the draw of `contract` above it.
+
+    Of a `shard` the tiles are its own, and so is the winner; the threshold is that of all.
+    """
     clean_BMC = tiles_BMC.astype(jnp.float32)
     clean_BMC = jnp.where(jnp.isnan(clean_BMC), -jnp.inf, clean_BMC)
     clean_BV = clean_BMC.reshape(clean_BMC.shape[0], -1)
-    threshold_B = threshold(clean_BV, rows, vocab)
+    threshold_B = threshold(clean_BV, rows, vocab, shard)
     kept_BMC = jnp.where(clean_BMC >= threshold_B[:, None, None], clean_BMC, -jnp.inf)
     kept_BV = kept_BMC.reshape(clean_BV.shape)
-    first_B = jnp.zeros(threshold_B.shape, jnp.int32)
-    center_B = finite(kept_BV.max(axis=1))
-    dense = lambda: draw.from_columns(rows, kept_BV, first_B)  # noqa: E731
-    blocks = lambda: draw.from_blocks(rows, kept_BMC, center_B, noise_kind)  # noqa: E731
+    center_B = finite(_over(shard, lax.pmax, kept_BV.max(axis=1)))
+    first_B = jnp.full(center_B.shape, 0 if shard is None else shard.first, jnp.int32)
+
+    def dense():
+        return draw.from_columns(rows, kept_BV, first_B)
+
+    def blocks():
+        mass_BN = draw.block_masses(kept_BMC, center_B, rows)
+        given_B = None if shard is None else first_B
+        return draw.from_blocks(rows, kept_BMC, mass_BN, center_B, noise_kind, given_B)
+
     if vocab <= contract.DENSE_VOCAB and noise_kind == "gumbel":
         return dense()
     has_top_k_B = rows.has_top_k_B(vocab)
-    dense_B = lax.cond(has_top_k_B.any(), dense, lambda: first_B)
-    return jnp.where(has_top_k_B, dense_B, lax.cond(has_top_k_B.all(), lambda: first_B, blocks))
+    nothing = lambda: draw.Best(center_B, first_B)  # noqa: E731
+    dense_B = lax.cond(has_top_k_B.any(), dense, nothing)
+    block_B = lax.cond(has_top_k_B.all(), nothing, blocks)
+    return jax.tree.map(lambda d_B, b_B: jnp.where(has_top_k_B, d_B, b_B), dense_B, block_B)
 
 
 def finite(center_B: Float[Array, " B"]) -> Float[Array, " B"]:
@@ -63,21 +100,27 @@ def finite(center_B: Float[Array, " B"]) -> Float[Array, " B"]:
     return jnp.where(jnp.isfinite(center_B), center_B, 0.0)
 
 
-def threshold(clean_BV: Float[Array, "B V"], rows: contract.Rows, vocab: int) -> Float[Array, " B"]:
+def threshold(
+    clean_BV: Float[Array, "B V"],
+    rows: contract.Rows,
+    vocab: int,
+    shard: Shard | None = None,
+) -> Float[Array, " B"]:
     """Returns the smallest logit that may be drawn; -inf where nothing is cut. No NaN allowed.
 
     All three truncations are thresholds: top-k the k-th largest logit; top-p the largest logit t
     for which the mass at or above t reaches top_p; min-p the maximum + T log(min_p).
     """
     image_BV = _ordered_image(clean_BV)
-    largest_B = clean_BV.max(axis=1)
+    largest_B = _over(shard, lax.pmax, clean_BV.max(axis=1))
+    total = lambda array_BV: _over(shard, lax.psum, array_BV.sum(axis=1))  # noqa: E731
     threshold_B = jnp.full(largest_B.shape, -jnp.inf)
     if rows.top_k_B is not None:
         has_top_k_B = rows.has_top_k_B(vocab)
         k_B = jnp.where(has_top_k_B, rows.top_k_B, vocab)
         kth_B = lax.cond(
             has_top_k_B.any(),
-            lambda: _bisect(lambda t_B: (image_BV >= t_B[:, None]).sum(axis=1) >= k_B, k_B.shape),
+            lambda: _bisect(lambda t_B: total(image_BV >= t_B[:, None]) >= k_B, k_B.shape),
             lambda: k_B,
         )
         threshold_B = jnp.where(has_top_k_B, _from_image(kth_B), threshold_B)
@@ -85,9 +128,9 @@ def threshold(clean_BV: Float[Array, "B V"], rows: contract.Rows, vocab: int) ->
     if rows.top_p_B is not None:
         scaled_BV = (clean_BV - finite(largest_B)[:, None]) * rows.inverse_B[:, None]
         mass_BV = jnp.where(clean_BV >= threshold_B[:, None], jnp.exp(scaled_BV), 0.0)
-        wanted_B = rows.top_p_B * mass_BV.sum(axis=1)
+        wanted_B = rows.top_p_B * total(mass_BV)
         nucleus_B = _bisect(
-            lambda t_B: jnp.where(image_BV >= t_B[:, None], mass_BV, 0.0).sum(axis=1) >= wanted_B,
+            lambda t_B: total(jnp.where(image_BV >= t_B[:, None], mass_BV, 0.0)) >= wanted_B,
             wanted_B.shape,
         )
         nucleus_B = jnp.where(rows.top_p_B < 1, _from_image(nucleus_B), -jnp.inf)
@@ -103,6 +146,10 @@ def min_p_threshold(rows: contract.Rows, largest_B: Float[Array, " B"]) -> Float
     is_on_B = (rows.min_p_B > 0) & ~rows.is_greedy_B
     log_share_B = jnp.log(jnp.where(is_on_B, rows.min_p_B, 1.0))
     return jnp.where(is_on_B, largest_B + rows.temperature_B * log_share_B, -jnp.inf)
+
+
+def _over(shard, collective, array_B):
+    return array_B if shard is None else collective(array_B, shard.axis)
 
 
 def _ordered_image(x):

@@ -44,9 +44,20 @@ def bits_at(
     row_keys_B2: UInt32[Array, "B 2"], index_BI: Int[Array, "B I"], stream: int
 ) -> UInt32[Array, "B I"]:
     """Returns 32 random bits for each index, wherever it stands in the array."""
-    counter_BI = (_LANES * (index_BI // (2 * _LANES)) + index_BI % _LANES).astype(jnp.uint32)
-    word_0, word_1 = _words(row_keys_B2, counter_BI, stream)
-    return jnp.where((index_BI // _LANES) % 2 == 0, word_0, word_1)
+    return bits_of(_spread(row_keys_B2, index_BI.shape), index_BI, stream)
+
+
+def bits_of(
+    key_words: tuple[UInt32[Array, "..."], UInt32[Array, "..."]],
+    index: Int[Array, "..."],
+    stream: int,
+) -> UInt32[Array, "..."]:
+    """Returns 32 random bits for each index under one key, or under a key of each index's own."""
+    # In bits, as kernels have no cheap division: _LANES * (index // 256) + index % _LANES.
+    counter = ((index >> 1) & -_LANES) + (index & (_LANES - 1))
+    counter = counter.astype(jnp.uint32)
+    word_0, word_1 = threefry2x32(key_words, (jnp.full_like(counter, stream), counter))
+    return jnp.where(index & _LANES == 0, word_0, word_1)
 
 
 def bits_span(
@@ -60,16 +71,18 @@ def bits_span(
     pairs = count if count <= _LANES else -(-count // (2 * _LANES)) * _LANES
     first_BP = (first_B // 2).astype(jnp.uint32)[:, None]
     counter_BP = first_BP + jnp.arange(pairs, dtype=jnp.uint32)[None, :]
-    words = _words(row_keys_B2, counter_BP, stream)
+    keys = _spread(row_keys_B2, counter_BP.shape)
+    words = threefry2x32(keys, (jnp.full_like(counter_BP, stream), counter_BP))
     if count <= _LANES:
         return words[0]
     tiles = [word.reshape(word.shape[0], -1, 1, _LANES) for word in words]
     return jnp.concatenate(tiles, axis=2).reshape(counter_BP.shape[0], 2 * pairs)[:, :count]
 
 
-def _words(row_keys_B2, counter_BI, stream: int):
-    keys = [jnp.broadcast_to(row_keys_B2[:, i, None], counter_BI.shape) for i in (0, 1)]
-    return threefry2x32((keys[0], keys[1]), (jnp.full_like(counter_BI, stream), counter_BI))
+def _spread(row_keys_B2, shape):
+    """Repeats the words of every row's key along the row."""
+    words = [jnp.broadcast_to(row_keys_B2[:, i, None], shape) for i in (0, 1)]
+    return words[0], words[1]
 
 
 def uniform(bits: UInt32[Array, "..."]) -> Float[Array, "..."]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
@@ -31,6 +32,7 @@ from bstar_jax.config import (
 from bstar_jax.console import Console
 from bstar_jax.journal import MetricsLog, iteration_rows
 from bstar_jax.sampling import Sampler
+from bstar_jax.sampling.weights import rollout_config
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer, check_round_trip
 
@@ -83,10 +85,12 @@ class Run:
     console: Console
     stop: StopRequest
 
-    @property
+    @functools.cached_property
     def sampler(self) -> Sampler:
         """Draws responses with this run's model and lengths."""
-        return Sampler(self.model, self.tokenizer, self.config.generate, self.mesh)
+        settings = self.config.generate
+        config = rollout_config(self.model, settings.weights)
+        return Sampler(config, self.tokenizer, settings, self.mesh)
 
     def begin(self) -> None:
         """Puts config and tokenizer in the directory: from here on it holds this run."""

@@ -9,12 +9,13 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from bstar_jax import model, sharding
+from bstar_jax import model
 from bstar_jax.checkpoint import Mark, place_params
 from bstar_jax.config import UserError, total_steps
 from bstar_jax.phases.data import human_data, selected_data
 from bstar_jax.phases.run import Run
 from bstar_jax.records import Rollouts
+from bstar_jax.sampling.weights import rollout_params
 from bstar_jax.training import optimizer
 from bstar_jax.training.batches import Batch, order
 from bstar_jax.training.fit import fit
@@ -47,10 +48,8 @@ def initial_params(run: Run) -> dict:
 
 
 def sampling_params(run: Run, params: dict) -> dict:
-    """The parameters as sampling wants them: gathered over fsdp, on the devices throughout."""
-    axes = model.axes_of(run.model, params)
-    places = sharding.shardings(run.mesh, params, axes, sharding.SAMPLING)
-    return jax.device_put(params, places)
+    """The parameters as sampling wants them: cast, gathered over fsdp, never on the host."""
+    return rollout_params(run.model, params, run.mesh, weights=run.config.generate.weights)
 
 
 def improve(run: Run, iteration: int, last: TrainState, selected: Rollouts) -> TrainState:

@@ -7,13 +7,12 @@ before the host turns the previous one into text.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -22,11 +21,14 @@ from bstar_jax import sharding
 from bstar_jax.balance import Choice
 from bstar_jax.config import GenerateConfig, ModelConfig, UserError
 from bstar_jax.records import Query, Rollouts
-from bstar_jax.sampling.decode import Requests, Responses, sample_responses
+from bstar_jax.sampling.decode import Responses, Work
+from bstar_jax.sampling.engine import Flight, Order, Prepared, deal
 from bstar_jax.sampling.keys import PHASES, Keys
+from bstar_jax.sampling.prefill import bucket
+from bstar_jax.sampling.stops import automaton, cut
 from bstar_jax.tokenizer import Tokenizer, encode_prompt
 
-__all__ = ["PHASES", "Draw", "Keys", "Sampler", "Unit", "generate", "sample_responses"]
+__all__ = ["PHASES", "Draw", "Keys", "Sampler", "Unit", "generate"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,17 @@ class Sampler:
     settings: GenerateConfig
     mesh: Mesh | None = None
 
+    @functools.cached_property
+    def _stops(self) -> tuple[tuple[str, ...], np.ndarray | None]:
+        """The stop strings, and their automaton where there are any."""
+        stops = tuple(stop for stop in self.settings.stop if stop)
+        if not stops:
+            return stops, None
+        pieces = self.tokenizer.pieces()
+        # The model may have columns that are no token.
+        silent = [b""] * (self.config.vocab_size - len(pieces))
+        return stops, automaton([*pieces, *silent], stops)
+
     def plan(self, queries: Sequence[Query], draws: Sequence[Draw]) -> list[Unit]:
         """Cuts the queries into units of about `settings.batch` rows, as equal as can be."""
         shards = sharding.row_shards(self.mesh) if self.mesh else 1
@@ -101,85 +114,106 @@ class Sampler:
           keys: Where in the run this is.
         """
         started = time.perf_counter()
-        waiting = None
-        for unit in units:
-            launched = (unit, self._launch(params, unit, draws, keys))
-            if waiting:
-                rollouts = self._collect(*waiting, draws, keys)
-                now = time.perf_counter()
-                yield waiting[0], rollouts.with_seconds(sample=now - started)
-                started = now
-            waiting = launched
-        if waiting:
-            rollouts = self._collect(*waiting, draws, keys)
-            yield waiting[0], rollouts.with_seconds(sample=time.perf_counter() - started)
+        prepared = self._prepare(units[0], draws, keys) if units else None
+        done = None
+        for place, unit in enumerate(units):
+            flight = self._launch(params, prepared)
+            # The device is busy: time for the unit before, and for the one after.
+            if done:
+                yield done[0], self._collect(*done, draws, keys)
+            if place + 1 < len(units):
+                prepared = self._prepare(units[place + 1], draws, keys)
+            responses = flight.land()
+            now = time.perf_counter()
+            done = (unit, flight.order, responses, now - started)
+            started = now
+        if done:
+            yield done[0], self._collect(*done, draws, keys)
 
-    def _launch(self, params, unit: Unit, draws, keys: Keys) -> Responses:
-        queries = [*unit.queries, *[unit.queries[-1]] * (unit.size - len(unit.queries))]
-        prompts_UP, lengths_U = self._prompts(queries)
-        temperature_R, top_k_R, index_R = _rows(draws)
-        shape = (unit.size, len(index_R))
-        index_UR = np.broadcast_to(index_R, shape)
-        requests = Requests(
-            prompts_UP=prompts_UP,
-            lengths_U=lengths_U,
-            keys_UR2=np.asarray(keys.rows([query.query_id for query in queries], index_UR)),
-            temperature_UR=np.broadcast_to(temperature_R, shape),
-            top_k_UR=np.broadcast_to(top_k_R, shape),
-            top_p_UR=_everywhere(self.settings.top_p, 1.0, shape),
-            min_p_UR=_everywhere(self.settings.min_p, 0.0, shape),
-            active_U=np.arange(unit.size) < len(unit.queries),
+    def _prepare(self, unit: Unit, draws, keys: Keys) -> Prepared:
+        shards = sharding.row_shards(self.mesh) if self.mesh else 1
+        prompts = self._prompts(unit.queries)
+        order = deal([len(prompt) for prompt in prompts], unit.size, shards)
+        lengths_DQ = order.gather(np.array([len(prompt) for prompt in prompts], np.int32))
+        length = bucket(int(lengths_DQ.max()), self.settings.max_prompt_tokens)
+        tokens_QP = np.full((len(prompts), length), self.tokenizer.pad_id, np.int32)
+        for row, prompt in enumerate(prompts):
+            tokens_QP[row, : len(prompt)] = prompt
+        temperature_N, top_k_N, index_N = _rows(draws)
+        ids = [query.query_id for query in unit.queries]
+        index_QN = np.broadcast_to(index_N, (len(ids), len(index_N)))
+        settings = self.settings
+        work = Work(
+            real_D=(order.index_DQ >= 0).sum(axis=1).astype(np.int32),
+            lengths_DQ=lengths_DQ,
+            last_DQ=order.gather(np.array([prompt[-1] for prompt in prompts], np.int32)),
+            keys_DQN2=order.gather(np.asarray(keys.rows(ids, index_QN))),
+            limit_DQN=np.full((*order.index_DQ.shape, len(index_N)), settings.max_tokens, np.int32),
+            temperature_N=jnp.asarray(temperature_N),
+            top_k_N=jnp.asarray(top_k_N),
+            top_p=None if settings.top_p == 1 else jnp.float32(settings.top_p),
+            min_p=None if settings.min_p == 0 else jnp.float32(settings.min_p),
+            stop_AV=None if self._stops[1] is None else jnp.asarray(self._stops[1]),
+            prompts=None,
         )
-        with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
-            if self.mesh:
-                requests = sharding.put_rows(self.mesh, requests)
-            return sample_responses(
-                self.config,
-                params,
-                jax.tree.map(jnp.asarray, requests),
-                max_tokens=self.settings.max_tokens,
-                end_id=self.tokenizer.end_id,
-            )
+        return Prepared(order, order.gather(tokens_QP), work)
 
-    def _prompts(self, queries) -> tuple[np.ndarray, np.ndarray]:
+    def _launch(self, params, prepared: Prepared) -> Flight:
+        return Flight(
+            self.config,
+            params,
+            prepared,
+            slots=self.settings.slots,
+            max_tokens=self.settings.max_tokens,
+            end_id=self.tokenizer.end_id,
+            mesh=self.mesh,
+        )
+
+    def _prompts(self, queries: Sequence[Query]) -> list[list[int]]:
         limit = self.settings.max_prompt_tokens
-        prompts_UP = np.full((len(queries), limit), self.tokenizer.pad_id, np.int32)
-        lengths_U = np.zeros(len(queries), np.int32)
-        for row, query in enumerate(queries):
-            tokens = encode_prompt(self.tokenizer, query.prompt)
+        prompts = [encode_prompt(self.tokenizer, query.prompt) for query in queries]
+        for query, tokens in zip(queries, prompts, strict=True):
             check_prompt(query.query_id, tokens, limit)
-            prompts_UP[row, : len(tokens)] = tokens
-            lengths_U[row] = len(tokens)
-        return prompts_UP, lengths_U
+        return prompts
 
-    def _collect(self, unit: Unit, responses: Responses, draws, keys: Keys) -> Rollouts:
-        responses = jax.device_get(responses)
+    def _collect(
+        self, unit: Unit, order: Order, responses: Responses, seconds: float, draws, keys: Keys
+    ) -> Rollouts:
         real = len(unit.queries)
-        temperature_R, top_k_R, index_R = _rows(draws)
-        num_tokens = responses.num_tokens_UR[:real].reshape(-1)
-        tokens = responses.tokens_URL[:real].reshape(len(num_tokens), -1)
-        stopped = responses.stopped_UR[:real].reshape(-1)
-        # The token that ends a response is not text.
-        lengths = num_tokens - stopped
-        each = [query for query in unit.queries for _ in index_R]
+        temperature_N, top_k_N, index_N = _rows(draws)
+
+        def by_query(table_DW):
+            table_DW = np.asarray(table_DW)
+            table_DQN = table_DW.reshape(*order.index_DQ.shape, len(index_N), *table_DW.shape[2:])
+            return order.scatter(table_DQN, real).reshape(-1, *table_DW.shape[2:])
+
+        tokens, num_tokens, logprob, stopped = (
+            by_query(getattr(responses, name))
+            for name in ("tokens_DWL", "num_tokens_DW", "logprob_DW", "stopped_DW")
+        )
+        # The token that ends a response is not text; a stop string is, and is cut off.
+        last = tokens[np.arange(len(tokens)), num_tokens - 1]
+        lengths = num_tokens - (last == self.tokenizer.end_id)
+        stops, _ = self._stops
+        each = [query for query in unit.queries for _ in index_N]
         return Rollouts.from_columns(
             {
                 "iteration": np.full(len(each), keys.iteration, np.int32),
                 "split": [query.split for query in each],
                 "query_id": [query.query_id for query in each],
-                "sample_index": np.tile(index_R, real),
-                "temperature": np.tile(temperature_R, real),
-                "top_k": np.tile(top_k_R, real),
+                "sample_index": np.tile(index_N, real),
+                "temperature": np.tile(temperature_N, real),
+                "top_k": np.tile(top_k_N, real),
                 "prompt": [query.prompt for query in each],
                 "response": [
-                    self.tokenizer.decode(row[:length].tolist())
+                    cut(self.tokenizer.decode(row[:length].tolist()), stops)
                     for row, length in zip(tokens, lengths, strict=True)
                 ],
                 "num_tokens": num_tokens,
                 "finish_reason": np.where(stopped, "stop", "length").tolist(),
-                "logprob": responses.logprob_UR[:real].reshape(-1),
+                "logprob": logprob,
             }
-        )
+        ).with_seconds(sample=seconds)
 
 
 def check_prompt(query_id: str, tokens: Sequence[int], limit: int) -> None:
@@ -195,11 +229,6 @@ def check_prompt(query_id: str, tokens: Sequence[int], limit: int) -> None:
             f"the prompt of query {query_id!r} has {len(tokens)} tokens, more than "
             f"generate.max_prompt_tokens={limit}; raise it, or leave the query out"
         )
-
-
-def _everywhere(value: float, off: float, shape: tuple[int, int]) -> np.ndarray | None:
-    """The value in every row, or None where it is off: the kernel then has no such step."""
-    return None if value == off else np.full(shape, value, np.float32)
 
 
 def _rows(draws: Sequence[Draw]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

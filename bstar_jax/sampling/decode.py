@@ -1,13 +1,14 @@
-"""The two programs of sampling: prefill each query once, decode its responses together.
+"""The decode program: slots draw token after token until the unit is done, on the device alone.
 
-U queries stand side by side with R responses each. The keys and values of a prompt are kept
-once a query; a response keeps its own only. A decode step reads both parts as one softmax:
+Each turn of its one loop feeds a token to every slot, scores the next and draws it:
 
-    prompt part    [U, P]      shared by the R responses of a query: one product for all
-    response part  [U, R, L]   slot i holds the token fed at step i
+    refill    free slots begin the next response of their lane (slots.py)
+    feed      the model on one token a slot, over prompt part, own tokens, and the token itself
+    draw      kernels.sample, every slot with its own key, temperature and truncation
+    advance   tokens go to their row; a slot whose response ended is free
 
-Step 0 feeds the last prompt token, so every step is the same: feed a token, score the next
-one, draw it. Prefill therefore runs over all prompt tokens but the last.
+The host only starts the loop again, after some steps, or when the cache must grow (cache.py), or
+when so few slots are left in use that a quarter of them will do.
 """
 
 from __future__ import annotations
@@ -18,253 +19,419 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from bstar_jax import kernels, model
+from bstar_jax import kernels, model, sharding
 from bstar_jax.config import ModelConfig
+from bstar_jax.sampling import cache as caches
 from bstar_jax.sampling import keys as row_keys
+from bstar_jax.sampling import slots as refill
+from bstar_jax.sampling.cache import Cache, Prompts
+from bstar_jax.sampling.slots import Lanes, Slots
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=[
-        "prompts_UP",
-        "lengths_U",
-        "keys_UR2",
-        "temperature_UR",
-        "top_k_UR",
-        "top_p_UR",
-        "min_p_UR",
-        "active_U",
+        "real_D",
+        "lengths_DQ",
+        "last_DQ",
+        "keys_DQN2",
+        "limit_DQN",
+        "temperature_N",
+        "top_k_N",
+        "top_p",
+        "min_p",
+        "stop_AV",
+        "prompts",
     ],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
-class Requests:
-    """What to sample, on the device.
+class Work:
+    """What to sample: Q queries a shard, N responses each.
 
     Attributes:
-      prompts_UP: Prompt tokens, int32, padded on the right.
-      lengths_U: Their true lengths, at least 1.
-      keys_UR2: Key data of every response, uint32.
-      temperature_UR: f32; 0 is greedy.
-      top_k_UR: int32; 0 is off.
-      top_p_UR: f32, kept probability mass in (0, 1]; None is off for all.
-      min_p_UR: f32, least probability relative to the best token; None is off for all.
-      active_U: False for queries that only fill the batch.
+      real_D: Queries of each shard that do not only fill it; they come first.
+      lengths_DQ: Prompt tokens, at least 1.
+      last_DQ: The last prompt token.
+      keys_DQN2: Key data of every response, uint32.
+      limit_DQN: Most tokens of every response, end-of-text included, int32.
+      temperature_N: f32; 0 is greedy.
+      top_k_N: int32; 0 is off.
+      top_p: f32 scalar, kept probability mass in (0, 1]; None is off.
+      min_p: f32 scalar, least probability relative to the best token; None is off.
+      stop_AV: The automaton of stop strings, see `stops`; None is none.
+      prompts: Their keys and values.
     """
 
-    prompts_UP: jax.Array
-    lengths_U: jax.Array
-    keys_UR2: jax.Array
-    temperature_UR: jax.Array
-    top_k_UR: jax.Array
-    top_p_UR: jax.Array | None
-    min_p_UR: jax.Array | None
-    active_U: jax.Array
+    real_D: jax.Array
+    lengths_DQ: jax.Array
+    last_DQ: jax.Array
+    keys_DQN2: jax.Array
+    limit_DQN: jax.Array
+    temperature_N: jax.Array
+    top_k_N: jax.Array
+    top_p: jax.Array | None
+    min_p: jax.Array | None
+    stop_AV: jax.Array | None
+    prompts: Prompts
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return self.keys_DQN2.shape[2]
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["tokens_URL", "num_tokens_UR", "logprob_UR", "stopped_UR"],
+    data_fields=["tokens_DWL", "num_tokens_DW", "logprob_DW", "stopped_DW"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
 class Responses:
-    """What was sampled, on the device.
+    """What was sampled; W = Q * N rows a shard, row q * N + n.
 
     Attributes:
-      tokens_URL: Token ids, int32; meaningless from `num_tokens_UR` on.
-      num_tokens_UR: Tokens sampled, end-of-text included.
-      logprob_UR: Sum of the tokens' log-probabilities, untempered and untruncated, f32.
-      stopped_UR: Whether the response ended in end-of-text.
+      tokens_DWL: Token ids, int32; meaningless from `num_tokens_DW` on.
+      num_tokens_DW: Tokens sampled, end-of-text included.
+      logprob_DW: Sum of the tokens' log-probabilities, untempered and untruncated, f32.
+      stopped_DW: Whether the response ended in end-of-text or a stop string.
     """
 
-    tokens_URL: jax.Array
-    num_tokens_UR: jax.Array
-    logprob_UR: jax.Array
-    stopped_UR: jax.Array
+    tokens_DWL: jax.Array
+    num_tokens_DW: jax.Array
+    logprob_DW: jax.Array
+    stopped_DW: jax.Array
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["step", "last_UR", "done_UR", "key_cache", "value_cache", "responses"],
+    data_fields=["step", "slots", "lanes", "cache", "responses"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
-    """What a decode step hands to the next.
+    """What a step hands to the next.
 
     Attributes:
-      step: Index of the response token to draw next.
-      last_UR: Token fed at this step.
-      done_UR: Responses that have ended.
-      key_cache: Keys of the response part, [Y, U, G, R, E, L]: a product with a query runs
-        along L, which lies together.
-      value_cache: Its values, [Y, U, G, R, L, E].
+      step: Steps done.
+      slots: [D, U, R].
+      lanes: [D, U, ...].
+      cache: Keys and values.
       responses: What was sampled so far.
     """
 
     step: jax.Array
-    last_UR: jax.Array
-    done_UR: jax.Array
-    key_cache: jax.Array
-    value_cache: jax.Array
+    slots: Slots
+    lanes: Lanes
+    cache: Cache
     responses: Responses
 
 
-@functools.partial(jax.jit, static_argnames=("config", "max_tokens", "end_id", "impl"))
-def sample_responses(
+# A program is compiled for every number of slots: they fall in few steps, and only where the
+# responses under way may still go on for a while.
+_SHRINK_BY = 4
+_SHRINK_FOR = 64
+
+
+class Status:
+    """Places in the int32 array that a call of `decode` returns."""
+
+    ALIVE, MUST_GROW, CAN_SHRINK, STEPS = range(4)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "shape", "columns", "max_tokens"))
+def start(
+    config: ModelConfig,
+    work: Work,
+    *,
+    shape: tuple[int, int, int],
+    columns: int,
+    max_tokens: int,
+) -> DecodeState:
+    """The state before the first step.
+
+    Args:
+      config: The model.
+      work: What to sample.
+      shape: (U lanes a shard, R slots a lane, K prompts a lane).
+      columns: L, tokens of a response that the cache has room for.
+      max_tokens: Longest response, end-of-text included.
+    """
+    shards, queries, samples = work.keys_DQN2.shape[:3]
+    first = jax.vmap(lambda real: refill.start(*shape, real, (queries, samples)))
+    slots, lanes = first(work.real_D)
+    rows = (shards, queries * samples)
+    return DecodeState(
+        step=jnp.int32(0),
+        slots=slots,
+        lanes=lanes,
+        cache=caches.start(config, work.prompts, shape, columns),
+        responses=Responses(
+            tokens_DWL=jnp.zeros((*rows, max_tokens), jnp.int32),
+            num_tokens_DW=jnp.zeros(rows, jnp.int32),
+            logprob_DW=jnp.zeros(rows, jnp.float32),
+            stopped_DW=jnp.zeros(rows, bool),
+        ),
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "end_id", "impl"), donate_argnames=("state",)
+)
+def decode(
     config: ModelConfig,
     params: dict,
-    requests: Requests,
+    work: Work,
+    state: DecodeState,
+    steps: jax.Array,
     *,
-    max_tokens: int,
     end_id: int,
     impl: str = "auto",
-) -> Responses:
-    """Samples R responses to each of U prompts: one prefill, then one loop over tokens.
+) -> tuple[DecodeState, jax.Array]:
+    """Up to `steps` more steps; fewer where the unit is done, or the state must change its shape.
 
     Temperature, top-k, top-p and min-p are data: a sweep over any values runs this one program.
 
     Args:
       config: The model.
       params: Its parameters.
-      requests: The prompts and how each response is drawn.
-      max_tokens: L, longest response, end-of-text included.
+      work: What to sample.
+      state: Where it stands; given up.
+      steps: At most so many.
       end_id: The token that ends a response.
       impl: Sampling kernel, see `kernels.sample`.
+
+    Returns:
+      The state, and its `Status`.
     """
     decoder = model.merge(config, params)
-    prompt_cache = _prefill(decoder, requests)
-    draw = functools.partial(_draw, config, requests, impl)
+    until = state.step + steps
 
     def step(state):
-        hidden, new_cache = _feed(decoder, requests, prompt_cache, state)
-        sampled = draw(decoder.logits(hidden), state.step)
-        return _advance(state, new_cache, sampled, end_id)
+        state = _refill(work, state)
+        rows = _rows(work, state.slots)
+        hidden, new = _feed(decoder, work.prompts, rows, state)
+        sampled = _draw(config, work, rows, state.slots.age_UR, impl, decoder.logits(hidden))
+        return _advance(work, state, rows.limit, new, sampled, end_id)
 
-    def unfinished(state):
-        return (state.step < max_tokens) & ~jnp.all(state.done_UR)
+    def goes_on(state):
+        status = _status(work, state)
+        stays = status[Status.MUST_GROW] + status[Status.CAN_SHRINK] == 0
+        return (status[Status.ALIVE] > 0) & stays & (state.step < until)
 
-    start = _start(config, requests, max_tokens, prompt_cache[0].dtype)
-    return jax.lax.while_loop(unfinished, step, start).responses
-
-
-def _prefill(decoder, requests):
-    """Keys and values of every prompt token but the last, each [Y, U, G, P - 1, E]."""
-    prompts_UP = requests.prompts_UP[:, :-1]
-    columns = jnp.arange(prompts_UP.shape[1])[None]
-    real = columns < (requests.lengths_U - 1)[:, None]
-    mask = model.causal_mask(real.astype(jnp.int32))
-    attend = model.attend_whole(mask, keep_state=True)
-    positions = jnp.broadcast_to(columns, prompts_UP.shape)
-    _, cache = decoder.hidden(prompts_UP, positions, attend, None)
-    return jax.tree.map(lambda part: jnp.swapaxes(part, 2, 3), cache)
+    state = jax.lax.while_loop(goes_on, step, state)
+    return state, _status(work, state)
 
 
-def _start(config, requests, max_tokens, dtype) -> DecodeState:
-    queries, samples = requests.temperature_UR.shape
-    cache_shape = (config.layers, queries, config.kv_heads, samples)
-    slot_shape = (max_tokens, config.width_per_head)
-    last_U = jnp.take_along_axis(requests.prompts_UP, requests.lengths_U[:, None] - 1, axis=1)
-    shape = (queries, samples)
-    return DecodeState(
-        step=jnp.int32(0),
-        last_UR=jnp.broadcast_to(last_U, shape),
-        done_UR=jnp.broadcast_to(~requests.active_U[:, None], shape),
-        key_cache=jnp.zeros((*cache_shape, *slot_shape[::-1]), dtype),
-        value_cache=jnp.zeros((*cache_shape, *slot_shape), dtype),
-        responses=Responses(
-            tokens_URL=jnp.zeros((*shape, max_tokens), jnp.int32),
-            num_tokens_UR=jnp.zeros(shape, jnp.int32),
-            logprob_UR=jnp.zeros(shape, jnp.float32),
-            stopped_UR=jnp.zeros(shape, bool),
-        ),
+@functools.partial(jax.jit, static_argnames=("columns",))
+def grow(state: DecodeState, columns: int) -> DecodeState:
+    """The same state with more columns for responses."""
+    return dataclasses.replace(state, cache=caches.grow(state.cache, columns))
+
+
+@jax.jit
+def shrink(state: DecodeState) -> DecodeState:
+    """The same state with a quarter of the slots a lane: those in use, which must fit."""
+    is_free_DUR = state.slots.row_UR < 0
+    slot_DUR = jnp.argsort(is_free_DUR, axis=2, stable=True)[
+        ..., : is_free_DUR.shape[2] // _SHRINK_BY
+    ]
+    keep = lambda part: jnp.take_along_axis(part, slot_DUR, axis=2)  # noqa: E731
+    return dataclasses.replace(
+        state,
+        slots=jax.tree.map(keep, state.slots),
+        cache=caches.keep_slots(state.cache, slot_DUR),
     )
 
 
-def _feed(decoder, requests, prompt_cache, state: DecodeState):
-    """Runs the model on one token a response: hidden [U, R, D], new keys and values."""
-    prompt_slots = jnp.arange(requests.prompts_UP.shape[1] - 1)[None]
-    prompt_mask_UP = prompt_slots < (requests.lengths_U - 1)[:, None]
-    response_mask_L = jnp.arange(state.key_cache.shape[-1]) < state.step
-    positions_UR = jnp.broadcast_to(
-        requests.lengths_U[:, None] - 1 + state.step, state.last_UR.shape
+def _status(work: Work, state: DecodeState) -> jax.Array:
+    live_DUR = state.slots.row_UR >= 0
+    slots, columns = live_DUR.shape[2], state.cache.key.shape[-2]
+    has_more = (state.lanes.begun_Q < work.num_samples).any()
+    # A response's last token is not stored, as nothing follows it.
+    limit = state.responses.tokens_DWL.shape[2]
+    is_full = columns < limit - 1
+    must_grow = is_full & (live_DUR & (state.slots.age_UR >= columns)).any()
+    fits = live_DUR.sum(axis=2).max() <= slots // _SHRINK_BY
+    youngest = jnp.where(live_DUR, state.slots.age_UR, limit).min()
+    can_shrink = fits & ~has_more & (limit - youngest >= _SHRINK_FOR)
+    flags = [live_DUR.any() | has_more, must_grow, can_shrink, state.step]
+    return jnp.stack([jnp.asarray(flag, jnp.int32) for flag in flags])
+
+
+def _refill(work: Work, state: DecodeState) -> DecodeState:
+    slots, lanes, cache = state.slots, state.lanes, state.cache
+    samples = work.num_samples
+    if lanes.query_UK.shape[-1] == 2:
+        fetch = jax.vmap(functools.partial(refill.fetch, num_samples=samples))
+        lanes, place = sharding.by_shard(fetch)(slots, lanes, work.real_D)
+        cache = caches.load(cache, work.prompts, *place)
+    begin = jax.vmap(functools.partial(refill.begin, num_samples=samples))
+    slots, lanes = sharding.by_shard(begin)(slots, lanes)
+    return dataclasses.replace(state, slots=slots, lanes=lanes, cache=cache)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """What the slots draw, looked up in the work list; each [D, U, R]."""
+
+    live: jax.Array
+    query: jax.Array
+    length: jax.Array
+    token: jax.Array
+    key_2: jax.Array
+    limit: jax.Array
+    temperature: jax.Array
+    top_k: jax.Array
+
+
+def _rows(work: Work, slots: Slots) -> _Rows:
+    live = slots.row_UR >= 0
+    row = jnp.maximum(slots.row_UR, 0)
+    query, sample = row // work.num_samples, row % work.num_samples
+    shards = jnp.arange(len(row))[:, None, None]
+    look = lambda table: table[shards, query]  # noqa: E731
+    # A free slot draws greedily and to nowhere, which costs least.
+    settle = lambda table: jnp.where(live, table[sample], 0)  # noqa: E731
+    return _Rows(
+        live=live,
+        query=query,
+        length=look(work.lengths_DQ),
+        token=jnp.where(slots.age_UR == 0, look(work.last_DQ), slots.token_UR),
+        key_2=work.keys_DQN2[shards, query, sample],
+        limit=work.limit_DQN[shards, query, sample],
+        temperature=settle(work.temperature_N),
+        top_k=settle(work.top_k_N),
     )
-    attend = _attend_parts(prompt_mask_UP, response_mask_L)
-    caches = (*prompt_cache, state.key_cache, state.value_cache)
-    return decoder.hidden(state.last_UR, positions_UR, attend, caches)
 
 
-def _attend_parts(prompt_mask_UP, response_mask_L) -> model.Attend:
-    """Attention of one token a response over its prompt, its earlier tokens and itself."""
+def _feed(decoder, prompts: Prompts, rows: _Rows, state: DecodeState):
+    """Runs the model on one token a slot: hidden [D*U, R, D], new keys and values."""
+    cache, slots = state.cache, state.slots
+    lanes = rows.token.shape[0] * rows.token.shape[1]
+    merge = lambda part: part.reshape(lanes, *part.shape[2:])  # noqa: E731
+    attend = _attend_parts(merge(slots.side_UR), merge(rows.length - 1), merge(slots.age_UR))
+    shared = (cache.prompt_key, cache.prompt_value)
+    if cache.prompt_key is None:
+        shared = (prompts.key[:, :, :, None], prompts.value[:, :, :, None])
+    parts = (*shared, cache.key, cache.value)
+    parts = tuple(part.reshape(part.shape[0], lanes, *part.shape[3:]) for part in parts)
+    positions = rows.length - 1 + slots.age_UR
+    return decoder.hidden(merge(rows.token), merge(positions), attend, parts)
 
-    def attend(query, key, value, caches):
-        prompt_key, prompt_value, response_key, response_value = caches
-        u, r, heads, e = query.shape
-        g = key.shape[2]
+
+def _attend_parts(side_BR, prompt_BR, age_BR) -> model.Attend:
+    """Attention of one token a slot over its prompt, its own tokens and itself, joined exactly.
+
+    Each part has its own sum of exponentials about the largest score of all; the parts' values
+    are added and divided by the sum of the sums.
+
+    Args:
+      side_BR: Which of the lane's prompts is the slot's.
+      prompt_BR: Tokens of it that are stored.
+      age_BR: Tokens of its own that are stored.
+    """
+
+    def own_side(part_BKGRHX):
+        """[B, K, G, R, H, X] -> [B, G, R, H, X]: every slot's own prompt."""
+        if part_BKGRHX.shape[1] == 1:
+            return part_BKGRHX[:, 0]
+        is_second = (side_BR == 1)[:, None, :, None, None]
+        return jnp.where(is_second, part_BKGRHX[:, 1], part_BKGRHX[:, 0])
+
+    def masked(scores_BGRHX, count_BR):
+        column = jnp.arange(scores_BGRHX.shape[-1])[None, None, None, None]
+        return jnp.where(column < count_BR[:, None, :, None, None], scores_BGRHX, -jnp.inf)
+
+    def attend(query, key, value, parts):
+        prompt_key, prompt_value, own_key, own_value = parts
+        b, r, heads, e = query.shape
+        k, g, p = prompt_key.shape[1:4]
         h = heads // g
-        p, end = prompt_key.shape[-2], prompt_key.shape[-2] + response_key.shape[-1]
-        query = query.reshape(u, r, g, h, e).transpose(0, 2, 1, 3, 4)
+        query = query.reshape(b, r, g, h, e).transpose(0, 2, 1, 3, 4) * e**-0.5
         key, value = (part.transpose(0, 2, 1, 3) for part in (key, value))
         dot = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-        # The responses of a query meet its prompt in one product.
-        prompt = dot(query.reshape(u, g, r * h, e), prompt_key.swapaxes(-1, -2))
-        prompt = jnp.where(prompt_mask_UP[:, None, None], prompt, -jnp.inf)
-        response = jnp.where(
-            response_mask_L[None, None, None, None], dot(query, response_key), -jnp.inf
-        )
-        itself = dot(query, key[..., None])
-        scores = [prompt.reshape(u, g, r, h, p), response, itself]
-        weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) * e**-0.5, axis=-1)
-        weights = weights.astype(value.dtype)
-        mixed = jnp.matmul(weights[..., :p].reshape(u, g, r * h, p), prompt_value)
-        mixed = mixed.reshape(u, g, r, h, e)
-        mixed += jnp.matmul(weights[..., p:end], response_value)
-        mixed += weights[..., end:] * value[..., None, :]
-        return mixed.transpose(0, 2, 1, 3, 4).reshape(u, r, heads, e), (key, value)
+        against = lambda query, keys: dot(query, keys.swapaxes(-1, -2))  # noqa: E731
+        # The slots of a lane meet its prompts in one product.
+        prompt = against(query.reshape(b, 1, g, r * h, e), prompt_key).reshape(b, k, g, r, h, p)
+        prompt = masked(own_side(prompt), prompt_BR)
+        own = masked(against(query, own_key), age_BR)
+        itself = against(query, key[..., None, :])
+        peak = itself
+        for scores in (prompt, own):
+            peak = jnp.maximum(peak, scores.max(axis=-1, keepdims=True))
+        prompt, own, itself = (jnp.exp(scores - peak) for scores in (prompt, own, itself))
+        total = prompt.sum(axis=-1, keepdims=True) + own.sum(axis=-1, keepdims=True) + itself
+        narrow = lambda weights: weights.astype(value.dtype)  # noqa: E731
+        mixed = dot(narrow(prompt).reshape(b, 1, g, r * h, p), prompt_value)
+        mixed = own_side(mixed.reshape(b, k, g, r, h, e))
+        mixed += dot(narrow(own), own_value) + itself * value[..., None, :]
+        mixed = narrow(mixed / total)
+        return mixed.transpose(0, 2, 1, 3, 4).reshape(b, r, heads, e), (key, value)
 
     return attend
 
 
-def _draw(config, requests, impl, logits_URV, index):
-    """Draws response token `index` of every row: (token, log-probability), each [U, R]."""
-    u, r, padded = logits_URV.shape
-    rows = u * r
-    flat = lambda array: None if array is None else array.reshape(rows)  # noqa: E731
+def _draw(config, work: Work, rows: _Rows, age, impl, logits_BRV):
+    """Draws the next token of every slot: (token, log-probability), each [D, U, R]."""
+    shape = rows.token.shape
+    flat = lambda part: part.reshape(-1, *part.shape[3:])  # noqa: E731
+    count = rows.token.size
+    everywhere = lambda value: None if value is None else jnp.full(count, value)  # noqa: E731
     sampled = kernels.sample(
-        logits_URV.reshape(rows, padded),
-        row_keys.at_token(requests.keys_UR2.reshape(rows, 2), index),
-        flat(requests.temperature_UR),
-        flat(requests.top_k_UR),
-        flat(requests.top_p_UR),
-        flat(requests.min_p_UR),
+        logits_BRV.reshape(count, -1),
+        row_keys.at_token(flat(rows.key_2), flat(age)),
+        flat(rows.temperature),
+        flat(rows.top_k),
+        everywhere(work.top_p),
+        everywhere(work.min_p),
         valid_vocab=config.vocab_size,
         impl=impl,
     )
-    return sampled.token_B.reshape(u, r), sampled.logprob_B.reshape(u, r)
+    return sampled.token_B.reshape(shape), sampled.logprob_B.reshape(shape)
 
 
-def _advance(state: DecodeState, new_cache, sampled, end_id: int) -> DecodeState:
-    """Writes what the step made; rows that are done keep what they have."""
-    new_key, new_value = new_cache
-    token_UR, logprob_UR = sampled
-    live_UR = ~state.done_UR
-    old = state.responses
-    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=state.step)
-    ended_UR = live_UR & (token_UR == end_id)
-    responses = Responses(
-        tokens_URL=jax.lax.dynamic_update_slice_in_dim(
-            old.tokens_URL, token_UR[..., None], state.step, axis=2
-        ),
-        num_tokens_UR=old.num_tokens_UR + live_UR,
-        logprob_UR=old.logprob_UR + jnp.where(live_UR, logprob_UR, 0.0),
-        stopped_UR=old.stopped_UR | ended_UR,
-    )
+def _advance(work: Work, state: DecodeState, limit, new, sampled, end_id: int) -> DecodeState:
+    """Writes what the step made, each row's to its place."""
+    slots = state.slots
+    token, logprob = sampled
+    live = slots.row_UR >= 0
+    stop = slots.stop_UR
+    stopped = token == end_id
+    if work.stop_AV is not None:
+        stop = work.stop_AV[stop, token]
+        stopped |= stop == len(work.stop_AV) - 1
+    age = slots.age_UR + live
+    ended = stopped | (age >= limit)
+    record = sharding.by_shard(_record)
+    split = lambda part: part.reshape(len(part), *live.shape[:2], *part.shape[2:])  # noqa: E731
     return DecodeState(
         step=state.step + 1,
-        last_UR=token_UR,
-        done_UR=state.done_UR | ended_UR,
-        key_cache=write(state.key_cache, new_key[..., None], axis=5),
-        value_cache=write(state.value_cache, new_value[..., None, :], axis=4),
-        responses=responses,
+        slots=Slots(
+            row_UR=jnp.where(ended, -1, slots.row_UR),
+            side_UR=slots.side_UR,
+            age_UR=age,
+            token_UR=token,
+            stop_UR=stop,
+        ),
+        lanes=state.lanes,
+        cache=caches.write(state.cache, slots.age_UR, *map(split, new)),
+        responses=record(state.responses, slots, token, logprob, stopped),
+    )
+
+
+def _record(responses: Responses, slots: Slots, token, logprob, stopped) -> Responses:
+    """The responses with one token more in every row that a slot draws."""
+    shards, rows = responses.num_tokens_DW.shape
+    flat = lambda part: part.reshape(shards, -1)  # noqa: E731
+    # Rows beyond the last are dropped: free slots write nothing.
+    row = flat(jnp.where(slots.row_UR >= 0, slots.row_UR, rows))
+    shard = jnp.arange(shards)[:, None]
+    place = responses.tokens_DWL.at[shard, row, flat(slots.age_UR)]
+    put = lambda table, part: table.at[shard, row].set(flat(part), mode="drop")  # noqa: E731
+    return Responses(
+        tokens_DWL=place.set(flat(token), mode="drop"),
+        num_tokens_DW=put(responses.num_tokens_DW, slots.age_UR + 1),
+        logprob_DW=responses.logprob_DW.at[shard, row].add(flat(logprob), mode="drop"),
+        stopped_DW=put(responses.stopped_DW, stopped),
     )

@@ -58,11 +58,11 @@ def _fold_rows(base, words_U2, sample_index_UR):
     return jax.vmap(jax.vmap(row, (None, 0)))(words_U2, sample_index_UR)
 
 
-def at_token(key_data_B2: jax.Array, index: jax.Array) -> jax.Array:
-    """Keys of response token `index` (from 0) of every row, uint32 [B, 2]."""
+def at_token(key_data_B2: jax.Array, index_B: jax.Array) -> jax.Array:
+    """Keys of each row's response token `index_B`, from 0: uint32 [B, 2]."""
 
-    def fold(data):
+    def fold(data, index):
         key = jax.random.wrap_key_data(data, impl="threefry2x32")
         return jax.random.key_data(jax.random.fold_in(key, index))
 
-    return jax.vmap(fold)(key_data_B2)
+    return jax.vmap(fold)(key_data_B2, index_B)

@@ -31,6 +31,8 @@ def cross_entropy(
 
 def response_loss(config: ModelConfig, params: dict, batch) -> jax.Array:
     """Cross-entropy of the responses of a `batches.Batch` under the model."""
-    hidden, decoder = model.forward_hidden(config, params, batch.tokens_BL, batch.segments_BL)
+    hidden, decoder = model.forward_hidden(
+        config, params, batch.tokens_BL, batch.segments_BL, packed=False
+    )
     logits = model.mask_padding(decoder.logits(hidden), config.vocab_size)
     return cross_entropy(logits, batch.targets_BL, batch.weights_BL)

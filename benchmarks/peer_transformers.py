@@ -1,0 +1,150 @@
+"""Transformers' `generate` on the CPU, as `sampling` drives it.
+
+    python benchmarks/peer_transformers.py WEIGHTS.npz
+
+A batch runs to its longest response, prompts padded on the left.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import numpy as np
+import peers
+import torch
+import transformers
+import workloads
+
+
+class Transformers:
+    """See `peers.Side`."""
+
+    def __init__(self, path: str):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.manual_seed(0)
+        with np.load(path) as weights:
+            self._model = llama(weights)
+            with torch.inference_mode():
+                logits = self._model(torch.from_numpy(workloads.probe())).logits.numpy()
+            difference = float(np.abs(logits - weights["probe_logits"]).max())
+        self.facts = {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "model": type(self._model).__name__,
+            "threads": torch.get_num_threads(),
+            "logit_difference": difference,
+        }
+
+    def forget(self):
+        """Nothing is compiled."""
+
+    def run(self, workload, batch):
+        tokens = slot_steps = 0
+        for temperature in workload.temperatures:
+            for part in workload.cut(batch):
+                longest = int(workload.limits_QN[part].max())
+                drawn_BL = self._generate(workload, part, temperature, longest)
+                limits_B = workload.limits_QN[part].ravel()
+                kept_BL = np.arange(drawn_BL.shape[1]) < limits_B[:, None]
+                tokens += int((kept_BL & (drawn_BL >= 0)).sum())
+                slot_steps += longest * workload.limits_QN[part].size
+        return {"tokens": tokens, "slot_steps": slot_steps}
+
+    def best(self, workload):
+        steps = min(peers.CALIBRATION_STEPS, workload.longest)
+
+        def timed(batch):
+            part = workload.cut(batch)[0]
+            self._generate(workload, part, 1.0, 2)
+            started = time.perf_counter()
+            self._generate(workload, part, 1.0, steps)
+            return (time.perf_counter() - started) / steps
+
+        return peers.fastest_batch(workload, timed)
+
+    def rates(self):
+        square, long = torch.ones(peers.SIZE, peers.SIZE), torch.ones(2**24)
+        target, room = torch.empty_like(square), torch.empty_like(long)
+        return peers.rates_of(
+            lambda: torch.matmul(square, square, out=target),
+            lambda: room.copy_(long),
+            2 * long.nbytes,
+        )
+
+    def _generate(self, workload, part: slice, temperature: float, steps: int) -> np.ndarray:
+        """Response tokens [B, steps] of some queries, all responses of a query side by side."""
+        lengths_Q = workload.lengths_Q[part]
+        width = int(lengths_Q.max())
+        prompts_QP = workload.prompts_QP[part, :width]
+        padded_QP = np.stack(
+            [
+                np.roll(row, width - length)
+                for row, length in zip(prompts_QP, lengths_Q, strict=True)
+            ]
+        )
+        mask_QP = np.arange(width) >= width - lengths_Q[:, None]
+        with torch.inference_mode():
+            drawn = self._model.generate(
+                torch.from_numpy(padded_QP).long(),
+                attention_mask=torch.from_numpy(mask_QP).long(),
+                generation_config=transformers.GenerationConfig(
+                    do_sample=True,
+                    temperature=float(temperature),
+                    top_k=0,
+                    top_p=1.0,
+                    num_return_sequences=workload.limits_QN.shape[1],
+                    max_new_tokens=steps,
+                    use_cache=True,
+                    eos_token_id=None,
+                    pad_token_id=0,
+                ),
+            )
+        return drawn[:, width:].numpy()
+
+
+def llama(weights) -> transformers.LlamaForCausalLM:
+    """The Llama with the weights of an .npz file as `peer_ours` writes it."""
+    names = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+    attention = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
+    width = workloads.MODEL["width"]
+    state = {
+        "model.embed_tokens.weight": weights["embedding"],
+        "model.norm.weight": weights["final_norm/scale"],
+        "lm_head.weight": weights["head"].T,
+    }
+    for layer in range(workloads.MODEL["layers"]):
+        at = f"model.layers.{layer}"
+        for ours, theirs in attention.items():
+            weight = weights[f"blocks/attention/{ours}"][layer]
+            flat = weight.reshape(-1, width) if ours == "output" else weight.reshape(width, -1)
+            state[f"{at}.self_attn.{theirs}.weight"] = flat.T
+        for ours, theirs in names.items():
+            state[f"{at}.mlp.{theirs}.weight"] = weights[f"blocks/feed_forward/{ours}"][layer].T
+        state[f"{at}.input_layernorm.weight"] = weights["blocks/attention_norm/scale"][layer]
+        state[f"{at}.post_attention_layernorm.weight"] = weights["blocks/feed_forward_norm/scale"][
+            layer
+        ]
+    config = transformers.LlamaConfig(
+        vocab_size=workloads.MODEL["vocab_size"],
+        hidden_size=width,
+        intermediate_size=workloads.MODEL["feed_forward"],
+        num_hidden_layers=workloads.MODEL["layers"],
+        num_attention_heads=workloads.MODEL["heads"],
+        num_key_value_heads=workloads.MODEL["kv_heads"],
+        rms_norm_eps=workloads.MODEL["norm_epsilon"],
+        rope_parameters={"rope_type": "default", "rope_theta": workloads.MODEL["rope_theta"]},
+        tie_word_embeddings=False,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(part)) for name, part in state.items()}
+    model.load_state_dict(tensors)
+    return model
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # Transformers would take the file `kernels` here for a package it knows
+    peers.serve(Transformers(sys.argv[1]))

@@ -1,0 +1,190 @@
+"""Tunix's sampler with its Llama, as `sampling` drives it.
+
+    python benchmarks/peer_tunix.py WEIGHTS.npz
+
+A batch runs to its longest response, every row with a prompt of its own, padded on the left. The
+lengths of buffers never change, so that only a new batch size or temperature compiles.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+import time
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peers
+import workloads
+from flax import nnx
+from tunix.generate import sampler
+from tunix.models.llama3 import model as llama3
+
+
+class Ids:
+    """A tokenizer for texts that are numbers; turning ids into text costs nothing."""
+
+    def encode(self, text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    def decode(self, ids: list[int]) -> str:
+        return ""
+
+    def bos_id(self) -> int:
+        return 0  # none
+
+    def eos_id(self) -> int:
+        return workloads.NEVER
+
+    def pad_id(self) -> int:
+        return -1  # no response token is taken for padding
+
+
+class StoppingSampler(sampler.Sampler):
+    """Ends at `steps` tokens without a change of any buffer, as if every row had ended there."""
+
+    steps = 0
+
+    def init_sample_state(self, all_input_ids, *args, **settings):
+        state = super().init_sample_state(all_input_ids, *args, **settings)
+        return state.replace(total_sampling_steps=all_input_ids.shape[1] + self.steps)
+
+
+class Tunix:
+    """See `peers.Side`."""
+
+    def __init__(self, path: str):
+        with np.load(path) as weights:
+            self._model = llama(weights)
+            probe = jnp.asarray(workloads.probe())
+            positions = jnp.broadcast_to(jnp.arange(probe.shape[1]), probe.shape)
+            below = jnp.tril(jnp.ones((1, probe.shape[1], probe.shape[1]), bool))
+            logits, _ = self._model(probe, positions, None, below)
+            difference = float(np.abs(np.asarray(logits) - weights["probe_logits"]).max())
+        self._samplers = {}
+        self.facts = {
+            "jax": jax.__version__,
+            "tunix": importlib.metadata.version("google-tunix"),
+            "model": type(self._model).__name__,
+            "logit_difference": difference,
+        }
+
+    def forget(self):
+        self._samplers = {}
+        jax.clear_caches()
+
+    def run(self, workload, batch):
+        tokens = slot_steps = 0
+        for temperature in workload.temperatures:
+            for part in workload.cut(batch):
+                longest = int(workload.limits_QN[part].max())
+                rows = self._generate(workload, part, temperature, longest)
+                pairs = zip(rows, workload.limits_QN[part].ravel(), strict=True)
+                tokens += sum(int((row[:limit] >= 0).sum()) for row, limit in pairs)
+                slot_steps += longest * workload.limits_QN[part].size
+        return {"tokens": tokens, "slot_steps": slot_steps}
+
+    def best(self, workload):
+        steps = min(peers.CALIBRATION_STEPS, workload.longest)
+
+        def timed(batch):
+            part = workload.cut(batch)[0]
+            self._generate(workload, part, 1.0, 2)
+            started = time.perf_counter()
+            self._generate(workload, part, 1.0, steps)
+            return (time.perf_counter() - started) / steps
+
+        return peers.fastest_batch(workload, timed)
+
+    def rates(self):
+        square, long = jnp.ones((peers.SIZE, peers.SIZE)), jnp.ones(2**24)
+        product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda a: a + 1)
+        return peers.rates_of(
+            lambda: jax.block_until_ready(product(square)),
+            lambda: jax.block_until_ready(copy(long)),
+            2 * long.nbytes,
+        )
+
+    def _generate(self, workload, part: slice, temperature: float, steps: int) -> list:
+        """Response tokens of every row of some queries, from `steps` on padding."""
+        prompt = workload.prompts_QP.shape[1]
+        size = prompt + workload.longest
+        if size not in self._samplers:
+            self._samplers[size] = StoppingSampler(
+                self._model,
+                Ids(),
+                sampler.CacheConfig(
+                    cache_size=size,
+                    num_layers=workloads.MODEL["layers"],
+                    num_kv_heads=workloads.MODEL["kv_heads"],
+                    head_dim=workloads.HEAD_WIDTH,
+                ),
+            )
+        chosen = self._samplers[size]
+        chosen.steps = steps
+        texts = [
+            " ".join(map(str, row[:length]))
+            for row, length in zip(workload.prompts_QP[part], workload.lengths_Q[part], strict=True)
+        ]
+        samples = workload.limits_QN.shape[1]
+        return chosen(
+            [text for text in texts for _ in range(samples)],
+            max_generation_steps=workload.longest,
+            max_prompt_length=prompt,
+            temperature=float(temperature),
+            top_p=1.0,
+            seed=int(workload.lengths_Q[part].sum()),
+        ).tokens
+
+
+def llama(weights) -> llama3.Llama3:
+    """The Llama with the weights of an .npz file as `peer_ours` writes it; layouts are alike."""
+    config = llama3.ModelConfig(
+        num_layers=workloads.MODEL["layers"],
+        vocab_size=workloads.MODEL["vocab_size"],
+        embed_dim=workloads.MODEL["width"],
+        hidden_dim=workloads.MODEL["feed_forward"],
+        num_heads=workloads.MODEL["heads"],
+        head_dim=workloads.HEAD_WIDTH,
+        num_kv_heads=workloads.MODEL["kv_heads"],
+        rope_theta=int(workloads.MODEL["rope_theta"]),
+        norm_eps=workloads.MODEL["norm_epsilon"],
+    )
+    model = llama3.Llama3(config, rngs=nnx.Rngs(0))
+    names = {
+        "attn/q_proj/w": "attention/query",
+        "attn/k_proj/w": "attention/key",
+        "attn/v_proj/w": "attention/value",
+        "attn/o_proj/w": "attention/output",
+        "mlp/gate_proj/kernel": "feed_forward/gate",
+        "mlp/up_proj/kernel": "feed_forward/up",
+        "mlp/down_proj/kernel": "feed_forward/down",
+        "input_layernorm/w": "attention_norm/scale",
+        "post_attention_layernorm/w": "feed_forward_norm/scale",
+    }
+    outer = {
+        "embedder/input_embedding": "embedding",
+        "final_norm/w": "final_norm/scale",
+        "lm_head/w": "head",
+    }
+
+    def ours(path):
+        if path[0] != "layers":
+            return weights[outer["/".join(path)]]
+        return weights["blocks/" + names["/".join(path[2:])]][int(path[1])]
+
+    flat = nnx.to_flat_state(nnx.state(model))
+    filled = [
+        (path, variable.replace(jnp.asarray(ours(tuple(map(str, path))))))
+        for path, variable in flat
+    ]
+    nnx.update(model, nnx.from_flat_state(filled))
+    return model
+
+
+if __name__ == "__main__":
+    peers.serve(Tunix(sys.argv[1]))

@@ -1,0 +1,253 @@
+"""Attention over whole sequences: one function, one contract, one place that chooses.
+
+    token reads      its own text, up to itself; padding reads itself alone
+    "xla"            the formula, as the compiler likes it: everywhere, every shape
+    "cudnn"          flash attention of cuDNN, through `jax.nn.dot_product_attention`
+    "splash"         the blockwise kernel for TPUs that comes with JAX
+
+The kernels never write the scores [B, A, L, L] to memory; "xla" does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from beartype import beartype
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_lib
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jaxtyping import Array, Bool, Float, Int, jaxtyped
+
+from bstar_jax import sharding
+
+_IMPLEMENTATIONS = ("auto", "xla", "cudnn", "splash")
+
+SPLASH_BLOCKS = (512, 384, 256, 128)
+"""Tokens of a block, the largest that divides the length, which is padded to the last of them."""
+
+SPLASH_LENGTH = 2 * SPLASH_BLOCKS[-1]
+"""Least length at which "auto" takes splash: below it there is no block that it could leave out."""
+
+
+@jaxtyped(typechecker=beartype)
+def attend_segments(
+    query_BLAE: Float[Array, "B L A E"],
+    key_BLGE: Float[Array, "B L G E"],
+    value_BLGE: Float[Array, "B L G E"],
+    segments_BL: Int[Array, "B L"],
+    *,
+    packed: bool = True,
+    impl: str = "auto",
+) -> Float[Array, "B L A E"]:
+    """Mixes the values of the tokens that each token may read, by softmax of scaled scores.
+
+        mixed_l = sum_k softmax_k(query_l . key_k / sqrt(E)) value_k,   k as in `causal_mask`
+
+    Head a reads key-value head a // (A / G). Scores and their softmax are f32. Implementations
+    differ by rounding; cuDNN may sum its gradients in another order from run to run.
+
+    Example: one head of width 1, queries and keys [0., 0.], values [1., 3.], both tokens of
+    segment 1 -> [1., 2.]; of segments 1 and 2 -> [1., 3.].
+
+    Args:
+      query_BLAE: Queries, their positions turned in.
+      key_BLGE: Keys, their positions turned in.
+      value_BLGE: Values.
+      segments_BL: Which text a token belongs to, from 1; 0 is padding.
+      packed: Whether rows may hold several texts. False says that every row is one text of
+        segment 1 from the first column on, then padding: cuDNN then needs no mask.
+      impl: "xla", "cudnn", "splash", or "auto": what the devices of the mesh in force, or else
+        of the default backend, have a kernel for, where it supports the case; XLA otherwise.
+
+    Raises:
+      ValueError: If `impl` is unknown, or does not support the case: which one, and why.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    is_spread = not (mesh.empty or mesh.manual_axes or mesh.size == 1)
+    divides = not is_spread or _divides(mesh, query_BLAE.shape, key_BLGE.shape)
+    _, length, _, width = query_BLAE.shape
+    case = Case(_target(), query_BLAE.dtype.name, length, width, packed, divides)
+    impl = choose(impl, case)
+    if impl == "xla":
+        return by_xla(query_BLAE, key_BLGE, value_BLGE, segments_BL)
+    run = functools.partial(by_cudnn, packed=packed) if impl == "cudnn" else by_splash
+    if is_spread:
+        # A kernel is not partitioned by the compiler: each device has its rows and heads.
+        place = functools.partial(sharding.spec, table=sharding.SAMPLING)
+        query = place(("batch", "length", "heads", "head_width"))
+        key = place(("batch", "length", "kv_heads", "head_width"))
+        places = query, key, key, place(("batch", "length"))
+        run = jax.shard_map(run, in_specs=places, out_specs=query, check_vma=False)
+    return run(query_BLAE, key_BLGE, value_BLGE, segments_BL)
+
+
+def causal_mask(segments_BL: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
+    """Token l reads tokens k <= l of its own segment.
+
+    segments 1 1 2 2 0      reads   x . . . .
+                                    x x . . .
+                                    . . x . .
+                                    . . x x .
+                                    . . . . x    (0 is padding: it reads itself alone)
+    """
+    length = segments_BL.shape[1]
+    below = jnp.tril(jnp.ones((length, length), bool))[None]
+    same = segments_BL[:, :, None] == segments_BL[:, None, :]
+    real = (segments_BL > 0)[:, :, None]
+    return (below & same & real) | jnp.eye(length, dtype=bool)[None]
+
+
+# Which implementation.
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What the choice depends on.
+
+    Attributes:
+      target: "tpu", "cuda" (NVIDIA's from Ampere on), or another platform's name.
+      dtype: Of queries, keys and values.
+      length: L.
+      width: E.
+      packed: Whether rows may hold several texts.
+      divides: Whether the mesh in force cuts rows and heads evenly.
+    """
+
+    target: str
+    dtype: str
+    length: int
+    width: int
+    packed: bool = True
+    divides: bool = True
+
+
+def choose(impl: str, case: Case) -> str:
+    """The one place that chooses an implementation.
+
+    Example: "auto" on TPUs, 2,048 tokens of float32, heads 128 wide -> "splash".
+
+    Raises:
+      ValueError: If `impl` is unknown, or named and does not support the case.
+    """
+    if impl not in _IMPLEMENTATIONS:
+        raise ValueError(f"impl is {impl!r}; choose one of {_IMPLEMENTATIONS}")
+    if impl == "auto":
+        if case.target == "tpu" and case.length >= SPLASH_LENGTH and not _lacks("splash", case):
+            return "splash"
+        if case.target == "cuda" and not _lacks("cudnn", case):
+            return "cudnn"
+        return "xla"
+    lacking = _lacks(impl, case)
+    if lacking:
+        raise ValueError(f"impl is {impl!r}, which {lacking}; choose impl='auto'")
+    return impl
+
+
+def _lacks(impl: str, case: Case) -> str:
+    """Why an implementation cannot take the case; "" where it can."""
+    if impl == "xla":
+        return ""
+    if not case.divides:
+        return "needs rows and heads that the mesh in force divides"
+    if impl == "splash":
+        types = ("float32", "bfloat16")
+        return "" if case.dtype in types else f"takes {types}, not {case.dtype}"
+    types = ("bfloat16", "float16")
+    if case.dtype not in types:
+        return f"takes {types}, not {case.dtype}"
+    if case.width % 8 or case.width > 128:
+        return f"takes heads of 8, 16 ... 128 channels, not {case.width}"
+    if case.packed and case.length % 2:
+        return f"takes packed rows of even length, not {case.length}"
+    return ""
+
+
+def _target() -> str:
+    """What a program is traced for, see `Case`; the mesh in force need not be here."""
+    here = jax.local_devices()[0]
+    mesh = jax.sharding.get_abstract_mesh()
+    device = here if mesh.empty or mesh.abstract_device is None else mesh.abstract_device
+    if not device.device_kind.startswith("NVIDIA"):
+        return device.platform
+    # A mesh knows the name of its devices only. Those that are elsewhere are taken as recent.
+    is_here = device.device_kind == here.device_kind
+    capability = float(here.compute_capability) if is_here else 8.0
+    return "cuda" if capability >= 8.0 else device.platform
+
+
+def _divides(mesh, query_shape, key_shape) -> bool:
+    heads = query_shape[2] % mesh.shape["tensor"] + key_shape[2] % mesh.shape["tensor"]
+    return query_shape[0] % sharding.row_shards(mesh) == 0 and heads == 0
+
+
+# The implementations.
+
+
+def by_xla(query_BLAE, key_BLGE, value_BLGE, segments_BL):
+    """The formula; every score is computed, and those of what is not read become -inf."""
+    batch, length, heads, width = query_BLAE.shape
+    groups = key_BLGE.shape[2]
+    query = query_BLAE.reshape(batch, length, groups, heads // groups, width)
+    scores = jnp.einsum("blghe,bkge->bghlk", query, key_BLGE, preferred_element_type=jnp.float32)
+    scores = scores * width**-0.5
+    scores = jnp.where(causal_mask(segments_BL)[:, None, None], scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value_BLGE.dtype)
+    mixed = jnp.einsum("bghlk,bkge->blghe", weights, value_BLGE)
+    return mixed.reshape(query_BLAE.shape)
+
+
+def by_cudnn(query_BLAE, key_BLGE, value_BLGE, segments_BL, packed: bool, library: str = "cudnn"):
+    """cuDNN's flash attention: by the rows' lengths, or packed by a mask [B, 1, L, L].
+
+    With library="xla" the same call runs everywhere, so that a test can compare its results.
+    """
+    flash = functools.partial(
+        jax.nn.dot_product_attention,
+        query_BLAE,
+        key_BLGE,
+        value_BLGE,
+        is_causal=True,
+        implementation=library,
+    )
+    if packed:
+        return flash(mask=causal_mask(segments_BL)[:, None])
+    is_text_BL = segments_BL > 0
+    # A row without text has one token that reads itself, like all padding.
+    lengths_B = jnp.maximum(is_text_BL.sum(axis=1, dtype=jnp.int32), 1)
+    mixed_BLAE = flash(query_seq_lengths=lengths_B, key_value_seq_lengths=lengths_B)
+    own_BLAE = jnp.repeat(value_BLGE, query_BLAE.shape[2] // value_BLGE.shape[2], axis=2)
+    return jnp.where(is_text_BL[..., None, None], mixed_BLAE, own_BLAE)
+
+
+def by_splash(query_BLAE, key_BLGE, value_BLGE, segments_BL, interpret: bool = False):
+    """The TPU's kernel: blocks above the diagonal are left out, segments are compared inside."""
+    _, length, heads, width = query_BLAE.shape
+    missing = -length % SPLASH_BLOCKS[-1]
+    padded = length + missing
+    block = next(block for block in SPLASH_BLOCKS if padded % block == 0)
+    names = ("q", "kv", "q_dkv", "kv_dkv", "q_dq", "kv_dq")
+    kernel = splash_lib.make_splash_mha(
+        masks.MultiHeadMask([masks.CausalMask((padded, padded))] * heads),
+        block_sizes=splash_lib.BlockSizes(**{f"block_{name}": block for name in names}),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+
+    def by_head(part_BLAE):
+        room = [(0, 0), (0, missing), (0, 0), (0, 0)]
+        return jnp.pad(part_BLAE, room).transpose(0, 2, 1, 3)
+
+    segments_BL = jnp.pad(segments_BL, [(0, 0), (0, missing)]).astype(jnp.int32)
+    # Padding tokens are segments of their own, each another.
+    alone_1L = -1 - jnp.arange(padded, dtype=jnp.int32)[None]
+    segments_BL = jnp.where(segments_BL > 0, segments_BL, alone_1L)
+    mixed_BALE = jax.vmap(kernel)(
+        by_head(query_BLAE * width**-0.5),
+        by_head(key_BLGE),
+        by_head(value_BLGE),
+        splash_lib.SegmentIds(segments_BL, segments_BL),
+    )
+    return mixed_BALE.transpose(0, 2, 1, 3)[:, :length]

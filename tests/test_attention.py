@@ -1,0 +1,228 @@
+"""Attention over whole sequences is the formula, whichever library computes it."""
+
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bstar_jax.kernels import attention
+from bstar_jax.kernels.attention import Case
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SPLASH = functools.partial(attention.by_splash, interpret=True)
+
+
+def segments(rows, length, packed=True):
+    """Several texts and padding, a full row, a row of padding; or one text a row."""
+    segments_BL = np.zeros((rows, length), np.int32)
+    if packed:
+        segments_BL[0, : length // 3] = 1
+        segments_BL[0, length // 3 : length // 2] = 2
+        segments_BL[0, length // 2 : -3] = 3
+    else:
+        segments_BL[0, : length // 2] = 1
+    segments_BL[1] = 1
+    return jnp.asarray(segments_BL)
+
+
+def inputs(length, dtype=jnp.float32, heads=4, groups=2, width=8, seed=0):
+    rng = np.random.default_rng(seed)
+    normal = lambda count: jnp.asarray(rng.standard_normal((3, length, count, width)), dtype)  # noqa: E731
+    return normal(heads), normal(groups), normal(groups)
+
+
+def by_hand(query_BLAE, key_BLGE, value_BLGE, segments_BL):
+    """Token by token and head by head, in f64."""
+    query, key, value = (np.asarray(a, np.float64) for a in (query_BLAE, key_BLGE, value_BLGE))
+    segments_BL = np.asarray(segments_BL)
+    mixed = np.zeros_like(query)
+    share = query.shape[2] // key.shape[2]
+    for b, at, head in np.ndindex(query.shape[:3]):
+        mine = segments_BL[b, at]
+        reads = [k for k in range(at + 1) if k == at or (mine > 0 and segments_BL[b, k] == mine)]
+        scores = key[b, reads, head // share] @ query[b, at, head] / np.sqrt(query.shape[3])
+        mass = np.exp(scores - scores.max())
+        mixed[b, at, head] = mass / mass.sum() @ value[b, reads, head // share]
+    return mixed
+
+
+def gradients(run, parts, segments_BL):
+    weights = jnp.asarray(np.random.default_rng(9).standard_normal(parts[0].shape), jnp.float32)
+    total = lambda *parts: (run(*parts, segments_BL) * weights).sum()  # noqa: E731
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2)))(*parts)
+
+
+# The formula.
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 2), (3, 1), (2, 2)])
+def test_xla_is_the_formula_token_by_token(heads, groups):
+    parts, segments_BL = inputs(13, heads=heads, groups=groups), segments(3, 13)
+    got = jax.jit(attention.attend_segments)(*parts, segments_BL)
+    np.testing.assert_allclose(got, by_hand(*parts, segments_BL), atol=2e-6)
+
+
+def test_the_mask_is_what_its_docstring_draws():
+    rows = ["x....", "xx...", "..x..", "..xx.", "....x"]
+    mask_BLL = attention.causal_mask(jnp.asarray([[1, 1, 2, 2, 0]]))
+    np.testing.assert_array_equal(mask_BLL[0], [[mark == "x" for mark in row] for row in rows])
+
+
+# Splash.
+
+
+@pytest.mark.parametrize(
+    ("length", "dtype", "atol"),
+    [
+        (140, jnp.float32, 2e-6),
+        (256, jnp.bfloat16, 2e-2),
+        pytest.param(600, jnp.float32, 2e-6, marks=pytest.mark.slow),  # five blocks of 128
+    ],
+)
+def test_splash_equals_xla(length, dtype, atol):
+    parts, segments_BL = inputs(length, dtype), segments(3, length)
+    got = jax.jit(SPLASH)(*parts, segments_BL)
+    expected = jax.jit(attention.by_xla)(*parts, segments_BL)
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got.astype(jnp.float32), expected.astype(jnp.float32), atol=atol)
+
+
+def test_splash_has_the_gradients_of_xla():
+    parts, segments_BL = inputs(140, width=16), segments(3, 140)
+    got = gradients(SPLASH, parts, segments_BL)
+    expected = gradients(attention.by_xla, parts, segments_BL)
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+# cuDNN: what it is asked for, and that the request is made.
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_request_to_cudnn_describes_the_same_attention(packed):
+    parts, segments_BL = inputs(14), segments(3, 14, packed)
+    asked = functools.partial(attention.by_cudnn, packed=packed, library="xla")
+    got = jax.jit(asked)(*parts, segments_BL)
+    np.testing.assert_allclose(got, by_hand(*parts, segments_BL), atol=2e-6)
+    expected = gradients(attention.by_xla, parts, segments_BL)
+    for ours, theirs in zip(gradients(asked, parts, segments_BL), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("packed", [True, False])
+def test_cudnn_is_called_for_gpus_that_are_not_here(monkeypatch, packed, dtype):
+    # Lowering asks for the version of cuDNN, which is not installed where there is no GPU.
+    version = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
+    monkeypatch.setattr(version, lambda: 91000)
+    parts, segments_BL = inputs(64, dtype), segments(3, 64, packed)
+    run = functools.partial(attention.attend_segments, packed=packed, impl="cudnn")
+
+    def forward_and_backward(*parts):
+        mixed, back = jax.vjp(lambda *parts: run(*parts, segments_BL), *parts)
+        return back(mixed)
+
+    traced = jax.jit(forward_and_backward).trace(*parts)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    called = set(re.findall(r"@__cudnn\$(\w+)", text))
+    name = "fmhaScaleBiasSoftmax" if packed else "fmhaSoftmax"
+    assert called == {name, name + "Backward"}
+    # One text a row is said by its length: nothing is as large as the scores.
+    assert ("64x64x" in text) == packed
+
+
+# The choice.
+
+LONG = Case("tpu", "bfloat16", 2048, 128)
+GPU = Case("cuda", "bfloat16", 2048, 128)
+
+
+@pytest.mark.parametrize(
+    ("case", "impl"),
+    [
+        (LONG, "splash"),
+        (Case("tpu", "float32", 256, 96, packed=False), "splash"),
+        (Case("tpu", "float32", 255, 96), "xla"),  # one block would hold it
+        (Case("tpu", "float16", 2048, 128), "xla"),
+        (Case("tpu", "bfloat16", 2048, 128, divides=False), "xla"),
+        (GPU, "cudnn"),
+        (Case("cuda", "float16", 6, 8), "cudnn"),
+        (Case("cuda", "bfloat16", 7, 64, packed=False), "cudnn"),
+        (Case("cuda", "bfloat16", 7, 64, packed=True), "xla"),
+        (Case("cuda", "float32", 2048, 128), "xla"),
+        (Case("cuda", "bfloat16", 2048, 100), "xla"),
+        (Case("cuda", "bfloat16", 2048, 256), "xla"),
+        (Case("cuda", "bfloat16", 2048, 128, divides=False), "xla"),
+        (Case("gpu", "bfloat16", 2048, 128), "xla"),  # not NVIDIA's, or before Ampere
+        (Case("cpu", "bfloat16", 2048, 128), "xla"),
+    ],
+    ids=str,
+)
+def test_auto_takes_a_kernel_where_there_is_one_for_the_case(case, impl):
+    assert attention.choose("auto", case) == impl
+    assert attention.choose("xla", case) == "xla"
+
+
+@pytest.mark.parametrize(
+    ("impl", "case", "message"),
+    [
+        ("flash", LONG, "impl is 'flash'; choose one of"),
+        (
+            "splash",
+            Case("tpu", "float16", 256, 128),
+            "'splash', which takes .* not float16; choose",
+        ),
+        ("cudnn", Case("cuda", "float32", 256, 128), "'cudnn', which takes .* not float32; choose"),
+        ("cudnn", Case("cuda", "bfloat16", 256, 12), "heads of 8, 16 ... 128 channels, not 12"),
+        ("cudnn", Case("cuda", "bfloat16", 255, 64), "packed rows of even length, not 255"),
+        ("splash", Case("tpu", "float32", 256, 64, divides=False), "the mesh in force divides"),
+    ],
+)
+def test_what_an_implementation_cannot_do_is_refused_with_the_reason(impl, case, message):
+    with pytest.raises(ValueError, match=message):
+        attention.choose(impl, case)
+
+
+def test_wrong_shapes_are_refused_by_name():
+    query, key, value = inputs(6)
+    with pytest.raises(TypeError, match="segments_BL"):
+        attention.attend_segments(query, key, value, jnp.ones((3, 5), jnp.int32))
+
+
+# TPUs that are not here.
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="the TPU compiler, libtpu, is not installed"
+)
+def test_splash_compiles_for_tpus_that_are_not_here():
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "XLA_FLAGS": "",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.attention_tpu_compile", "v5e:2x2"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    programs = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    *alone, long, short = programs
+    assert len(alone) == 4
+    for program in [*alone, long]:
+        # Backward: the forward kernel, one for queries, one for keys and values.
+        assert program["kernels"] == (3 if program["backward"] else 1), program
+        assert program["gathers"] == 0, program
+    assert (long["where"], long["backward"]) == ("mesh", True)
+    assert short["kernels"] == short["gathers"] == 0, short
