@@ -95,11 +95,37 @@ def from_blocks(
 
 
 def block_masses(
-    kept_BMC: Float[Array, "B M C"], center_B: Float[Array, " B"], rows: contract.Rows
+    kept_BMC: Float[Array, "B M C"],
+    center_B: Float[Array, " B"],
+    rows: contract.Rows,
+    plain_BN: Float[Array, "B N"],
 ) -> Float[Array, "B N"]:
-    """The sum of exp((x - center) / T) over every block: over its tiles' sums."""
-    scaled_BMC = (kept_BMC - center_B[:, None, None]) * rows.inverse_B[:, None, None]
-    mass_BM = jnp.exp(scaled_BMC).sum(axis=2)
+    """The sum of exp((x - center) / T) over every block: over its tiles' sums.
+
+    `plain_BN` are the `plain_masses`, which rows at temperature 1 take. Where all rows do, another
+    pass over the logits is saved.
+    """
+    is_plain_B = rows.temperature_B == 1
+
+    def tempered():
+        scaled_BMC = (kept_BMC - center_B[:, None, None]) * rows.inverse_B[:, None, None]
+        return _block_sums(jnp.exp(scaled_BMC))
+
+    mass_BN = lax.cond(is_plain_B.all(), lambda: plain_BN, tempered)
+    return jnp.where(is_plain_B[:, None], plain_BN, mass_BN)
+
+
+def plain_masses(
+    kept_BMC: Float[Array, "B M C"], center_B: Float[Array, " B"]
+) -> Float[Array, "B N"]:
+    """The sum of exp(x - center) over every block, whatever its row's temperature."""
+    # Behind a barrier, or the difference is shared with other masses and written out in full.
+    apart_B = lax.optimization_barrier(center_B)
+    return _block_sums(jnp.exp(kept_BMC - apart_B[:, None, None]))
+
+
+def _block_sums(part_BMC):
+    mass_BM = part_BMC.sum(axis=2)
     tiles = contract.BLOCK // TILE
     mass_BM = jnp.pad(mass_BM, ((0, 0), (0, -mass_BM.shape[1] % tiles)))
     return mass_BM.reshape(mass_BM.shape[0], -1, tiles).sum(axis=2)

@@ -82,7 +82,8 @@ def sample_tiles(
         return draw.from_columns(rows, kept_BV, first_B)
 
     def blocks():
-        mass_BN = draw.block_masses(kept_BMC, center_B, rows)
+        plain_BN = draw.plain_masses(kept_BMC, center_B)
+        mass_BN = draw.block_masses(kept_BMC, center_B, rows, plain_BN)
         given_B = None if shard is None else first_B
         return draw.from_blocks(rows, kept_BMC, mass_BN, center_B, noise_kind, given_B)
 

@@ -60,10 +60,10 @@ def sample(
     if vocab <= contract.DENSE_VOCAB:
         center_B = exact.finite(_over_shards(peak_BM.max(axis=1)[:, None], shard).max(axis=(1, 2)))
         best, is_due_B = exact_turn(tiles_BMC, rows), jnp.zeros(center_B.shape, bool)
+        plain_BN = draw.plain_masses(tiles_BMC, center_B)
     else:
-        best, center_B, is_due_B = _quick(tiles_BMC, peak_BM, rows, shard, vocab, kmax)
-    total_B = xla.total(tiles_BMC, center_B)
-    token_B, logit_B, total_BS = _settle(best, tiles_BMC, shard, total_B)
+        best, center_B, plain_BN, is_due_B = _quick(tiles_BMC, peak_BM, rows, shard, vocab, kmax)
+    token_B, logit_B, total_BS = _settle(best, tiles_BMC, shard, plain_BN.sum(axis=1))
     log_total_B = center_B + jnp.log(total_BS.sum(axis=1))
 
     if vocab > contract.DENSE_VOCAB:
@@ -85,21 +85,22 @@ def _tiles(logits_BV, shard, vocab):
 def _quick(tiles_BMC, peak_BM, rows, shard, vocab, kmax):
     """Draws every row by its quick path.
 
-    Returns this device's winners, the largest logit over all devices, and the rows that are due
-    for the exact path.
+    Returns this device's winners, the largest logit over all devices, this device's masses at
+    temperature 1, and the rows that are due for the exact path.
     """
     has_top_k_B = rows.has_top_k_B(vocab)
     needs_window_B = has_top_k_B | rows.has_mass_cut_B()
     window, whole, center_B = _meet(tiles_BMC, peak_BM, needs_window_B, rows, shard, kmax)
+    plain_BN = draw.plain_masses(tiles_BMC, center_B)
 
     def by_block():
         first_B = jnp.full(center_B.shape, shard.first)
-        mass_BN = draw.block_masses(tiles_BMC, center_B, rows)
+        mass_BN = draw.block_masses(tiles_BMC, center_B, rows, plain_BN)
         best = draw.from_blocks(rows, tiles_BMC, mass_BN, center_B, "gumbel", first_B)
         return best, mass_BN.sum(axis=1)
 
     if window is None:
-        return by_block()[0], center_B, needs_window_B
+        return by_block()[0], center_B, plain_BN, needs_window_B
     nothing = draw.Best(center_B, jnp.zeros(center_B.shape, jnp.int32))
     block, mass_B = lax.cond(has_top_k_B.all(), lambda: (nothing, center_B), by_block)
     if rows.top_p_B is not None:
@@ -112,7 +113,7 @@ def _quick(tiles_BMC, peak_BM, rows, shard, vocab, kmax):
         lambda: nothing,
     )
     best = _choose(needs_window_B, best, block)
-    return best, center_B, needs_window_B & ~cut.is_certain_B
+    return best, center_B, plain_BN, needs_window_B & ~cut.is_certain_B
 
 
 def _meet(tiles_BMC, peak_BM, needs_window_B, rows, shard, kmax):

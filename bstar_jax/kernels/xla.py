@@ -33,7 +33,8 @@ def sample(
     peak_BM = tiles_BMC.max(axis=2).astype(jnp.float32)
     largest_B = peak_BM.max(axis=1)
     center_B = exact.finite(largest_B)
-    log_total_B = center_B + jnp.log(total(tiles_BMC, center_B))
+    plain_BN = draw.plain_masses(tiles_BMC, center_B)
+    log_total_B = center_B + jnp.log(plain_BN.sum(axis=1))
 
     exact_turn = functools.partial(exact.sample_tiles, vocab=vocab, noise_kind=noise_kind)
     if vocab <= contract.DENSE_VOCAB:
@@ -41,7 +42,7 @@ def sample(
         token_B = exact_turn(tiles_BMC, rows).token_B
         is_due_B = jnp.zeros(token_B.shape, bool)
     else:
-        token_B, is_due_B = _quick(tiles_BMC, peak_BM, rows, vocab, kmax, noise_kind)
+        token_B, is_due_B = _quick(tiles_BMC, peak_BM, plain_BN, rows, vocab, kmax, noise_kind)
         # A NaN anywhere in the row has reached its total.
         is_due_B |= jnp.isnan(log_total_B)
         turn = lambda *part: (exact_turn(*part).token_B,)  # noqa: E731
@@ -51,20 +52,13 @@ def sample(
     return contract.Sample(token_B, logprob_B, is_due_B.astype(jnp.int32))
 
 
-def total(tiles_BMC: Float[Array, "B M C"], center_B: Float[Array, " B"]) -> Float[Array, " B"]:
-    """The sum of exp(x - center) over each row, whatever its temperature."""
-    # Behind a barrier, or the difference is shared with the block masses and written out in full.
-    apart_B = lax.optimization_barrier(center_B)
-    return jnp.exp(tiles_BMC - apart_B[:, None, None]).sum(axis=2).sum(axis=1)
-
-
-def _quick(tiles_BMC, peak_BM, rows, vocab, kmax, noise_kind):
+def _quick(tiles_BMC, peak_BM, plain_BN, rows, vocab, kmax, noise_kind):
     """Draws every row by its quick path; returns tokens, and which are due for the exact path."""
     center_B = exact.finite(peak_BM.max(axis=1))
     token_B = jnp.zeros(center_B.shape, jnp.int32)
 
     def by_block():
-        mass_BN = draw.block_masses(tiles_BMC, center_B, rows)
+        mass_BN = draw.block_masses(tiles_BMC, center_B, rows, plain_BN)
         best = draw.from_blocks(rows, tiles_BMC, mass_BN, center_B, noise_kind)
         return best.token_B, mass_BN.sum(axis=1)
 

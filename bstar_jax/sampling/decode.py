@@ -291,8 +291,8 @@ def _rows(work: Work, slots: Slots) -> _Rows:
     query, sample = row // work.num_samples, row % work.num_samples
     shards = jnp.arange(len(row))[:, None, None]
     look = lambda table: table[shards, query]  # noqa: E731
-    # A free slot draws greedily and to nowhere, which costs least.
-    settle = lambda table: jnp.where(live, table[sample], 0)  # noqa: E731
+    # A free slot draws to nowhere, as costs least: at temperature 1 without top-k.
+    settle = lambda table, free: jnp.where(live, table[sample], free)  # noqa: E731
     return _Rows(
         live=live,
         query=query,
@@ -300,8 +300,8 @@ def _rows(work: Work, slots: Slots) -> _Rows:
         token=jnp.where(slots.age_UR == 0, look(work.last_DQ), slots.token_UR),
         key_2=work.keys_DQN2[shards, query, sample],
         limit=work.limit_DQN[shards, query, sample],
-        temperature=settle(work.temperature_N),
-        top_k=settle(work.top_k_N),
+        temperature=settle(work.temperature_N, 1.0),
+        top_k=settle(work.top_k_N, 0),
     )
 
 
