@@ -210,7 +210,9 @@ def test_layouts():
     assert layout(16, 8, 128) == engine.Layout(16, 8, 1)
     assert layout(64, 32, 64) == engine.Layout(16, 4, 2)
     assert layout(64, 8, 64) == engine.Layout(64, 1, 2)
-    assert layout(4, 256, 8) == engine.Layout(1, 16, 2)
+    assert layout(4, 256, 8) == engine.Layout(1, 8, 2)
+    assert layout(20, 32, 512) == engine.Layout(20, 25, 2)
+    assert layout(52, 40, 2048) == engine.Layout(52, 39, 2)
 
 
 def test_slots_that_are_no_longer_needed_are_given_up(prompts):

@@ -91,10 +91,14 @@ class Sampler:
         return stops, automaton([*pieces, *silent], stops)
 
     def plan(self, queries: Sequence[Query], draws: Sequence[Draw]) -> list[Unit]:
-        """Cuts the queries into units of about `settings.batch` rows, as equal as can be."""
+        """Cuts the queries into units of at most `settings.batch` rows, as equal as can be.
+
+        A unit has a query a shard at least, however many rows that is.
+        """
         shards = sharding.row_shards(self.mesh) if self.mesh else 1
         rows = sum(draw.responses for draw in draws)
-        units = max(math.ceil(len(queries) * rows / self.settings.batch), 1)
+        most = max(self.settings.batch // (rows * shards), 1) * shards
+        units = max(math.ceil(len(queries) / most), 1)
         size = math.ceil(len(queries) / units / shards) * shards
         starts = range(0, len(queries), max(size, 1))
         return [

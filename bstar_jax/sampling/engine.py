@@ -56,14 +56,16 @@ def layout(queries: int, samples: int, slots: int) -> Layout:
     beside a query's responses: they go through ROUNDS_A_LANE of them, so that the lane, with a
     second prompt at hand, does not wait for the longest of a query.
 
-    Example: 64 queries, 32 responses, 64 slots -> 16 lanes of 4 slots with 2 prompts.
+    Example: 64 queries, 32 responses, 64 slots -> 16 lanes of 4 slots with 2 prompts; 20 queries
+    of 32 responses on 512 slots -> 20 lanes of 25 slots, as there are no more queries.
     """
     if queries * samples <= slots:
         return Layout(queries, samples, 1)
     per_lane = 1
     while 2 * per_lane * ROUNDS_A_LANE <= samples and 2 * per_lane <= MOST_SLOTS_A_LANE:
         per_lane *= 2
-    return Layout(max(slots // per_lane, 1), per_lane, 2)
+    lanes = min(max(slots // per_lane, 1), queries)
+    return Layout(lanes, max(min(slots // lanes, samples), 1), 2)
 
 
 @dataclasses.dataclass(frozen=True)
