@@ -16,6 +16,8 @@ from bstar_jax.config import GenerateConfig, ModelConfig, UserError
 from bstar_jax.records import SCHEMA, Query, Rollouts
 from bstar_jax.sampling import Draw, Keys, Sampler, decode, generate
 from bstar_jax.sampling.keys import PHASES, at_token, id_words
+from bstar_jax.sampling.stops import cut
+from bstar_jax.sampling.weights import rollout_config, rollout_params
 from tests import builders, flights
 
 KEYS = Keys(seed=5, iteration=2, phase="generate")
@@ -279,6 +281,53 @@ def test_finish_reason_tokens_and_text_agree(rollouts):
         assert "<end>" not in response and logprob < 0
         reasons.add(reason)
     assert reasons == {"stop", "length"}
+
+
+def test_a_stop_string_ends_a_response_where_its_text_is_complete(queries, rollouts):
+    stops = ("s h", "many", "never said")
+    settings = dataclasses.replace(SETTINGS, stop=stops)
+    stopped = drawn(run(queries, settings=settings))
+    found = 0
+    for row, (response, num_tokens, reason, logprob) in drawn(rollouts).items():
+        text, count, why, sum_of = stopped[row]
+        assert text == cut(response, stops) and not any(stop in text for stop in stops)
+        if text == response:
+            assert (count, why, sum_of) == (num_tokens, reason, logprob)
+            continue
+        found += 1
+        assert why == "stop" and logprob <= sum_of < 0
+        # The words up to the one that completes the stop string, as padding has no text.
+        assert count <= num_tokens and count >= len(text.split())
+        assert any(stop in response for stop in stops)
+    assert found > 3
+
+
+def test_no_stop_string_is_an_empty_one(queries, rollouts):
+    settings = dataclasses.replace(SETTINGS, stop=("",))
+    assert drawn(run(queries, settings=settings)) == drawn(rollouts)
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_rollout_weights_draw_what_their_own_model_would(queries, weights):
+    config = rollout_config(builders.MODEL, weights)
+    params = rollout_params(builders.MODEL, builders.params(), None, weights=weights)
+    sampler = Sampler(config, builders.WORDS, SETTINGS)
+    draws = [Draw(0.0, 0, 1), Draw(1.0, 0, 3)]
+    parts = sampler.run(params, sampler.plan(queries, draws), draws, KEYS)
+    for _, part in parts:
+        columns = ("prompt", "response", "num_tokens", "finish_reason", "logprob")
+        for prompt, response, count, reason, logprob in zip(
+            *map(part.column, columns), strict=True
+        ):
+            tokens = builders.WORDS.encode(response) + [builders.WORDS.end_id] * (reason == "stop")
+            if len(tokens) != count:
+                continue  # padding was drawn, which has no text
+            text = [*builders.WORDS.encode(prompt), *tokens]
+            logits_LV = model.forward(config, params, jnp.asarray(text)[None])[0]
+            table_LV = jax.nn.log_softmax(logits_LV)[len(text) - count - 1 : -1]
+            expected = float(table_LV[jnp.arange(count), jnp.asarray(tokens)].sum())
+            # bf16 keeps 8 bits: products in another order move a log-probability by hundredths.
+            assert logprob == pytest.approx(expected, abs=0.1 * count)
 
 
 def test_a_limit_of_one_token_stops_only_at_the_end_of_text(queries):
