@@ -8,7 +8,6 @@ which of the two they have, and the compiler multiplies it out where it is used.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,7 @@ LARGEST = 127
 """Of the whole numbers; -128 has no opposite and stays unused."""
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["values", "scale"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Int8:
     """A weight of about `values * scale`.

@@ -24,11 +24,7 @@ from bstar_jax import sharding
 from bstar_jax.config import ModelConfig
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["prompt_key", "prompt_value", "key", "value"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
     """What attention reads.
@@ -46,7 +42,7 @@ class Cache:
     value: jax.Array
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["key", "value"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prompts:
     """The prompts of a unit, kept once.

@@ -24,27 +24,12 @@ from bstar_jax.config import ModelConfig
 from bstar_jax.sampling import cache as caches
 from bstar_jax.sampling import keys as row_keys
 from bstar_jax.sampling import slots as refill
+from bstar_jax.sampling.attention import attend_parts
 from bstar_jax.sampling.cache import Cache, Prompts
 from bstar_jax.sampling.slots import Lanes, Slots
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "real_D",
-        "lengths_DQ",
-        "last_DQ",
-        "keys_DQN2",
-        "limit_DQN",
-        "temperature_N",
-        "top_k_N",
-        "top_p",
-        "min_p",
-        "stop_AV",
-        "prompts",
-    ],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Work:
     """What to sample: Q queries a shard, N responses each.
@@ -81,11 +66,7 @@ class Work:
         return self.keys_DQN2.shape[2]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["tokens_DWL", "num_tokens_DW", "logprob_DW", "stopped_DW"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Responses:
     """What was sampled; W = Q * N rows a shard, row q * N + n.
@@ -103,11 +84,7 @@ class Responses:
     stopped_DW: jax.Array
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["step", "slots", "lanes", "cache", "responses"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
     """What a step hands to the next.
@@ -310,7 +287,7 @@ def _feed(decoder, prompts: Prompts, rows: _Rows, state: DecodeState):
     cache, slots = state.cache, state.slots
     lanes = rows.token.shape[0] * rows.token.shape[1]
     merge = lambda part: part.reshape(lanes, *part.shape[2:])  # noqa: E731
-    attend = _attend_parts(merge(slots.side_UR), merge(rows.length - 1), merge(slots.age_UR))
+    attend = attend_parts(merge(slots.side_UR), merge(rows.length - 1), merge(slots.age_UR))
     shared = (cache.prompt_key, cache.prompt_value)
     if cache.prompt_key is None:
         shared = (prompts.key[:, :, :, None], prompts.value[:, :, :, None])
@@ -318,58 +295,6 @@ def _feed(decoder, prompts: Prompts, rows: _Rows, state: DecodeState):
     parts = tuple(part.reshape(part.shape[0], lanes, *part.shape[3:]) for part in parts)
     positions = rows.length - 1 + slots.age_UR
     return decoder.hidden(merge(rows.token), merge(positions), attend, parts)
-
-
-def _attend_parts(side_BR, prompt_BR, age_BR) -> model.Attend:
-    """Attention of one token a slot over its prompt, its own tokens and itself, joined exactly.
-
-    Each part has its own sum of exponentials about the largest score of all; the parts' values
-    are added and divided by the sum of the sums.
-
-    Args:
-      side_BR: Which of the lane's prompts is the slot's.
-      prompt_BR: Tokens of it that are stored.
-      age_BR: Tokens of its own that are stored.
-    """
-
-    def own_side(part_BKGRHX):
-        """[B, K, G, R, H, X] -> [B, G, R, H, X]: every slot's own prompt."""
-        if part_BKGRHX.shape[1] == 1:
-            return part_BKGRHX[:, 0]
-        is_second = (side_BR == 1)[:, None, :, None, None]
-        return jnp.where(is_second, part_BKGRHX[:, 1], part_BKGRHX[:, 0])
-
-    def masked(scores_BGRHX, count_BR):
-        column = jnp.arange(scores_BGRHX.shape[-1])[None, None, None, None]
-        return jnp.where(column < count_BR[:, None, :, None, None], scores_BGRHX, -jnp.inf)
-
-    def attend(query, key, value, parts):
-        prompt_key, prompt_value, own_key, own_value = parts
-        b, r, heads, e = query.shape
-        k, g, p = prompt_key.shape[1:4]
-        h = heads // g
-        query = query.reshape(b, r, g, h, e).transpose(0, 2, 1, 3, 4) * e**-0.5
-        key, value = (part.transpose(0, 2, 1, 3) for part in (key, value))
-        dot = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-        against = lambda query, keys: dot(query, keys.swapaxes(-1, -2))  # noqa: E731
-        # The slots of a lane meet its prompts in one product.
-        prompt = against(query.reshape(b, 1, g, r * h, e), prompt_key).reshape(b, k, g, r, h, p)
-        prompt = masked(own_side(prompt), prompt_BR)
-        own = masked(against(query, own_key), age_BR)
-        itself = against(query, key[..., None, :])
-        peak = itself
-        for scores in (prompt, own):
-            peak = jnp.maximum(peak, scores.max(axis=-1, keepdims=True))
-        prompt, own, itself = (jnp.exp(scores - peak) for scores in (prompt, own, itself))
-        total = prompt.sum(axis=-1, keepdims=True) + own.sum(axis=-1, keepdims=True) + itself
-        narrow = lambda weights: weights.astype(value.dtype)  # noqa: E731
-        mixed = dot(narrow(prompt).reshape(b, 1, g, r * h, p), prompt_value)
-        mixed = own_side(mixed.reshape(b, k, g, r, h, e))
-        mixed += dot(narrow(own), own_value) + itself * value[..., None, :]
-        mixed = narrow(mixed / total)
-        return mixed.transpose(0, 2, 1, 3, 4).reshape(b, r, heads, e), (key, value)
-
-    return attend
 
 
 def _draw(config, work: Work, rows: _Rows, age, impl, logits_BRV):

@@ -17,17 +17,12 @@ query * N + response.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["row_UR", "side_UR", "age_UR", "token_UR", "stop_UR"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Slots:
     """The slots of a shard.
@@ -47,11 +42,7 @@ class Slots:
     stop_UR: jax.Array
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["query_UK", "side_U", "begun_Q", "fetched"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lanes:
     """The lanes of a shard, and what is left to do.

@@ -8,7 +8,6 @@ weights   . . . 1 1 1 1 . .      the response and its end count, the prompt does
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -35,11 +34,7 @@ class Example:
     source: str
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["tokens_BL", "targets_BL", "weights_BL", "segments_BL"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """What one optimizer step sees.

@@ -13,9 +13,7 @@ from bstar_jax import model, sharding
 from bstar_jax.config import ModelConfig, OptimizerConfig
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["params", "optimizer"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """What an optimizer step reads and replaces.
