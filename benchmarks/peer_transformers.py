@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 import numpy as np
 import peers
@@ -53,16 +52,7 @@ class Transformers:
         return {"tokens": tokens, "slot_steps": slot_steps}
 
     def best(self, workload):
-        steps = min(peers.CALIBRATION_STEPS, workload.longest)
-
-        def timed(batch):
-            part = workload.cut(batch)[0]
-            self._generate(workload, part, 1.0, 2)
-            started = time.perf_counter()
-            self._generate(workload, part, 1.0, steps)
-            return (time.perf_counter() - started) / steps
-
-        return peers.fastest_batch(workload, timed)
+        return peers.fastest_batch(workload, self._generate)
 
     def rates(self):
         square, long = torch.ones(peers.SIZE, peers.SIZE), torch.ones(2**24)

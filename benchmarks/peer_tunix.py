@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -89,25 +88,10 @@ class Tunix:
         return {"tokens": tokens, "slot_steps": slot_steps}
 
     def best(self, workload):
-        steps = min(peers.CALIBRATION_STEPS, workload.longest)
-
-        def timed(batch):
-            part = workload.cut(batch)[0]
-            self._generate(workload, part, 1.0, 2)
-            started = time.perf_counter()
-            self._generate(workload, part, 1.0, steps)
-            return (time.perf_counter() - started) / steps
-
-        return peers.fastest_batch(workload, timed)
+        return peers.fastest_batch(workload, self._generate)
 
     def rates(self):
-        square, long = jnp.ones((peers.SIZE, peers.SIZE)), jnp.ones(2**24)
-        product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda a: a + 1)
-        return peers.rates_of(
-            lambda: jax.block_until_ready(product(square)),
-            lambda: jax.block_until_ready(copy(long)),
-            2 * long.nbytes,
-        )
+        return peers.rates_of_jax()
 
     def _generate(self, workload, part: slice, temperature: float, steps: int) -> list:
         """Response tokens of every row of some queries, from `steps` on padding."""

@@ -106,8 +106,31 @@ def rates_of(matmul: Callable[[], object], copy: Callable[[], object], copied: i
     }
 
 
-def fastest_batch(workload: workloads.Workload, timed: Callable[[int], float]) -> dict:
-    """Tries batch sizes for a few steps each: `timed(batch)` is seconds a step."""
+def rates_of_jax() -> dict:
+    """The rates as JAX reaches them."""
+    import jax
+    import jax.numpy as jnp
+
+    square, long = jnp.ones((SIZE, SIZE)), jnp.ones(2**24)
+    product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda a: a + 1)
+    return rates_of(
+        lambda: jax.block_until_ready(product(square)),
+        lambda: jax.block_until_ready(copy(long)),
+        2 * long.nbytes,
+    )
+
+
+def fastest_batch(workload: workloads.Workload, generate: Callable[..., object]) -> dict:
+    """Tries batch sizes for a few steps each; `generate(workload, part, temperature, steps)`."""
+    steps = min(CALIBRATION_STEPS, workload.longest)
+
+    def timed(batch):
+        part = workload.cut(batch)[0]
+        generate(workload, part, 1.0, 2)
+        started = time.perf_counter()
+        generate(workload, part, 1.0, steps)
+        return (time.perf_counter() - started) / steps
+
     seconds = {batch: timed(batch) for batch in workload.batches}
     return {
         "batch": workloads.best_batch(workload, seconds),

@@ -106,3 +106,12 @@ def probability_by_numpy(logits_V, temperature, top_k=0, top_p=1.0, min_p=0.0):
     scaled_V = np.where(keep_V, np.asarray(logits_V, np.float64) / temperature, -np.inf)
     mass_V = np.exp(scaled_V - scaled_V.max())
     return mass_V / mass_V.sum()
+
+
+def assert_few_are_exact(result, temperature_B, top_k_B, vocab, *, expects_any):
+    """Rows whose top-k is as large as the window take the exact path; most others do not."""
+    is_large_B = (top_k_B >= 200) & (top_k_B < vocab) & (temperature_B > 0)
+    ordinary = slice(11, None)
+    status_B = np.asarray(result.status_B)
+    assert status_B[~np.asarray(is_large_B)][ordinary].mean() < 0.1
+    assert status_B.any() == expects_any

@@ -1,13 +1,7 @@
 """Attention over whole sequences is the formula, whichever library computes it."""
 
 import functools
-import importlib.util
-import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +10,8 @@ import pytest
 
 from bstar_jax.kernels import attention
 from bstar_jax.kernels.attention import Case
+from tests import tpu_compiler
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 SPLASH = functools.partial(attention.by_splash, interpret=True)
 
 
@@ -202,22 +196,9 @@ def test_wrong_shapes_are_refused_by_name():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="the TPU compiler, libtpu, is not installed"
-)
+@tpu_compiler.needed
 def test_splash_compiles_for_tpus_that_are_not_here():
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "XLA_FLAGS": "",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.attention_tpu_compile", "v5e:2x2"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    programs = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    programs = tpu_compiler.programs("tests.attention_tpu_compile", "v5e:2x2")
     *alone, long, short = programs
     assert len(alone) == 4
     for program in [*alone, long]:

@@ -106,9 +106,9 @@ def _choose(impl: str, rows: contract.Rows, vocab: int, noise: str) -> str:
     if impl not in _IMPLEMENTATIONS:
         raise ValueError(f"impl is {impl!r}; choose one of {_IMPLEMENTATIONS}")
     if impl == "auto":
-        is_for_tpu = _platform() == "tpu" and pallas_tpu.supports(rows, vocab, noise)
+        is_for_tpu = _platform() == "tpu" and contract.suits_kernels(rows, vocab, noise)
         return "pallas_tpu" if is_for_tpu else "xla"
-    if impl in _KERNELS and not _KERNELS[impl].supports(rows, vocab, noise):
+    if impl in _KERNELS and not contract.suits_kernels(rows, vocab, noise):
         raise ValueError(
             f"impl is {impl!r}, which draws neither with top-p, min-p or noise='icdf' nor from "
             f"{contract.DENSE_VOCAB} columns or fewer; choose impl='auto'"

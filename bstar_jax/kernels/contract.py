@@ -94,3 +94,9 @@ class Rows(NamedTuple):
         if self.min_p_B is not None:
             is_cut_B |= self.min_p_B > 0
         return is_cut_B & ~self.is_greedy_B
+
+
+def suits_kernels(rows: Rows, vocab: int, noise_kind: str) -> bool:
+    """Whether the Pallas kernels draw such rows: no top-p, no min-p, and V above DENSE_VOCAB."""
+    has_mass_cut = rows.top_p_B is not None or rows.min_p_B is not None
+    return vocab > DENSE_VOCAB and noise_kind == "gumbel" and not has_mass_cut

@@ -31,12 +31,6 @@ _LOWEST = jnp.finfo(jnp.float32).min.item()
 """Stands for the maximum of nothing: unlike -inf, it can be subtracted."""
 
 
-def supports(rows: contract.Rows, vocab: int, noise_kind: str) -> bool:
-    """Whether this kernel draws such rows: no top-p, no min-p, and V above DENSE_VOCAB."""
-    has_mass_cut = rows.top_p_B is not None or rows.min_p_B is not None
-    return vocab > contract.DENSE_VOCAB and noise_kind == "gumbel" and not has_mass_cut
-
-
 def sample(
     logits_BV: Float[Array, "B V"],
     rows: contract.Rows,
@@ -45,7 +39,7 @@ def sample(
     kmax: int,
     interpret: bool = False,
 ) -> contract.Sample:
-    """Draws as `bstar_jax.kernels.sample` promises, what `supports` says it can."""
+    """Draws as `bstar_jax.kernels.sample` promises, what `contract.suits_kernels` lets through."""
     size, width = logits_BV.shape
     # A row fails its certificate where one lane holds `levels` of its top k: with k random
     # columns, in about C(k, levels) / 1024^(levels - 1) of rows, 0.06% at 64 of 4 levels.

@@ -26,12 +26,6 @@ _BLOCK_TILES = contract.BLOCK // _LANES
 _VMEM_SPARE = 4 << 20
 
 
-def supports(rows: contract.Rows, vocab: int, noise_kind: str) -> bool:
-    """Whether this kernel draws such rows: no top-p, no min-p, and V above DENSE_VOCAB."""
-    has_mass_cut = rows.top_p_B is not None or rows.min_p_B is not None
-    return vocab > contract.DENSE_VOCAB and noise_kind == "gumbel" and not has_mass_cut
-
-
 def sample(
     logits_BV: Float[Array, "B V"],
     rows: contract.Rows,
@@ -40,7 +34,7 @@ def sample(
     kmax: int,
     interpret: bool = False,
 ) -> contract.Sample:
-    """Draws as `bstar_jax.kernels.sample` promises, what `supports` says it can."""
+    """Draws as `bstar_jax.kernels.sample` promises, what `contract.suits_kernels` lets through."""
     size = logits_BV.shape[0]
     width = pl.cdiv(vocab, contract.BLOCK) * contract.BLOCK
     blocks = pl.cdiv(width // contract.BLOCK, _LANES) * _LANES
