@@ -125,7 +125,8 @@ def plain_masses(
 
 
 def _block_sums(part_BMC):
-    mass_BM = part_BMC.sum(axis=2)
+    # Behind a barrier, or XLA adds the blocks up from the columns, once more for every sum of them.
+    mass_BM = lax.optimization_barrier(part_BMC.sum(axis=2))
     tiles = contract.BLOCK // TILE
     mass_BM = jnp.pad(mass_BM, ((0, 0), (0, -mass_BM.shape[1] % tiles)))
     return mass_BM.reshape(mass_BM.shape[0], -1, tiles).sum(axis=2)

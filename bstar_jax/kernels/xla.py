@@ -30,7 +30,8 @@ def sample(
 ) -> contract.Sample:
     """Draws as `bstar_jax.kernels.sample` promises; columns from `vocab` on are padding."""
     tiles_BMC = _tiles(logits_BV, vocab)
-    peak_BM = tiles_BMC.max(axis=2).astype(jnp.float32)
+    # Behind a barrier, or XLA takes the largest of all from the logits once more.
+    peak_BM = lax.optimization_barrier(tiles_BMC.max(axis=2)).astype(jnp.float32)
     largest_B = peak_BM.max(axis=1)
     center_B = exact.finite(largest_B)
     plain_BN = draw.plain_masses(tiles_BMC, center_B)

@@ -44,7 +44,9 @@ def attend_parts(side_BR, prompt_BR, age_BR) -> model.Attend:
         # The slots of a lane meet its prompts in one product.
         prompt = against(query.reshape(b, 1, g, r * h, e), prompt_key).reshape(b, k, g, r, h, p)
         prompt = masked(own_side(prompt), prompt_BR)
-        own = masked(against(query, own_key), age_BR)
+        # Keys on the left: with them on the right, XLA on CPU turns the whole part over first.
+        own = (dot(own_key, query.swapaxes(-1, -2)) * e**-0.5).swapaxes(-1, -2)
+        own = masked(own, age_BR)
         itself = against(query, key[..., None, :])
         peak = itself
         for scores in (prompt, own):
