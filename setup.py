@@ -33,6 +33,9 @@ setup(
         "beartype>=0.20,<1",  # and their check while tracing
         "pyarrow>=20,<27",  # rollouts as Parquet
         "numpy>=2.1,<3",  # host arrays
+        "math-verify[antlr4-13-2]>=0.9,<0.10",  # equality of LaTeX answers
+        "latex2sympy2-extended[antlr4_13_2]>=1.11,<1.12",  # its parser
+        "sympy>=1.14,<1.15",  # its algebra
         "rich>=13,<16",  # progress bars and tables
         "tensorboardX>=2.6,<3",  # TensorBoard files without TensorFlow
     ],

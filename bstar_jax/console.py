@@ -79,7 +79,7 @@ class Console:
     def progress(
         self,
         phase: str,
-        iteration: int,
+        iteration: int | None,
         total: int,
         unit: str,
         *,
@@ -97,7 +97,7 @@ class Console:
 
         Args:
           phase: The phase.
-          iteration: The iteration.
+          iteration: The iteration; None where there are none.
           total: Units of work in the phase.
           unit: What one of them is, in the plural.
           rate: The count shown a second; `unit` by default.
@@ -234,7 +234,7 @@ class Progress:
 
     def __init__(self, phase, iteration, total, unit, rate, completed, clock):
         """Starts the clock; see `Console.progress` for the arguments."""
-        self.title = f"iteration {iteration} {phase}"
+        self.title = phase if iteration is None else f"iteration {iteration} {phase}"
         self.total = total
         self.done = completed
         self.show: Callable[[Progress], None] = lambda progress: None

@@ -23,6 +23,7 @@ from bstar_jax.phases.calibrate import calibrate
 from bstar_jax.phases.data import check_inputs
 from bstar_jax.phases.generate import generate, grade, select
 from bstar_jax.phases.monitor import monitor
+from bstar_jax.phases.prm import learn_process_rewards
 from bstar_jax.phases.run import Run
 from bstar_jax.phases.train import improve, sampling_params, state_before, warm_up
 
@@ -36,6 +37,7 @@ def self_train(run: Run) -> None:
     for iteration in run.iterations_left():
         if iteration == 0:
             trained = warm_up(run)
+            learn_process_rewards(run, trained)
         else:
             state = state or state_before(run, iteration)
             params = sampling_params(run, state.params)

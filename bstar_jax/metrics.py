@@ -297,6 +297,59 @@ def diversity(equations_by_query: Sequence[Sequence[str]]) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
+def auc(scores: ArrayLike, is_positive: ArrayLike) -> float | None:
+    """The chance that a random positive has a higher score than a random negative.
+
+        AUC = P(score+ > score-) + P(score+ = score-) / 2
+
+    Example: scores [0.1, 0.4, 0.4, 0.8], positives [F, F, T, T] -> 0.875.
+
+    Args:
+        scores: Numbers [N], finite.
+        is_positive: Their classes [N].
+
+    Returns:
+        In [0, 1]; 0.5 tells nothing apart. None where a class is empty.
+    """
+    scores, is_positive = np.asarray(scores, np.float64), np.asarray(is_positive, bool)
+    positives = int(is_positive.sum())
+    negatives = len(scores) - positives
+    if not positives or not negatives:
+        return None
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    # Equal scores share the mean of their ranks, from 1.
+    rank = np.cumsum(counts) - (counts - 1) / 2
+    above = rank[place][is_positive].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
+
+
+def calibration(
+    probabilities: ArrayLike, outcomes: ArrayLike, bins: int = 10
+) -> list[dict[str, float]]:
+    """How often what was said to happen with probability p did happen.
+
+    Args:
+        probabilities: In [0, 1], [N].
+        outcomes: 0, 1, or a share between them, [N].
+        bins: Equal parts of [0, 1]; 1 belongs to the last.
+
+    Returns:
+        Of every bin that is not empty, in order: its `count`, and the means of both as
+        `predicted` and `observed`.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    outcomes = np.asarray(outcomes, np.float64)
+    place = np.minimum((probabilities * bins).astype(int), bins - 1)
+    return [
+        {
+            "count": int((place == index).sum()),
+            "predicted": float(probabilities[place == index].mean()),
+            "observed": float(outcomes[place == index].mean()),
+        }
+        for index in np.unique(place)
+    ]
+
+
 def _mean(value_Q: Array) -> float:
     return float(np.asarray(value_Q, np.float64).mean())
 

@@ -51,10 +51,11 @@ class Query:
     Attributes:
       query_id: Unique in its task: the file's own id or `<split>/<record number from 0>`.
       split: One of `SPLITS`.
-      prompt: The whole text that the model continues.
+      prompt: The text that the model continues.
       reference: The reference answer, as text.
       solution: A human solution, answer line included; "" where the task has none.
       fields: The task's own data about the query, such as its quantities.
+      prefix: The beginning of a response, where the model is to continue one; else "".
     """
 
     query_id: str
@@ -63,6 +64,7 @@ class Query:
     reference: str
     solution: str = ""
     fields: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    prefix: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

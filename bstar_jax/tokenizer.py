@@ -9,8 +9,10 @@ a row are `encode(prompt) + encode(response) + [end_id]`, however the text came 
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -53,6 +55,10 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, no special token added."""
+        ...
+
+    def ends(self, text: str) -> list[int]:
+        """Where in the text each of its tokens ends, in characters; never falling."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -214,6 +220,10 @@ class _JsonTokenizer:
         if self._words is not None:
             self._check_words(text)
         return self._definition.encode(text, add_special_tokens=False).ids
+
+    def ends(self, text: str) -> list[int]:
+        spans = self._definition.encode(text, add_special_tokens=False).offsets
+        return list(itertools.accumulate((end for _, end in spans), max))
 
     def decode(self, ids: Sequence[int]) -> str:
         spoken = [int(token) for token in ids if int(token) not in self._silent]
@@ -420,3 +430,19 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """
     start = [] if tokenizer.start_id is None else [tokenizer.start_id]
     return [*start, *tokenizer.encode(prompt)]
+
+
+def tokens_at(tokenizer: Tokenizer, text: str, places: Sequence[int]) -> list[int]:
+    """The index of the token that holds the character before each place.
+
+    Where a token goes on beyond the place, as one of several line ends may, it is that token.
+
+    Example: words "8 - 3 = 5 . # 5", places [11, 15] -> [5, 7].
+
+    Args:
+      tokenizer: What cuts the text into tokens.
+      text: Text of one token at least.
+      places: From 1 to the length of the text.
+    """
+    ends = tokenizer.ends(text)
+    return [min(bisect.bisect_left(ends, place), len(ends) - 1) for place in places]

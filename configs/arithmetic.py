@@ -49,6 +49,15 @@ def sft():
     return change(Config(), sft={"steps": 750}, loop={"iterations": 0})
 
 
+def prm():
+    """B-STaR with a process reward that is learnt from continuations, not checked exactly."""
+    return change(
+        Config(),
+        prm={"enabled": True},
+        calibrate={"thresholds": (0.5, 0.75, 1.0, 1.25, 1.5)},
+    )
+
+
 def online_rft():
     """Correct answers at temperature 1; parameters, optimizer and schedule go on."""
     return change(Config(), calibrate=cell(1.0))
@@ -108,6 +117,7 @@ def star():
 
 VARIANTS = {
     "bstar": Config,
+    "prm": prm,
     "sft": sft,
     "online_rft": online_rft,
     "iterative_rft": iterative_rft,

@@ -35,8 +35,9 @@ def get_config(variant="bstar"):
 def bstar():
     """B-STaR with temperature and threshold chosen; the answer alone is rewarded.
 
-    The lower threshold keeps any readable answer: a model that solves nothing yet still learns
-    to state one.
+    The exact check of calculator annotations is a process reward that has no weight here. The
+    lower threshold keeps any readable answer: a model that solves nothing yet still learns to
+    state one.
     """
     return Config(
         task=TaskConfig(name="gsm8k"),
@@ -44,13 +45,17 @@ def bstar():
         sft=SftConfig(steps=200, batch=8, learning_rate=2e-3, warmup_steps=20, examples=2000),
         loop=LoopConfig(iterations=2),
         calibrate=CalibrateConfig(
-            queries=32, responses=8, temperatures=(0.5, 0.8, 1.1), thresholds=(-0.5, 0.5)
+            queries=32,
+            responses=8,
+            temperatures=(0.5, 0.8, 1.1),
+            thresholds=(-0.5, 0.5),
+            process_weights=(0.0,),
         ),
         generate=GenerateConfig(
             queries=128, responses=8, max_prompt_tokens=336, max_tokens=496, batch=256
         ),
         improve=ImproveConfig(steps=10, batch=8, learning_rate=5e-4),
-        monitor=MonitorConfig(queries=32, responses=8, ks=(1, 8), s=4),
+        monitor=MonitorConfig(queries=32, responses=8, ks=(1, 8), s=4, process_weight=0.0),
     )
 
 

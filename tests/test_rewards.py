@@ -79,17 +79,17 @@ def test_a_cut_response_is_read_up_to_its_last_whole_line():
 )
 def test_grade_of_an_answer(response, answer, reason):
     task = written_task()
-    grade = rewards.grade(task, task.query_by_id["train/0"], response)
+    grade = grade_of(task, task.query_by_id["train/0"], response)
     assert grade == rewards.Grade(answer, reason == "correct", reason, None, None)
 
 
 def test_grade_of_a_story(stories):
     query = stories.splits["heldout"][0]
-    grade = rewards.grade(stories, query, f" {query.solution}\n")
+    grade = grade_of(stories, query, f" {query.solution}\n")
     assert (grade.answer, grade.reason, grade.process_reward) == (query.reference, "correct", 1.0)
-    guess = rewards.grade(stories, query, f"# {query.reference}")
+    guess = grade_of(stories, query, f"# {query.reference}")
     assert (guess.correct, guess.process_reward, guess.step_rewards) == (True, -1.0, [-1.0])
-    other = rewards.grade(stories, query, query.solution + "1")
+    other = grade_of(stories, query, query.solution + "1")
     assert (other.correct, other.reason) == (False, "wrong")
     assert other.process_reward == pytest.approx(1 / 3)
 
@@ -97,8 +97,18 @@ def test_grade_of_a_story(stories):
 def test_process_reward_is_the_minimum_over_the_steps(stories):
     for query in stories.splits["train"]:
         for end in range(0, len(query.solution), 3):
-            grade = rewards.grade(stories, query, query.solution[:end])
+            grade = grade_of(stories, query, query.solution[:end])
             assert grade.process_reward == min(grade.step_rewards)
+
+
+def grade_of(task, query, response, finish_reason="stop"):
+    with rewards.open_grader(task) as grader:
+        return grader.grade([rewards.Row(query, response, finish_reason)])[0]
+
+
+def grade_rollouts(task, rows):
+    with rewards.open_grader(task) as grader:
+        return grader.grade_rollouts(rows)
 
 
 def rollouts(rows):
@@ -115,9 +125,9 @@ def test_rollouts_are_graded_row_by_row_and_keep_their_order(stories):
         (first.query_id, first.solution, "stop"),
         (first.query_id, first.solution, "length"),
     ]
-    graded = rewards.grade_rollouts(stories, rollouts(rows))
+    graded = grade_rollouts(stories, rollouts(rows))
     for index, (query_id, response, finish_reason) in enumerate(rows):
-        expected = rewards.grade(stories, stories.query_by_id[query_id], response, finish_reason)
+        expected = grade_of(stories, stories.query_by_id[query_id], response, finish_reason)
         assert graded.column("answer")[index] == expected.answer
         assert graded.column("correct")[index] == expected.correct
         assert graded.column("reason")[index] == expected.reason
@@ -129,22 +139,22 @@ def test_rollouts_are_graded_row_by_row_and_keep_their_order(stories):
 
 def test_equal_texts_of_a_query_are_graded_once(stories, monkeypatch):
     calls = []
-    grade = rewards.grading.grade
+    check = rewards.grading.stated_answer
 
-    def counted(task, query, response, finish_reason):
-        calls.append((query.query_id, response))
-        return grade(task, query, response, finish_reason)
+    def counted(kind, marker, response, finish_reason):
+        calls.append(response)
+        return check(kind, marker, response, finish_reason)
 
-    monkeypatch.setattr(rewards.grading, "grade", counted)
+    monkeypatch.setattr(rewards.grading, "stated_answer", counted)
     one, two = (query.query_id for query in stories.splits["train"][:2])
     rows = [(one, "# 1", "stop"), (one, " # 1\n", "stop"), (two, "# 1", "stop")] * 5
-    rewards.grade_rollouts(stories, rollouts(rows))
-    assert calls == [(one, "# 1"), (two, "# 1")]
+    grade_rollouts(stories, rollouts(rows))
+    assert calls == ["# 1", "# 1"]
 
 
 def test_a_task_without_step_check_has_nulls_not_zeros():
     task = written_task()
-    graded = rewards.grade_rollouts(task, rollouts([("train/0", "#### 7", "stop")]))
+    graded = grade_rollouts(task, rollouts([("train/0", "#### 7", "stop")]))
     assert graded.table.column("process_reward").null_count == 1
     assert graded.table.column("step_rewards").null_count == 1
     assert graded.column("correct") == [True]
@@ -152,7 +162,7 @@ def test_a_task_without_step_check_has_nulls_not_zeros():
 
 def test_a_row_of_another_task_is_refused(stories):
     with pytest.raises(KeyError, match="test/99"):
-        rewards.grade_rollouts(stories, rollouts([("test/99", "# 1", "stop")]))
+        grade_rollouts(stories, rollouts([("test/99", "# 1", "stop")]))
 
 
 @pytest.mark.parametrize(
@@ -184,8 +194,16 @@ def test_published_gsm8k_solutions_are_correct_and_those_of_the_next_question_ar
     assert len(task.query_by_id) == len(records) == 7473
     queries = [task.query_by_id[f"train/{i}"] for i in range(len(records))]
     plain = [record["answer"].split("#### ")[1].replace(",", "") for record in records]
-    neighbours = zip(queries, plain, queries[1:] + queries[:1], plain[1:] + plain[:1], strict=True)
-    for query, own, other, theirs in neighbours:
-        assert rewards.grade(task, query, query.solution).reason == "correct"
-        grade = rewards.grade(task, query, other.solution)
-        assert grade.reason == ("correct" if float(own) == float(theirs) else "wrong")
+    others = queries[1:] + queries[:1]
+    with rewards.open_grader(task) as grader:
+        own = grader.grade([rewards.Row(query, query.solution) for query in queries])
+        theirs = grader.grade(
+            [
+                rewards.Row(query, other.solution)
+                for query, other in zip(queries, others, strict=True)
+            ]
+        )
+    assert {grade.reason for grade in own} == {"correct"}
+    assert sum(grade.process_reward == 1 for grade in own) == 7473 - 95
+    for grade, number, other in zip(theirs, plain, plain[1:] + plain[:1], strict=True):
+        assert grade.reason == ("correct" if float(number) == float(other) else "wrong")

@@ -186,6 +186,34 @@ def test_ids_become_two_words():
     assert [f"{word:08x}" for word in id_words(["abc"])[0]] == [digest[:8], digest[8:16]]
 
 
+# Responses that are begun already.
+
+
+def test_a_begun_response_is_continued_as_it_would_have_gone_on(queries):
+    """Greedy: what follows the first tokens of a response is the rest of it."""
+    greedy = (Draw(0.0, 0, 1),)
+    whole = run(queries, draws=greedy)
+    words = [response.split() for response in whole.column("response")]
+    begun = [
+        dataclasses.replace(query, prefix=" ".join(text[: place % 4]))
+        for place, (query, text) in enumerate(zip(queries, words, strict=True))
+    ]
+    continued = run(begun, draws=greedy)
+    assert continued.column("response") == whole.column("response")
+    assert continued.column("finish_reason") == whole.column("finish_reason")
+    given = [len(builders.WORDS.encode(query.prefix)) for query in begun]
+    assert max(given) == 3
+    counts = zip(whole.column("num_tokens"), continued.column("num_tokens"), given, strict=True)
+    assert all(drawn + count == total for total, drawn, count in counts)
+    assert continued.column("prompt") == [query.prompt for query in queries]
+
+
+def test_a_prefix_that_leaves_no_token_is_refused(queries):
+    full = dataclasses.replace(queries[0], prefix=" ".join(["8"] * SETTINGS.max_tokens))
+    with pytest.raises(UserError, match="has 12 tokens, but a response has generate.max_tokens=12"):
+        run([full])
+
+
 # Law 3: log-probabilities are those of a plain forward pass of the same weights.
 
 

@@ -237,10 +237,16 @@ def test_a_missing_id_field_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "setting", [{"answer_marker": "#"}, {"reward": "text"}, {"fields": FieldNames(id="key")}]
 )
-@pytest.mark.parametrize("name", ["gsm8k", "arithmetic"])
+@pytest.mark.parametrize("name", [name for name in tasks.TASKS if name != "jsonl"])
 def test_settings_that_a_task_decides_itself_are_refused(gsm8k_file, name, setting):
     with pytest.raises(UserError, match=f"task {name} has its own answer_marker, reward"):
         load(gsm8k_file, name, **setting)
+
+
+def test_a_task_of_files_says_where_each_query_stands(gsm8k_file):
+    task = load(gsm8k_file)
+    assert task.places == {f"train/{i}": f"{gsm8k_file}, line {i + 1}" for i in range(20)}
+    assert task.notes == ()
 
 
 def test_an_unknown_task_is_refused():

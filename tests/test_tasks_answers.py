@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bstar_jax.tasks.answers import canonical_answer, parse_number, read_answer
+from bstar_jax.tasks.answers import canonical_answer, last_boxed, parse_number, read_answer
 
 NUMBERS = [
     ("7", 7),
@@ -150,6 +150,43 @@ def test_the_first_marker_ends_the_solution(text, answer):
 
 def test_a_marker_may_be_a_heading():
     assert read_answer("a\n\nb\n\n# Answer\n\n3 cats\n", "# Answer") == "3 cats"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"So $x = \boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        (r"$\boxed{3}$, then $\boxed{5}$", "5"),
+        (r"$\boxed 7$ apples", "7"),
+        ("\\boxed 7\nand so on", "7"),
+        (r"\boxed {8}", "8"),
+        (r"\fbox{C}", "C"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\left\{x \right.}", r"\left\{x \right."),
+        (r"\boxed{1 + \boxed{2}}", "2"),
+        (r"\boxed{ }", None),
+        (r"\boxed", None),
+        (r"\boxed{1} \boxed{\frac{1}{2", None),
+        (r"\boxedness{3}", None),
+        ("7", None),
+        ("", None),
+    ],
+)
+def test_the_last_box_is_read(text, answer):
+    assert last_boxed(text) == answer
+
+
+BALANCED = st.recursive(
+    st.text("ab1 +\n$,", max_size=5) | st.just(r"\frac") | st.just(r"\{"),
+    lambda inner: st.lists(inner, max_size=4).map(lambda parts: "{" + "".join(parts) + "}"),
+    max_leaves=12,
+)
+
+
+@given(BALANCED, st.text("ab {}$", max_size=6), st.text("ab {}$", max_size=6))
+def test_a_box_ends_where_its_brace_closes(content, before, after):
+    text = f"{before}\\boxed{{{content}}}{after}"
+    assert last_boxed(text) == (content.strip() or None)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from bstar_jax.phases import pools
 from bstar_jax.phases.run import Run
 from bstar_jax.phases.sampled import discard_units, finish, sample
 from bstar_jax.records import Query, Rollouts
-from bstar_jax.rewards import grade_rollouts
 from bstar_jax.sampling import Draw, Keys
 
 
@@ -78,7 +77,8 @@ def evaluate(run: Run, iteration: int, params: dict, queries: Sequence[Query]) -
     parts = []
     with run.console.progress("evaluate", iteration, len(queries), "queries", rate="tokens") as bar:
         for unit, rollouts in run.sampler.run(params, units, draws, keys):
-            parts.append(grade_rollouts(run.task, rollouts))
+            rollouts = run.grader.grade_rollouts(rollouts)
+            parts.append(run.process_model.grade(rollouts) if run.process_model else rollouts)
             bar.advance(len(unit.queries), tokens=int(rollouts.array("num_tokens").sum()))
     rollouts = Rollouts.concatenate(parts).sorted([query.query_id for query in queries])
     return figures_of(run, rewarded(run, rollouts))

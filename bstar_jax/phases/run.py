@@ -31,8 +31,10 @@ from bstar_jax.config import (
 )
 from bstar_jax.console import Console
 from bstar_jax.journal import MetricsLog, iteration_rows
+from bstar_jax.rewards import Grader, open_grader
+from bstar_jax.rewards.process import ProcessModel
 from bstar_jax.sampling import Sampler
-from bstar_jax.sampling.weights import rollout_config
+from bstar_jax.sampling.weights import rollout_config, rollout_params
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer, check_round_trip
 
@@ -72,6 +74,7 @@ class Run:
       log: metrics.jsonl and its mirrors.
       console: What a person sees.
       stop: Whether to stop soon.
+      grader: Grades responses.
     """
 
     directory: pathlib.Path
@@ -84,6 +87,7 @@ class Run:
     log: MetricsLog
     console: Console
     stop: StopRequest
+    grader: Grader
 
     @functools.cached_property
     def sampler(self) -> Sampler:
@@ -91,6 +95,42 @@ class Run:
         settings = self.config.generate
         config = rollout_config(self.model, settings.weights)
         return Sampler(config, self.tokenizer, settings, self.mesh)
+
+    @functools.cached_property
+    def process_model(self) -> ProcessModel | None:
+        """What scores solution steps, where the config has it learnt; it never changes again.
+
+        Raises:
+          UserError: If it has not been learnt yet.
+        """
+        settings = self.config.prm
+        if not settings.enabled:
+            return None
+        config = dataclasses.replace(self.model, scalar_head=True)
+        with contextlib.closing(self.process_checkpoints(read_only=True)) as checkpoints:
+            params = checkpoints.restore_params(0)
+        return ProcessModel(
+            config,
+            rollout_params(config, params, self.mesh, weights="same"),
+            self.tokenizer,
+            separator=self.separator,
+            marker=self.task.answer_marker,
+            reduction=settings.reduction,
+            batch=settings.score_batch,
+            mesh=self.mesh,
+        )
+
+    @property
+    def separator(self) -> str:
+        """What ends a solution step."""
+        return self.config.prm.separator or self.task.separator
+
+    def process_checkpoints(self, *, read_only: bool) -> Checkpoints:
+        """The checkpoints of the process model."""
+        config = dataclasses.replace(self.model, scalar_head=True)
+        return Checkpoints(
+            self.directory / "checkpoints" / "prm", config, self.mesh, read_only=read_only
+        )
 
     def begin(self) -> None:
         """Puts config and tokenizer in the directory: from here on it holds this run."""
@@ -151,10 +191,17 @@ def open_run(
     words = _tokenizer(directory, config, task)
     model_config = resolve_model(config.model, words)
     sharding.check_model(mesh, model_config)
-    for name in ("sft", "improve"):
-        sharding.check_rows(mesh, f"{name}.batch", getattr(config, name).batch)
+    names = ["sft.batch", "improve.batch"]
+    for name in names + (["prm.batch", "prm.score_batch"] if config.prm.enabled else []):
+        section, field = name.split(".")
+        sharding.check_rows(mesh, name, getattr(getattr(config, section), field))
     _check_texts(words, task)
-    with _claim(directory, config, console) if write else contextlib.nullcontext():
+    for note in task.notes:
+        console.warn(note)
+    with contextlib.ExitStack() as stack:
+        if write:
+            stack.enter_context(_claim(directory, config, console))
+        grader = stack.enter_context(open_grader(task, config.rewards))
         checkpoints = Checkpoints(
             directory / "checkpoints",
             model_config,
@@ -162,6 +209,7 @@ def open_run(
             keep=config.checkpoint.keep,
             read_only=not write,
         )
+        stack.callback(checkpoints.close)
         log = MetricsLog(
             directory / "metrics.jsonl",
             write=write,
@@ -169,7 +217,8 @@ def open_run(
             wandb=config.log.wandb_project,
             config=to_dict(config),
         )
-        run = Run(
+        stack.callback(log.close)
+        yield Run(
             directory,
             config,
             task,
@@ -180,12 +229,8 @@ def open_run(
             log,
             console,
             stop or StopRequest(),
+            grader,
         )
-        try:
-            yield run
-        finally:
-            log.close()
-            checkpoints.close()
 
 
 def load_task(config: Config) -> Task:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from bstar_jax.phases.run import Run
 from bstar_jax.records import Query, Rollouts
-from bstar_jax.rewards import grade_rollouts
 from bstar_jax.sampling import Draw, Keys
 
 
@@ -18,7 +17,9 @@ def sample(
     draws: Sequence[Draw],
     keys: Keys,
     *,
+    name: str = "",
     rationalized: bool = False,
+    scored: bool = True,
 ) -> Rollouts:
     """Samples and grades responses; what an earlier process stored is read, not drawn again.
 
@@ -31,29 +32,35 @@ def sample(
       queries: What to answer.
       draws: How each query's responses are drawn.
       keys: Where in the run this is.
+      name: What the units' files are called; by default the phase.
       rationalized: Whether the prompts hold the answer as a hint. The rows then carry the
         queries' own prompts: training never sees the hint.
+      scored: Whether the process model, where the run has one, scores the solution steps.
 
     Returns:
       Graded rows sorted by (query, temperature, top_k, sample_index).
     """
     folder = run.path(keys.iteration, "partial")
     units = run.sampler.plan(queries, draws)
+    by_id = {query.query_id: query for query in queries}
     # The size stands in the name: on another mesh the work may be cut in another way.
     files = {
-        unit.index: folder / f"{keys.phase}-{unit.size}-{unit.index:05d}.parquet" for unit in units
+        unit.index: folder / f"{name or keys.phase}-{unit.size}-{unit.index:05d}.parquet"
+        for unit in units
     }
     missing = [unit for unit in units if not files[unit.index].exists()]
     stored = sum(len(unit.queries) for unit in units if unit not in missing)
     with run.console.progress(
-        keys.phase, keys.iteration, len(queries), "queries", rate="tokens", completed=stored
+        name or keys.phase, keys.iteration, len(queries), "queries", rate="tokens", completed=stored
     ) as progress:
         for unit, rollouts in run.sampler.run(params, missing, draws, keys):
             started = time.perf_counter()
             if rationalized:
                 rollouts = _without_hint(run, rollouts)
             rollouts = rollouts.with_columns(rationalized=[rationalized] * len(rollouts))
-            rollouts = grade_rollouts(run.task, rollouts)
+            rollouts = run.grader.grade_rollouts(rollouts, by_id)
+            if scored and run.process_model:
+                rollouts = run.process_model.grade(rollouts)
             rollouts = rollouts.with_seconds(grade=time.perf_counter() - started)
             rollouts.write(files[unit.index])
             progress.advance(

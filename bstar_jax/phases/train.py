@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -10,16 +11,37 @@ import jax
 import numpy as np
 
 from bstar_jax import model
-from bstar_jax.checkpoint import Mark, place_params
-from bstar_jax.config import UserError, total_steps
+from bstar_jax.checkpoint import Checkpoints, Mark, place_params
+from bstar_jax.config import ModelConfig, UserError, total_steps
 from bstar_jax.phases.data import human_data, selected_data
 from bstar_jax.phases.run import Run
 from bstar_jax.records import Rollouts
 from bstar_jax.sampling.weights import rollout_params
 from bstar_jax.training import optimizer
-from bstar_jax.training.batches import Batch, order
-from bstar_jax.training.fit import fit
+from bstar_jax.training.batches import Batch, StepBatch, order
+from bstar_jax.training.fit import Objective, fit
+from bstar_jax.training.losses import response_loss
 from bstar_jax.training.optimizer import Schedule, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """What a training phase trains.
+
+    Attributes:
+      model: The model.
+      checkpoints: Where its parameters and training state are kept.
+      objective: What is made small.
+    """
+
+    model: ModelConfig
+    checkpoints: Checkpoints
+    objective: Objective
+
+
+def policy(run: Run) -> Learner:
+    """The model that answers."""
+    return Learner(run.model, run.checkpoints, response_loss)
 
 
 def warm_up(run: Run) -> dict:
@@ -36,7 +58,7 @@ def warm_up(run: Run) -> dict:
         take = lambda step: data.take(  # noqa: E731
             order(len(data), run.config.sft.batch, step, (run.config.seed, 0))
         )
-        params = _train(run, 0, "sft", params, None, take).params
+        params = train(run, policy(run), 0, "sft", params, None, take).params
     run.checkpoints.save_params(0, params)
     return params
 
@@ -79,7 +101,7 @@ def improve(run: Run, iteration: int, last: TrainState, selected: Rollouts) -> T
     if settings.init_from == "warmup":
         params = run.checkpoints.restore_params(0)
     moments = last.optimizer if settings.optimizer_from == "last" else None
-    state = _train(run, iteration, "improve", params, moments, batch_at)
+    state = train(run, policy(run), iteration, "improve", params, moments, batch_at)
     run.checkpoints.save_params(iteration, state.params)
     return state
 
@@ -104,16 +126,27 @@ def state_before(run: Run, iteration: int) -> TrainState:
     return TrainState(run.checkpoints.restore_params(iteration - 1), None)
 
 
-def _train(
+def train(
     run: Run,
+    learner: Learner,
     iteration: int,
     phase: str,
     params: dict,
     moments,
-    batch_at: Callable[[int], Batch],
+    batch_at: Callable[[int], Batch | StepBatch],
 ) -> TrainState:
-    """Runs a phase's optimizer steps, from where an interrupted run left off."""
-    state, first = _start(run, iteration, phase, params, moments)
+    """Runs a phase's optimizer steps, from where an interrupted run left off.
+
+    Args:
+      run: The run.
+      learner: What is trained.
+      iteration: Of the phase.
+      phase: "sft", "prm" or "improve", which names the section of the config.
+      params: Where training starts, on the storage map; given up.
+      moments: The optimizer's state there; None for a fresh one.
+      batch_at: The batch of a step, a function of the step alone.
+    """
+    state, first = _start(run, learner, iteration, params, moments)
     steps = getattr(run.config, phase).steps
     saved = time.monotonic()
 
@@ -122,11 +155,12 @@ def _train(
         return late or run.stop.is_set
 
     reports = fit(
-        run.model,
+        learner.model,
         run.config.optimizer,
         schedule_of(run, phase),
         state,
         batch_at,
+        objective=learner.objective,
         mesh=run.mesh,
         first=first,
         steps=steps,
@@ -140,28 +174,28 @@ def _train(
             progress.advance(now.step - first, tokens=now.tokens, loss=now.loss)
             first = now.step
             if due() or now.step == steps:
-                run.checkpoints.save_training(Mark(iteration, now.step), state)
+                learner.checkpoints.save_training(Mark(iteration, now.step), state)
                 saved = time.monotonic()
             if run.stop.is_set:
-                run.checkpoints.wait()
+                learner.checkpoints.wait()
                 run.stop.check()
     return state
 
 
-def _start(run: Run, iteration: int, phase: str, params, moments) -> tuple[TrainState, int]:
+def _start(run: Run, learner: Learner, iteration: int, params, moments) -> tuple[TrainState, int]:
     """The state that a phase goes on from, and its steps that are done."""
-    mark = run.checkpoints.mark()
+    mark = learner.checkpoints.mark()
     if mark and mark.iteration == iteration:
-        return run.checkpoints.restore_training(
-            mark, optimizer.shapes(run.model, run.config.optimizer)
+        return learner.checkpoints.restore_training(
+            mark, optimizer.shapes(learner.model, run.config.optimizer)
         ), mark.step
     if moments is not None:
         return TrainState(params, moments), 0
-    return optimizer.start(run.model, run.config.optimizer, run.mesh, params), 0
+    return optimizer.start(learner.model, run.config.optimizer, run.mesh, params), 0
 
 
 def schedule_of(run: Run, phase: str) -> Schedule:
-    """The learning-rate schedule of phase "sft" or "improve"."""
+    """The learning-rate schedule of phase "sft", "prm" or "improve"."""
     settings = getattr(run.config, phase)
     return Schedule(
         settings.learning_rate,

@@ -1,9 +1,9 @@
 """What a response is worth: its answer, its solution steps, its equations.
 
-`grade` looks at one response, `grade_rollouts` fills the columns of many.
+`open_grader` gives what grades the responses to a task, by whatever its answers need.
 """
 
 from bstar_jax.rewards.equations import equations
-from bstar_jax.rewards.grading import Grade, grade, grade_rollouts
+from bstar_jax.rewards.grading import Grade, Grader, Row, open_grader
 
-__all__ = ["Grade", "equations", "grade", "grade_rollouts"]
+__all__ = ["Grade", "Grader", "Row", "equations", "open_grader"]

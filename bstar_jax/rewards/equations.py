@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from bstar_jax.tasks import Task
 from bstar_jax.tasks.answers import canonical_answer
 
-_CALCULATOR = re.compile(r"<<([^<>]*=[^<>]*)>>")
+CALCULATOR = re.compile(r"<<([^<>]*=[^<>]*)>>")
 _STORY = re.compile(r"(?<!\S)\d+ [-+*] \d+ = \d+(?!\S)")
+_LATEX = re.compile(r"\$\$(.+?)\$\$|\$([^$]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_SIDES = re.compile(r"(?<![<>!:])=(?!=)")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 
 
@@ -16,22 +19,35 @@ def equations(task: Task, response: str) -> list[str]:
     """The equations of a response in their order, repeats included, written one way.
 
     They are read from left to right, and a number belongs to one of them: in `8 - 3 = 5 + 4 = 9`
-    only the first is read.
+    only the first is read. But a chain in LaTeX, `a = b = c`, is a = b and b = c.
 
     Args:
       task: Its `equations` says how they are written: "calculator" for `<<48/2=24>>`,
-        "stories" for `8 - 3 = 5 .`, "" where there are none to read.
+        "stories" for `8 - 3 = 5 .`, "latex" for what stands in mathematics, `$x = 2 + 1$`, ""
+        where there are none to read.
       response: The response.
 
     Returns:
       Equations without spaces, currency signs and thousands separators, numbers canonical.
 
-    Example: "so <<1,000 * 0.50 = $500>>500" -> ["1000*1/2=500"]
+    Examples: "so <<1,000 * 0.50 = $500>>500" -> ["1000*1/2=500"]
+      "thus $x = 2 + 1 = 3$" -> ["x=2+1", "2+1=3"]
     """
     if not task.equations:
         return []
-    found = _CALCULATOR if task.equations == "calculator" else _STORY
+    if task.equations == "latex":
+        return _in_latex(response)
+    found = CALCULATOR if task.equations == "calculator" else _STORY
     return [_normal(match) for match in found.findall(response)]
+
+
+def _in_latex(response: str) -> list[str]:
+    found = []
+    for parts in _LATEX.findall(response):
+        for line in re.split(r"\\\\|\n\n", "".join(parts)):
+            sides = [re.sub(r"[\s&]|\\[,;!]", "", side) for side in _SIDES.split(line)]
+            found += [f"{one}={two}" for one, two in itertools.pairwise(sides) if one and two]
+    return found
 
 
 def _normal(equation: str) -> str:

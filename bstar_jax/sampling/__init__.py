@@ -136,10 +136,15 @@ class Sampler:
 
     def _prepare(self, unit: Unit, draws, keys: Keys) -> Prepared:
         shards = sharding.row_shards(self.mesh) if self.mesh else 1
-        prompts = self._prompts(unit.queries)
+        prefixes = self._prefixes(unit.queries)
+        prompts = [
+            [*prompt, *prefix]
+            for prompt, prefix in zip(self._prompts(unit.queries), prefixes, strict=True)
+        ]
         order = deal([len(prompt) for prompt in prompts], unit.size, shards)
         lengths_DQ = order.gather(np.array([len(prompt) for prompt in prompts], np.int32))
-        length = bucket(int(lengths_DQ.max()), self.settings.max_prompt_tokens)
+        room = self.settings.max_prompt_tokens + max(map(len, prefixes))
+        length = bucket(int(lengths_DQ.max()), room)
         tokens_QP = np.full((len(prompts), length), self.tokenizer.pad_id, np.int32)
         for row, prompt in enumerate(prompts):
             tokens_QP[row, : len(prompt)] = prompt
@@ -147,12 +152,14 @@ class Sampler:
         ids = [query.query_id for query in unit.queries]
         index_QN = np.broadcast_to(index_N, (len(ids), len(index_N)))
         settings = self.settings
+        limit_Q = settings.max_tokens - np.array([len(prefix) for prefix in prefixes], np.int32)
+        limit_QN = np.broadcast_to(limit_Q[:, None], index_QN.shape)
         work = Work(
             real_D=(order.index_DQ >= 0).sum(axis=1).astype(np.int32),
             lengths_DQ=lengths_DQ,
             last_DQ=order.gather(np.array([prompt[-1] for prompt in prompts], np.int32)),
             keys_DQN2=order.gather(np.asarray(keys.rows(ids, index_QN))),
-            limit_DQN=np.full((*order.index_DQ.shape, len(index_N)), settings.max_tokens, np.int32),
+            limit_DQN=order.gather(limit_QN),
             temperature_N=jnp.asarray(temperature_N),
             top_k_N=jnp.asarray(top_k_N),
             top_p=None if settings.top_p == 1 else jnp.float32(settings.top_p),
@@ -180,6 +187,18 @@ class Sampler:
             check_prompt(query.query_id, tokens, limit)
         return prompts
 
+    def _prefixes(self, queries: Sequence[Query]) -> list[list[int]]:
+        limit = self.settings.max_tokens
+        prefixes = [self.tokenizer.encode(query.prefix) for query in queries]
+        for query, tokens in zip(queries, prefixes, strict=True):
+            if len(tokens) >= limit:
+                raise UserError(
+                    f"the prefix of query {query.query_id!r} has {len(tokens)} tokens, but a "
+                    f"response has generate.max_tokens={limit} at most and one of them is drawn; "
+                    "raise it, or continue an earlier step"
+                )
+        return prefixes
+
     def _collect(
         self, unit: Unit, order: Order, responses: Responses, seconds: float, draws, keys: Keys
     ) -> Rollouts:
@@ -200,6 +219,7 @@ class Sampler:
         lengths = num_tokens - (last == self.tokenizer.end_id)
         stops, _ = self._stops
         each = [query for query in unit.queries for _ in index_N]
+        begun = [prefix for prefix in self._prefixes(unit.queries) for _ in index_N]
         return Rollouts.from_columns(
             {
                 "iteration": np.full(len(each), keys.iteration, np.int32),
@@ -210,8 +230,8 @@ class Sampler:
                 "top_k": np.tile(top_k_N, real),
                 "prompt": [query.prompt for query in each],
                 "response": [
-                    cut(self.tokenizer.decode(row[:length].tolist()), stops)
-                    for row, length in zip(tokens, lengths, strict=True)
+                    cut(self.tokenizer.decode([*prefix, *row[:length].tolist()]), stops)
+                    for prefix, row, length in zip(begun, tokens, lengths, strict=True)
                 ],
                 "num_tokens": num_tokens,
                 "finish_reason": np.where(stopped, "stop", "length").tolist(),

@@ -28,6 +28,8 @@ _NUMBER = re.compile(
 # What may follow a number: a unit, a percent sign, a full stop. Never another number or sign.
 _UNIT = re.compile(rf"(?:[^\W\d_]|[\s.,;:!?%°'\"()/{_CURRENCY}]|(?<=\w)-(?=\w)|-(?=[^\W\d_]))*")
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # what a backslash precedes is no brace
 _LONGEST = 200  # characters; Python's own integers refuse a few thousand digits
 
 
@@ -47,6 +49,30 @@ def read_answer(text: str, marker: str) -> str | None:
     _, found, rest = text.partition(marker)
     lines = rest.strip().splitlines()
     return lines[0].strip() if found and lines else None
+
+
+def last_boxed(text: str) -> str | None:
+    """What stands in the last box of a LaTeX text, spaces around it dropped.
+
+    A box without braces reaches to the end of its formula or line. Of boxes in boxes the inner
+    one counts. None where there is no box, it is empty, or it is not closed.
+
+    Examples:
+      "so $\\boxed{\\frac{1}{2}}$." -> "\\frac{1}{2}"     "\\boxed{3} or \\boxed{5}" -> "5"
+      "$\\boxed 7$ apples" -> "7"                     "\\boxed{\\frac{1}{2" -> None
+    """
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        return None
+    rest = text[boxes[-1].end() :]
+    if not rest.lstrip().startswith("{"):
+        return re.split(r"[$\n]", rest.strip(), maxsplit=1)[0].strip() or None
+    depth = 0
+    for brace in _BRACE.finditer(rest):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0 and brace[0] == "}":
+            return rest[rest.index("{") + 1 : brace.start()].strip() or None
+    return None
 
 
 def parse_number(text: str) -> Fraction | None:

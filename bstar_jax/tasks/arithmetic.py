@@ -17,12 +17,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import re
 from typing import NamedTuple
 
 import numpy as np
 
 from bstar_jax.config import UserError
 from bstar_jax.records import SPLITS, Query
+from bstar_jax.tasks.files import Record, short
+from bstar_jax.tasks.layout import Layout, Parts
 from bstar_jax.tasks.task import Task, fill
 
 NAMES = ("Ann", "Bob", "Cal", "Dan", "Eve", "Fay", "Gus", "Hal")
@@ -41,6 +44,12 @@ WORDS = (
     *NAMES,
     *dict.fromkeys(" ".join(GAIN_VERBS + LOSS_VERBS).split()),
     *("has", "bags", "of", "How", "many", "now?"),
+)
+
+
+_SENTENCE = re.compile(
+    rf"(?:(?:{'|'.join(NAMES)}) )?(?P<verb>has|{'|'.join(GAIN_VERBS + LOSS_VERBS)}) "
+    r"(?P<amount>\d{1,3})(?: bags of (?P<size>\d{1,3}))?"
 )
 
 
@@ -120,9 +129,8 @@ def split_of(quantities: tuple[int, ...]) -> str:
 _split_of = functools.lru_cache(maxsize=None)(split_of)
 
 
-def load(path, *, seed, sizes, prompt, hint_prompt, **unused) -> Task:
+def load(*, seed, sizes, prompt, hint_prompt) -> Task:
     """Generates the task; see `tasks.load` for the arguments."""
-    del path, unused
     splits = {name: _generate(name, sizes[name], seed, prompt or "{question}") for name in SPLITS}
     return Task(
         name="arithmetic",
@@ -130,10 +138,56 @@ def load(path, *, seed, sizes, prompt, hint_prompt, **unused) -> Task:
         answer_kind="number",
         answer_marker=MARKER,
         hint_prompt=hint_prompt or f"{{question}} {MARKER} {{reference}} .",
+        separator=".",
         steps="stories",
         equations="stories",
         words=WORDS,
     )
+
+
+def read_story(question: str) -> tuple[Pool, int] | None:
+    """The quantities of a story and its answer; None where it is none of this task's.
+
+    Example: "Eve has 8 . finds 4 . loses 3 . How many now?" -> gains (4, 8), losses (3,); 9
+    """
+    *sentences, asked = question.split(" . ")
+    if not sentences or asked != "How many now?":
+        return None
+    gains, losses, bags = [], [], []
+    for place, sentence in enumerate(sentences):
+        match = _SENTENCE.fullmatch(sentence)
+        if match is None or (place == 0) != (match["verb"] == "has"):
+            return None
+        amount = int(match["amount"])
+        if match["size"]:
+            bags.append((amount, int(match["size"])))
+        elif match["verb"] in LOSS_VERBS:
+            losses.append(amount)
+        else:
+            gains.append(amount)
+    answer = sum(gains) - sum(losses) + sum(count * size for count, size in bags)
+    return Pool(tuple(sorted(gains)), tuple(sorted(losses)), tuple(bags)), answer
+
+
+def _read(record: Record) -> Parts:
+    question = record.text("question", "question")
+    story = read_story(question)
+    if story is None:
+        raise record.error("question", f" holds no story of this task: {short(question)}")
+    pool, answer = story
+    return Parts(question, str(answer), "", pool._asdict())
+
+
+LAYOUT = Layout(
+    name="arithmetic",
+    read=_read,
+    answer_kind="number",
+    answer_marker=MARKER,
+    prompt="{question}",
+    hint_prompt=f"{{question}} {MARKER} {{reference}} .",
+    steps="stories",
+    equations="stories",
+)
 
 
 def _generate(split: str, count: int, seed: int, template: str) -> tuple[Query, ...]:

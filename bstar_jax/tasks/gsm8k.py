@@ -7,24 +7,16 @@ so that equations can be read from responses of a model trained on it.
 
 from __future__ import annotations
 
+import dataclasses
+
 from bstar_jax.config import FieldNames
 from bstar_jax.tasks import jsonl
-from bstar_jax.tasks.task import Task
 
-MARKER = "####"
+_FIELDS = FieldNames(question="question", answer="answer", solution="answer")
 
-
-def load(path, *, seed, sizes, prompt, hint_prompt, **unused) -> Task:
-    """Reads the published files; see `tasks.load` for the arguments."""
-    del unused
-    return jsonl.load(
-        path,
-        seed=seed,
-        sizes=sizes,
-        prompt=prompt,
-        hint_prompt=hint_prompt,
-        answer_marker=MARKER,
-        reward="number",
-        fields=FieldNames(question="question", answer="answer", solution="answer"),
-        name="gsm8k",
-    )
+LAYOUT = dataclasses.replace(
+    jsonl.layout(_FIELDS, reward="number", answer_marker="####"),
+    name="gsm8k",
+    steps="calculator",
+    remedy="",
+)

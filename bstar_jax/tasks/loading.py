@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from bstar_jax.config import FieldNames, UserError
-from bstar_jax.tasks import arithmetic, gsm8k, jsonl
+from bstar_jax.tasks import (
+    apps,
+    arc,
+    arithmetic,
+    gsm8k,
+    humaneval,
+    jsonl,
+    layout,
+    mathematics,
+    mbpp,
+)
 from bstar_jax.tasks.task import Task
 
-TASKS = {"arithmetic": arithmetic.load, "gsm8k": gsm8k.load, "jsonl": jsonl.load}
+# Stories are generated, but responses to them come in files too.
+FORMATS = {
+    module.LAYOUT.name: module.LAYOUT
+    for module in (arithmetic, gsm8k, mathematics, arc, humaneval, mbpp, apps)
+}
+TASKS = (*FORMATS, "jsonl")
 
 
 def load(
@@ -23,6 +38,7 @@ def load(
     answer_marker: str = "",
     reward: str = "number",
     fields: FieldNames | None = None,
+    shots: int = 0,
 ) -> Task:
     """Loads or generates a task, the same one for the same arguments.
 
@@ -38,25 +54,20 @@ def load(
       prompt: Template holding {question}; "" takes the task's own.
       hint_prompt: Template holding {question} and {reference}; "" takes the task's own.
       answer_marker: The text before an answer; "" takes the task's own. For `jsonl` only.
-      reward: How the answers of `jsonl` compare: "number" or "text".
+      reward: How the answers of `jsonl` compare, one of `jsonl.REWARDS`.
       fields: Names of the fields in a line of a `jsonl` file.
+      shots: Solved train examples put before every prompt, and taken out of train.
 
     Returns:
       The task, its splits of exactly the sizes asked for.
 
     Raises:
       UserError: If the name is unknown, a file is missing, broken or too short, a field is
-        missing or of the wrong type, an id stands twice, or an answer cannot be read.
+        missing or of the wrong type, an id stands twice, an answer cannot be read, or there are
+        too few human solutions.
     """
     fields = fields or FieldNames()
-    if name not in TASKS:
-        raise UserError(f"task.name is {name!r}; it takes one of {', '.join(TASKS)}")
-    if name != "jsonl" and (answer_marker, reward, fields) != ("", "number", FieldNames()):
-        raise UserError(
-            f"task {name} has its own answer_marker, reward and fields; drop "
-            f"task.answer_marker={answer_marker!r}, task.reward={reward!r} and {fields}, or use "
-            "task jsonl"
-        )
+    form = format_of(name, fields, reward=reward, answer_marker=answer_marker)
     if not path and name != "arithmetic":
         raise UserError(
             f"task.path is '', but task {name!r} reads a file; "
@@ -67,14 +78,33 @@ def load(
         "train": train_queries,
         "calibration": calibration_queries,
         "heldout": heldout_queries,
+        "shots": shots,
     }
-    return TASKS[name](
-        path,
-        seed=seed,
-        sizes=sizes,
-        prompt=prompt,
-        hint_prompt=hint_prompt,
-        answer_marker=answer_marker,
-        reward=reward,
-        fields=fields,
-    )
+    templates = {"prompt": prompt, "hint_prompt": hint_prompt}
+    if name == "arithmetic":
+        if shots:
+            raise UserError(
+                f"task.shots is {shots}, but task 'arithmetic' shows no examples, as its models "
+                "learn from warm-up alone; drop it"
+            )
+        return arithmetic.load(seed=seed, sizes=sizes, **templates)
+    return layout.load(form, path, seed=seed, sizes=sizes, **templates)
+
+
+def format_of(name: str, fields: FieldNames, *, reward: str, answer_marker: str) -> layout.Layout:
+    """The format of a task's files; see `load` for the arguments.
+
+    Raises:
+      UserError: If the name is unknown, or a task with a format of its own is given another.
+    """
+    if name not in TASKS:
+        raise UserError(f"task.name is {name!r}; it takes one of {', '.join(TASKS)}")
+    if name == "jsonl":
+        return jsonl.layout(fields, reward=reward, answer_marker=answer_marker)
+    if (answer_marker, reward, fields) != ("", "number", FieldNames()):
+        raise UserError(
+            f"task {name} has its own answer_marker, reward and fields; drop "
+            f"task.answer_marker={answer_marker!r}, task.reward={reward!r} and {fields}, or use "
+            "task jsonl"
+        )
+    return FORMATS[name]

@@ -1,4 +1,30 @@
-"""The record of a task: its queries in four splits, and how its text is laid out."""
+"""The record of a task: its queries in four splits, and how its text is laid out.
+
+What grading needs of a query beside its reference answer stands in `Query.fields`, as values
+that JSON has too, by the task's `answer_kind`:
+
+  "choice"   `labels` and `options`: what names each option, such as "A" or "1", and its text.
+  "code"     `tests`: how a program is tested, in one of four forms.
+
+    {"kind": "asserts", "setup": str, "asserts": [str, ...]}
+        After the program run `setup`, which may use what the program defines; then every
+        assert, a line or a few. (MBPP, own files)
+    {"kind": "check", "prompt": str, "test": str, "entry_point": str}
+        The response continues `prompt`, and both together are the program. After it run `test`,
+        which defines `check`, then call `check` with the function named `entry_point`.
+        (HumanEval)
+    {"kind": "calls", "fn_name": str, "inputs": [[argument, ...], ...], "outputs": [value, ...]}
+        The program defines a function, or a class `Solution` with a method, of that name. Called
+        with the arguments `inputs[i]` it returns `outputs[i]`; or, where `outputs[i]` is a list
+        of one, what is in that list, as the published tests hold both. Tuples count as lists.
+        (APPS)
+    {"kind": "stdio", "inputs": [str, ...], "outputs": [str, ...]}
+        The program reads `inputs[i]` as its standard input and writes `outputs[i]`. (APPS)
+
+  `inputs` and `outputs` are of equal length, and no list of tests is empty; integers may have
+  more digits than Python reads or writes by default. Apart from "check" the program is what
+  stands in the response's fenced block, or the whole response.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +33,9 @@ import functools
 import re
 from collections.abc import Mapping
 
+from bstar_jax.config import UserError
 from bstar_jax.records import SPLITS, Query
+from bstar_jax.tasks import choices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +46,21 @@ class Task:
       name: Its name in the config.
       splits: The queries of "sft", "train", "calibration" and "heldout", in their order. Where
         a file brings no split for warm-up, the queries of sft are the first of train.
-      answer_kind: How answers compare: "number" or "text".
+      answer_kind: How answers compare: "number", "text", "math" (LaTeX, by value), "choice" (the
+        label of an option) or "code" (a program that passes tests).
       answer_marker: The text before the answer; its first occurrence ends the solution steps.
+        "" for code.
       hint_prompt: Template of a prompt that gives the answer away, holding {question} and
         {reference}, for rationalization.
-      steps: The exact checker of solution steps, "stories", or "" where there is none.
-      equations: How equations are written in a response: "stories", "calculator" or "".
+      separator: What ends a solution step.
+      steps: The exact checker of solution steps, "stories" or "calculator", or "" where there is
+        none.
+      equations: How equations are written in a response: "stories", "calculator", "latex" or "".
       words: All words of the task where they are few and known, else ().
+      shots: The solved examples that stand before every prompt, "" where there are none.
+      places: Where each query was read, "FILE, line N" by its id, for messages; {} where the
+        task is generated.
+      notes: What a person should know of how the files were read, such as records left out.
     """
 
     name: str
@@ -32,9 +68,13 @@ class Task:
     answer_kind: str
     answer_marker: str
     hint_prompt: str
+    separator: str = "\n"
     steps: str = ""
     equations: str = ""
     words: tuple[str, ...] = ()
+    shots: str = ""
+    places: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self):
         if tuple(self.splits) != SPLITS:
@@ -48,9 +88,24 @@ class Task:
     def hint(self, query: Query) -> str:
         """The prompt of `query` with its reference answer given away.
 
+        Of a choice the label and the text of the right option are given, of code a program that
+        passes: a person's solution.
+
         Example (stories): `Eve has 8 . eats 3 . How many now? # 5 .`
+
+        Raises:
+          UserError: If there is no reference to give, as where a program has tests alone.
         """
-        return fill(self.hint_prompt, question=query.fields["question"], reference=query.reference)
+        reference = query.reference
+        if self.answer_kind == "choice":
+            reference = choices.option_line(query.fields, reference)
+        if not reference:
+            raise UserError(
+                f"query {query.query_id!r} has no human solution that could be given away as a "
+                "hint; set generate.rationalize=False, or leave such queries out of train"
+            )
+        question = str(query.fields["question"])
+        return self.shots + fill(self.hint_prompt, question=question, reference=reference)
 
 
 def fill(template: str, **values: str) -> str:

@@ -3,6 +3,12 @@
 tokens    p p p p r r r . .      fed
 targets   p p p r r r $ . .      wanted next ($ is end-of-text)
 weights   . . . 1 1 1 1 . .      the response and its end count, the prompt does not
+
+and where the goodness of solution steps is learnt,
+
+tokens    p p p p s s s t t      fed: two steps, s and t
+labels    . . . . 1 1 1 0 0      how good the step is that the token belongs to
+weights   . . . . 1 1 1 1 1
 """
 
 from __future__ import annotations
@@ -13,7 +19,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from bstar_jax.tokenizer import Tokenizer, encode_prompt
+from bstar_jax.tokenizer import Tokenizer, encode_prompt, tokens_at
 
 LENGTH_STEP = 128
 """Columns that a batch grows by: every length is a program of its own, so there are few."""
@@ -53,15 +59,52 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True)
+class StepExample:
+    """One response whose solution steps are labelled.
+
+    Attributes:
+      prompt: What is given.
+      response: The response.
+      ends: Where in it each step ends, in characters.
+      labels: Of every step, in [0, 1].
+      source: The query's id, for messages.
+    """
+
+    prompt: str
+    response: str
+    ends: tuple[int, ...]
+    labels: tuple[float, ...]
+    source: str
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepBatch:
+    """What one optimizer step sees of labelled solution steps.
+
+    Attributes:
+      tokens_BL: Fed, int32.
+      labels_BL: Of the step that each token belongs to, in [0, 1], f32.
+      weights_BL: 1 where the token is part of a step, else 0, f32.
+      segments_BL: 1 where there is text, 0 where there is padding, int32.
+    """
+
+    tokens_BL: np.ndarray
+    labels_BL: np.ndarray
+    weights_BL: np.ndarray
+    segments_BL: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Encoded:
     """All examples as one batch-shaped block, rows in their order; `take` cuts batches."""
 
-    rows: Batch
+    rows: Batch | StepBatch
 
     def __len__(self) -> int:
         return len(self.rows.tokens_BL)
 
-    def take(self, index_B: np.ndarray) -> Batch:
+    def take(self, index_B: np.ndarray) -> Batch | StepBatch:
         """The rows of one step."""
         return jax.tree.map(lambda column: column[index_B], self.rows)
 
@@ -111,6 +154,38 @@ def encode(
     return _block(texts, max_prompt_tokens + max_tokens - 1, tokenizer.pad_id), too_long
 
 
+def encode_steps(
+    tokenizer: Tokenizer,
+    examples: Sequence[StepExample],
+    *,
+    max_prompt_tokens: int,
+    max_tokens: int,
+) -> tuple[Encoded, list[TooLong]]:
+    """Turns responses with labelled steps into tokens; see `encode` for arguments and result."""
+    texts, too_long = [], []
+    for example in examples:
+        prompt = encode_prompt(tokenizer, example.prompt)
+        response = tokenizer.encode(example.response)
+        if len(prompt) > max_prompt_tokens or len(response) > max_tokens:
+            too_long.append(TooLong(len(prompt), len(response), example.source))
+        else:
+            last = tokens_at(tokenizer, example.response, example.ends)
+            texts.append((prompt, response, last, example.labels))
+    shape = (len(texts), max_prompt_tokens + max_tokens)
+    tokens_BL = np.full(shape, tokenizer.pad_id, np.int32)
+    labels_BL, weights_BL = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    segments_BL = np.zeros(shape, np.int32)
+    for row, (prompt, response, last, labels) in enumerate(texts):
+        start, end = len(prompt), len(prompt) + len(response)
+        tokens_BL[row, :end] = [*prompt, *response]
+        segments_BL[row, :end] = 1
+        for token, label in zip(last, labels, strict=True):
+            stop = len(prompt) + token + 1
+            labels_BL[row, start:stop], weights_BL[row, start:stop] = label, 1.0
+            start = max(start, stop)
+    return Encoded(StepBatch(tokens_BL, labels_BL, weights_BL, segments_BL)), too_long
+
+
 def _block(texts, length: int, pad_id: int) -> Encoded:
     shape = (len(texts), length)
     tokens_BL = np.full(shape, pad_id, np.int32)
@@ -139,7 +214,7 @@ def explain(too_long: Sequence[TooLong], total: int, *, max_prompt_tokens: int, 
     )
 
 
-def cut_padding(batch: Batch) -> Batch:
+def cut_padding(batch: Batch | StepBatch) -> Batch | StepBatch:
     """The batch without columns that are padding in all rows.
 
     Its length is the longest text's, rounded up to a multiple of LENGTH_STEP, or what it was.

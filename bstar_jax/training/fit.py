@@ -1,4 +1,4 @@
-"""The one training loop: SFT, improve, and whatever else learns from batches."""
+"""The one training loop: SFT, improve, process rewards, whatever else learns from batches."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from jax.sharding import Mesh
 from bstar_jax import sharding
 from bstar_jax.config import ModelConfig, OptimizerConfig, UserError
 from bstar_jax.training import losses, optimizer
-from bstar_jax.training.batches import Batch, cut_padding
+from bstar_jax.training.batches import Batch, StepBatch, cut_padding
 from bstar_jax.training.optimizer import Schedule, TrainState
+
+# (config, params, batch) -> loss: what training makes small.
+Objective = Callable[[ModelConfig, dict, Batch | StepBatch], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +28,10 @@ class Progress:
 
     Attributes:
       step: Steps of this phase done.
-      loss: Cross-entropy of the last step, nats a token.
+      loss: What the objective was in the last step, nats a token.
       learning_rate: Of the last step.
       grad_norm: Global gradient norm of the last step, before clipping.
-      tokens: Response tokens trained on since the last report.
+      tokens: Tokens with weight trained on since the last report.
       seconds: Wall time since the last report.
     """
 
@@ -40,16 +43,19 @@ class Progress:
     seconds: float
 
 
-@functools.partial(jax.jit, static_argnames=("config", "adam"), donate_argnames=("state",))
+@functools.partial(
+    jax.jit, static_argnames=("config", "adam", "objective"), donate_argnames=("state",)
+)
 def train_step(
     config: ModelConfig,
     adam: OptimizerConfig,
     state: TrainState,
-    batch: Batch,
+    batch: Batch | StepBatch,
     learning_rate: float | jax.Array,
+    objective: Objective = losses.response_loss,
 ) -> tuple[TrainState, dict]:
     """One optimizer step: (new state, {"loss", "grad_norm"})."""
-    value_and_grad = jax.value_and_grad(losses.response_loss, argnums=1)
+    value_and_grad = jax.value_and_grad(objective, argnums=1)
     loss, gradient = value_and_grad(config, state.params, batch)
     transform = optimizer.make(adam, learning_rate)
     updates, moments = transform.update(gradient, state.optimizer, state.params)
@@ -62,8 +68,9 @@ def fit(
     adam: OptimizerConfig,
     schedule: Schedule,
     state: TrainState,
-    batch_at: Callable[[int], Batch],
+    batch_at: Callable[[int], Batch | StepBatch],
     *,
+    objective: Objective = losses.response_loss,
     mesh: Mesh,
     first: int,
     steps: int,
@@ -81,6 +88,7 @@ def fit(
       schedule: Learning rate by the optimizer's own step count.
       state: Parameters and moments, on the storage map.
       batch_at: The batch of a step, a function of the step alone.
+      objective: What is made small; it takes the batches of `batch_at`.
       mesh: Where.
       first: Steps of this phase done before.
       steps: Steps of this phase in all.
@@ -98,7 +106,7 @@ def fit(
         with jax.set_mesh(mesh):
             rows = sharding.put_rows(mesh, batch)
             learning_rate = schedule(before + step)
-            state, measured = train_step(config, adam, state, rows, learning_rate)
+            state, measured = train_step(config, adam, state, rows, learning_rate, objective)
         if (step + 1) % every == 0 or step + 1 == steps or urgent():
             measured = {name: float(value) for name, value in measured.items()}
             _check_finite(measured, step + 1)

@@ -36,3 +36,27 @@ def response_loss(config: ModelConfig, params: dict, batch) -> jax.Array:
     )
     logits = model.mask_padding(decoder.logits(hidden), config.vocab_size)
     return cross_entropy(logits, batch.targets_BL, batch.weights_BL)
+
+
+@jaxtyped(typechecker=beartype)
+def binary_cross_entropy(
+    values_BL: Float[Array, "B L"],
+    labels_BL: Float[Array, "B L"],
+    weights_BL: Float[Array, "B L"],
+) -> Float[Array, ""]:
+    """Mean of -(y log p + (1 - y) log(1 - p)) over the weighted tokens, in nats, p = sigmoid(z).
+
+        loss = sum_bl w_bl (log(1 + e^z_bl) - y_bl z_bl) / sum_bl w_bl
+
+    Example: value 0 everywhere -> log 2, whatever the labels.
+    """
+    surprise = jax.nn.softplus(values_BL) - labels_BL * values_BL
+    return jnp.sum(surprise * weights_BL) / jnp.sum(weights_BL)
+
+
+def step_loss(config: ModelConfig, params: dict, batch) -> jax.Array:
+    """Binary cross-entropy of the labels of a `batches.StepBatch` under the scalar head."""
+    hidden, decoder = model.forward_hidden(
+        config, params, batch.tokens_BL, batch.segments_BL, packed=False
+    )
+    return binary_cross_entropy(decoder.values(hidden), batch.labels_BL, batch.weights_BL)

@@ -1,19 +1,10 @@
-"""The config: every setting of a run with its unit and range, checked when it is built.
-
-A config is a tree of frozen dataclasses. `Config()` is complete; a file in `configs/` says
-what differs; a flag such as `--config.improve.steps=200` overrides one value (`flags`). No
-field is None: "none" is 0 or "". A value outside its range, or a combination that cannot
-work, raises `UserError` naming the value, the rule and the remedy.
-"""
+"""The sections of a config: every setting with its unit and range."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from bstar_jax import schema
-from bstar_jax.schema import Checked, Preempted, UserError, flatten, setting, to_dict
-
-__all__ = ["Config", "Preempted", "UserError", "from_dict", "to_dict"]
+from bstar_jax.schema import Checked, UserError, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +16,9 @@ class FieldNames(Checked):
     id: str = setting("", "unique id of the query; '' uses <split>/<record number>")
     question: str = setting("question", "text of the question")
     answer: str = setting("answer", "reference answer")
-    solution: str = setting("", "human solution, answer line included; '' where there is none")
+    solution: str = setting("", "human solution, of code a program; '' where there is none")
+    choices: str = setting("choices", "options to choose from; for reward=choice")
+    tests: str = setting("tests", "assert lines that a program must pass; for reward=code")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +27,24 @@ class TaskConfig(Checked):
 
     prefix = "task."
 
-    name: str = setting("arithmetic", "the task", choices=("arithmetic", "gsm8k", "jsonl"))
+    name: str = setting(
+        "arithmetic",
+        "the task",
+        choices=("arithmetic", "gsm8k", "math", "arc", "humaneval", "mbpp", "apps", "jsonl"),
+    )
     path: str = setting("", "a file, or a folder with train.jsonl and optionally test.jsonl")
     prompt: str = setting("", "prompt template holding {question}; '' takes the task's own")
     hint_prompt: str = setting(
         "", "rationalization template holding {question} and {reference}; '' takes the task's own"
     )
     answer_marker: str = setting("", "text before the answer; '' takes the task's own")
-    reward: str = setting("number", "how jsonl answers compare", choices=("number", "text"))
+    reward: str = setting(
+        "number",
+        "how jsonl answers compare",
+        choices=("number", "text", "math", "choice", "code"),
+    )
     fields: FieldNames = dataclasses.field(default_factory=FieldNames)
+    shots: int = setting(0, "solved train examples put before every prompt", low=0)
     train_queries: int = setting(10240, "train queries that a generated task makes", low=1)
 
 
@@ -144,6 +146,37 @@ class SftConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class PrmConfig(Checked):
+    """The process reward model: learnt after warm-up from labels that need no people."""
+
+    prefix = "prm."
+
+    enabled: bool = setting(False, "solution steps are scored by a model that learns to")
+    queries: int = setting(1024, "train queries whose responses are labelled", low=2)
+    responses: int = setting(4, "labelled responses a query", low=1)
+    continuations: int = setting(8, "n, drawn from the end of every step", low=1)
+    temperature: float = setting(1.0, "of responses and continuations", above=0, high=10)
+    labels: str = setting(
+        "soft",
+        "soft: share of continuations that are right; hard: whether any is",
+        choices=("soft", "hard"),
+    )
+    heldout: float = setting(0.125, "share of the queries that it is judged by", above=0, high=0.9)
+    separator: str = setting("", "text that ends a solution step; '' takes the task's own")
+    reduction: str = setting(
+        "min", "process reward of a response from its steps", choices=("min", "product", "last")
+    )
+    steps: int = setting(300, "optimizer steps", low=1)
+    batch: int = setting(64, "labelled responses a step", low=1)
+    learning_rate: float = setting(1e-3, "peak", above=0)
+    warmup_steps: int = setting(20, "steps of linear growth from 0", low=0)
+    final_rate: float = setting(
+        0.1, "share of the peak that a linear fall ends at; 1 is constant", low=0, high=1
+    )
+    score_batch: int = setting(256, "responses scored at once", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class LoopConfig(Checked):
     """How often."""
 
@@ -203,6 +236,30 @@ class GenerateConfig(Checked):
         "same", "what sampling reads of the weights", choices=("same", "bfloat16", "int8")
     )
     rationalize: bool = setting(False, "failed queries get a second try with the answer as hint")
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeConfig(Checked):
+    """What a generated program may use in its sandbox."""
+
+    prefix = "rewards.code."
+
+    cpu_seconds: int = setting(5, "CPU time of one process", low=1)
+    wall_seconds: float = setting(10.0, "wall time of one process, at the first try", above=0)
+    total_seconds: float = setting(60.0, "wall time of a program with all its tests", above=0)
+    memory_mib: int = setting(1024, "memory", low=64)
+    unsafe: bool = setting(False, "run programs without a sandbox, with all your rights")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardsConfig(Checked):
+    """How responses are graded."""
+
+    prefix = "rewards."
+
+    workers: int = setting(0, "answers graded at a time; 0 is one a core", low=0)
+    seconds: float = setting(5.0, "for one answer in mathematics, at the first try", above=0)
+    code: CodeConfig = dataclasses.field(default_factory=CodeConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,159 +330,3 @@ class LogConfig(Checked):
     every: int = setting(20, "optimizer steps between metrics rows", low=1)
     tensorboard: bool = setting(True, "write tensorboard/")
     wandb_project: str = setting("", "Weights & Biases project; '' is off")
-
-
-def _section(cls):
-    return dataclasses.field(default_factory=cls)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(Checked):
-    """All settings of a run."""
-
-    seed: int = setting(0, "of every random choice", low=0, high=2**31 - 1)
-    task: TaskConfig = _section(TaskConfig)
-    tokenizer: TokenizerConfig = _section(TokenizerConfig)
-    model: ModelConfig = _section(ModelConfig)
-    mesh: MeshConfig = _section(MeshConfig)
-    optimizer: OptimizerConfig = _section(OptimizerConfig)
-    sft: SftConfig = _section(SftConfig)
-    loop: LoopConfig = _section(LoopConfig)
-    calibrate: CalibrateConfig = _section(CalibrateConfig)
-    generate: GenerateConfig = _section(GenerateConfig)
-    balance: BalanceConfig = _section(BalanceConfig)
-    improve: ImproveConfig = _section(ImproveConfig)
-    monitor: MonitorConfig = _section(MonitorConfig)
-    checkpoint: CheckpointConfig = _section(CheckpointConfig)
-    log: LogConfig = _section(LogConfig)
-
-    def __post_init__(self):
-        super().__post_init__()
-        for rule in _COMBINATIONS:
-            rule(self)
-
-
-def _check_monitor(config):
-    monitor = config.monitor
-    if max(monitor.ks) > monitor.responses:
-        raise UserError(
-            f"monitor.ks has {max(monitor.ks)} but monitor.responses is {monitor.responses}; "
-            "pass@K needs at least K responses: lower K or raise monitor.responses"
-        )
-    if monitor.s > max(monitor.ks):
-        raise UserError(
-            f"monitor.s is {monitor.s} but the largest of monitor.ks is {max(monitor.ks)}; "
-            "S of K responses needs S <= K"
-        )
-    if len(set(monitor.ks)) != len(monitor.ks):
-        raise UserError(f"monitor.ks is {monitor.ks}; every K stands once")
-
-
-def _check_grid(config):
-    for name in ("temperatures", "top_ks", "thresholds", "process_weights"):
-        values = getattr(config.calibrate, name)
-        if list(values) != sorted(set(values)):
-            raise UserError(f"calibrate.{name} is {values}; values must grow, each once")
-    if not config.calibrate.is_single_cell and config.calibrate.queries == 0:
-        raise UserError(
-            "calibrate.queries is 0 but the grid has several cells; give queries to choose by, "
-            "or one value on every axis"
-        )
-    if config.balance.rules == "reference" and config.balance.distinct != "text":
-        raise UserError(
-            f"balance.distinct is {config.balance.distinct!r}, but balance.rules=reference tells "
-            "repeats by their text; use balance.distinct=text"
-        )
-    if config.balance.rules == "reference" and config.balance.target_total == 0:
-        raise UserError(
-            "balance.rules=reference chooses the cap by balance.target_total, which is 0; "
-            "set it to the number of responses wanted in all"
-        )
-
-
-def _check_training(config):
-    if config.improve.init_from == "base":
-        raise UserError(
-            "improve.init_from=base starts from the model before warm-up, which is random "
-            "here; use improve.init_from=warmup"
-        )
-    if config.sft.steps and config.sft.examples == 0:
-        raise UserError("sft.steps is set but sft.examples is 0; set sft.steps=0 to skip warm-up")
-    if config.improve.reference_share and config.sft.examples == 0:
-        raise UserError(
-            f"improve.reference_share is {config.improve.reference_share}, but sft.examples is 0; "
-            "it is a share of those human solutions: raise sft.examples"
-        )
-    for name in ("sft", "improve"):
-        section = getattr(config, name)
-        if section.steps and section.warmup_steps > total_steps(config, name):
-            raise UserError(
-                f"{name}.warmup_steps is {section.warmup_steps} of {total_steps(config, name)} "
-                "steps in all; warm-up must fit in the schedule"
-            )
-
-
-def _check_task(config):
-    if config.task.name == "arithmetic" and config.task.path:
-        raise UserError("task.path is given but task 'arithmetic' makes its own queries; drop it")
-    for name, parts in (
-        ("prompt", ("{question}",)),
-        ("hint_prompt", ("{question}", "{reference}")),
-    ):
-        template = getattr(config.task, name)
-        for part in parts:
-            if template and part not in template:
-                raise UserError(f"task.{name} is {template!r}; it must hold {part}")
-
-
-_COMBINATIONS = (_check_monitor, _check_grid, _check_training, _check_task)
-
-
-def total_steps(config: Config, phase: str) -> int:
-    """Optimizer steps that one schedule of phase "sft" or "improve" spans."""
-    if phase == "sft":
-        return config.sft.steps
-    rounds = config.loop.iterations if config.improve.optimizer_from == "last" else 1
-    return max(rounds, 1) * config.improve.steps
-
-
-def from_dict(values: dict) -> Config:
-    """Builds and checks a config from nested dictionaries; what is missing takes its default.
-
-    Raises:
-      UserError: On an unknown name (with the nearest valid one), type, range or combination.
-    """
-    return schema.from_dict(values, Config)
-
-
-# What a resume may change: it moves no token, no gradient and no choice.
-FREE_TO_CHANGE = ("mesh.", "log.", "checkpoint.keep", "checkpoint.minutes")
-
-
-def check_resume(stored: Config, given: Config) -> None:
-    """Refuses to continue a run under settings that would have made another run.
-
-    Raises:
-      UserError: With every setting that differs, its stored and its given value.
-    """
-    old, new = flatten(to_dict(stored)), flatten(to_dict(given))
-    differing = [
-        name for name in old if old[name] != new[name] and not name.startswith(FREE_TO_CHANGE)
-    ]
-    if "loop.iterations" in differing:
-        grows = given.loop.iterations > stored.loop.iterations
-        constant = given.improve.final_rate == 1.0 or given.improve.optimizer_from == "fresh"
-        if grows and constant:
-            differing.remove("loop.iterations")
-    if differing:
-        lines = [f"  {name}: the run has {old[name]!r}, given {new[name]!r}" for name in differing]
-        raise UserError(
-            "the run directory holds a run of another config:\n"
-            + "\n".join(lines)
-            + "\nuse another --workdir, or drop these overrides"
-            + (
-                "\n(loop.iterations may grow where the learning rate is constant)"
-                if "loop.iterations" in differing
-                else ""
-            )
-        )

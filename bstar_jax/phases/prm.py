@@ -1,0 +1,258 @@
+"""Warm-up of the process model: label solution steps by continuing them, learn, judge.
+
+responses    the warm-up model answers some train queries
+labels       from the end of every step it goes on n times; the share that reaches the
+             reference answer is the step's label, that of the last step the answer's grade
+training     a copy of the warm-up model with a scalar head learns the labels
+judgement    on queries that it has not seen: iterations/0000/prm.json and prm.svg
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bstar_jax import metrics
+from bstar_jax.config import UserError
+from bstar_jax.phases import plots
+from bstar_jax.phases.run import Run
+from bstar_jax.phases.sampled import discard_units, finish, sample
+from bstar_jax.phases.train import Learner, sampling_params, train
+from bstar_jax.records import Query, Rollouts
+from bstar_jax.rewards.process import step_ends, with_scalar_head
+from bstar_jax.sampling import Draw, Keys
+from bstar_jax.training.batches import Encoded, StepExample, encode_steps, explain, order
+from bstar_jax.training.losses import step_loss
+
+_ORDER = 2  # beside (seed, iteration), apart from what else draws batches
+
+
+def learn_process_rewards(run: Run, params: dict) -> None:
+    """Makes the process model of a run, where its config has one.
+
+    Leaves `prm.parquet` (the labelled responses, labels as `step_rewards`), `prm.json`,
+    `prm.svg` and the checkpoint; what stands is not made again.
+
+    Args:
+      run: The run.
+      params: The warm-up model's parameters, on the storage map.
+    """
+    file = run.path(0, "prm.json")
+    if not run.config.prm.enabled:
+        return
+    if not file.exists():
+        labelled = _labelled(run, params)
+        _train(run, params, labelled)
+        _write_judgement(run, judge(run, split(run, labelled)[1]))
+    row = json.loads(file.read_text())
+    seconds = Rollouts.read(run.path(0, "prm.parquet")).seconds
+    figures = {name: value for name, value in row.items() if name != "calibration"}
+    # The rows before it are those of training.
+    if "step_auc" not in (run.log.last(0, "prm") or {}):
+        run.log.append(
+            {"iteration": 0, "phase": "prm", "wall_seconds": sum(seconds.values())} | figures
+        )
+
+
+# Labels.
+
+
+def queries_of(run: Run) -> list[Query]:
+    """The train queries whose responses are labelled, in an order of their own.
+
+    Raises:
+      UserError: If there are too few.
+    """
+    train_queries, wanted = run.task.splits["train"], run.config.prm.queries
+    if len(train_queries) < wanted:
+        raise UserError(
+            f"prm.queries is {wanted}, but the train split has {len(train_queries)}; lower it"
+        )
+    chosen = np.random.default_rng([run.config.seed, _ORDER]).permutation(len(train_queries))
+    return [train_queries[place] for place in chosen[:wanted]]
+
+
+def _labelled(run: Run, params: dict) -> Rollouts:
+    """Responses with the label of every step as its reward, 2 label - 1."""
+    file = run.path(0, "prm.parquet")
+    if file.exists():
+        discard_units(run, 0, "prm")
+        return Rollouts.read(file)
+    settings, params = run.config.prm, sampling_params(run, params)
+    keys = Keys(run.config.seed, 0, "prm")
+    draw = Draw(settings.temperature, 0, settings.responses)
+    responses = sample(run, params, queries_of(run), [draw], keys, scored=False)
+    steps = begun(run, responses)
+    draw = dataclasses.replace(draw, responses=settings.continuations)
+    continued = sample(run, params, steps, [draw], keys, name="prm-continued", scored=False)
+    labelled = label(run, responses, continued).with_seconds(
+        sample=responses.seconds["sample"] + continued.seconds["sample"],
+        grade=responses.seconds["grade"] + continued.seconds["grade"],
+    )
+    finish(run, 0, "prm.parquet", labelled, "prm")
+    return labelled
+
+
+def begun(run: Run, responses: Rollouts) -> list[Query]:
+    """A query for every beginning that some response has up to the end of a step but its last."""
+    found = {}
+    rows = zip(responses.column("query_id"), responses.column("response"), strict=True)
+    for query_id, response in rows:
+        for prefix in _prefixes(run, response):
+            query = dataclasses.replace(
+                run.task.query_by_id[query_id],
+                query_id=_id_of(query_id, prefix),
+                prefix=prefix,
+            )
+            found.setdefault(query.query_id, query)
+    limit = run.config.generate.max_tokens
+    return [query for query in found.values() if len(run.tokenizer.encode(query.prefix)) < limit]
+
+
+def label(run: Run, responses: Rollouts, continued: Rollouts) -> Rollouts:
+    """The responses with `step_rewards` 2 label - 1 from graded continuations of their steps.
+
+    A step without a continuation, as no token was left for one, has no label; responses with
+    such a step are left out, counted in a warning, and so are those without any step.
+    """
+    reached: dict[str, list[bool]] = {}
+    for query_id, correct in zip(
+        continued.column("query_id"), continued.column("correct"), strict=True
+    ):
+        reached.setdefault(query_id, []).append(correct)
+    names = ("query_id", "response", "correct")
+    labels = []
+    for query_id, response, correct in zip(*map(responses.column, names), strict=True):
+        steps = [reached.get(_id_of(query_id, text)) for text in _prefixes(run, response)]
+        is_whole = response.strip() and None not in steps
+        labels.append([*map(np.mean, steps), float(correct)] if is_whole else None)
+    left_out = sum(each is None for each in labels)
+    if left_out:
+        run.console.warn(
+            f"{left_out} of {len(labels)} responses have no step, or one at the length limit; "
+            "the process model does not learn from them"
+        )
+    rewards = [each and [2 * value - 1 for value in each] for each in labels]
+    return responses.with_columns(
+        step_rewards=rewards, process_reward=[each and min(each) for each in rewards]
+    ).filter([each is not None for each in labels])
+
+
+def _prefixes(run: Run, response: str) -> list[str]:
+    ends = step_ends(response, run.separator, run.task.answer_marker)
+    return [response[:end] for end in ends[:-1]]
+
+
+def _id_of(query_id: str, prefix: str) -> str:
+    return f"{query_id}+{hashlib.sha256(prefix.encode()).hexdigest()[:16]}"
+
+
+# Training.
+
+
+def split(run: Run, labelled: Rollouts) -> tuple[Rollouts, Rollouts]:
+    """The labelled responses to learn from, and those to be judged by: other queries."""
+    queries = queries_of(run)
+    count = max(round(run.config.prm.heldout * len(queries)), 1)
+    heldout = {query.query_id for query in queries[:count]}
+    is_heldout = [query_id in heldout for query_id in labelled.column("query_id")]
+    return labelled.filter([not each for each in is_heldout]), labelled.filter(is_heldout)
+
+
+def _train(run: Run, params: dict, labelled: Rollouts) -> None:
+    with contextlib.closing(run.process_checkpoints(read_only=False)) as checkpoints:
+        if checkpoints.iterations():
+            return
+        data = encoded(run, split(run, labelled)[0])
+        # A copy: what is trained is given up, and the policy's parameters are still wanted.
+        config, start = with_scalar_head(run.model, jax.tree.map(jnp.copy, params), run.mesh)
+        batch_at = lambda step: data.take(  # noqa: E731
+            order(len(data), run.config.prm.batch, step, (run.config.seed, 0, _ORDER))
+        )
+        learner = Learner(config, checkpoints, step_loss)
+        trained = train(run, learner, 0, "prm", start, None, batch_at)
+        checkpoints.save_params(0, trained.params)
+
+
+def encoded(run: Run, labelled: Rollouts) -> Encoded:
+    """Labelled responses as training rows, equal texts of a query once.
+
+    Raises:
+      UserError: If none is left to learn from.
+    """
+    examples = {}
+    names = ("prompt", "response", "query_id", "step_rewards")
+    for prompt, response, query_id, rewards in zip(*map(labelled.column, names), strict=True):
+        ends = step_ends(response, run.separator, run.task.answer_marker)
+        labels = _targets(run, rewards)
+        example = StepExample(prompt, response, tuple(ends), tuple(labels), query_id)
+        examples.setdefault((query_id, response), example)
+    limits = {
+        "max_prompt_tokens": run.config.generate.max_prompt_tokens,
+        "max_tokens": run.config.generate.max_tokens,
+    }
+    data, too_long = encode_steps(run.tokenizer, list(examples.values()), **limits)
+    if too_long:
+        run.console.warn(
+            f"{len(too_long)} of {len(examples)} labelled responses are longer than the limits "
+            "once they are encoded again; the process model does not learn from them"
+        )
+    if len(data) == 0:
+        if too_long:
+            raise UserError(explain(too_long, len(examples), **limits))
+        raise UserError("no response has a labelled step to learn from; warm up longer (sft.steps)")
+    return data
+
+
+def _targets(run: Run, rewards) -> np.ndarray:
+    """Labels in [0, 1] from stored step rewards."""
+    soft = (np.asarray(rewards, np.float32) + 1) / 2
+    return soft if run.config.prm.labels == "soft" else (soft > 0).astype(np.float32)
+
+
+# Judgement.
+
+
+def judge(run: Run, labelled: Rollouts) -> dict:
+    """How well the process model tells good from bad on labelled responses.
+
+    Returns:
+      Means over steps: `step_accuracy` (reward above 0 where some continuation was right) and
+      `step_auc` of the same; over responses: `answer_auc` of the process reward against the
+      answer; where the task checks steps exactly, `exact_auc` against all steps being valid, and
+      `exact_auc_correct` among responses with a correct answer alone; `calibration` of the steps'
+      probabilities against the shares that were right. None where a class is empty.
+    """
+    scored = run.process_model.grade(labelled)
+    probability = (np.concatenate(scored.column("step_rewards")) + 1) / 2
+    share = (np.concatenate(labelled.column("step_rewards")) + 1) / 2
+    reward, correct = np.array(scored.column("process_reward")), labelled.column("correct")
+    figures = {
+        "responses": len(labelled),
+        "steps": len(share),
+        "step_accuracy": float(np.mean((probability > 0.5) == (share > 0))),
+        "step_auc": metrics.auc(probability, share > 0),
+        "answer_auc": metrics.auc(reward, correct),
+    }
+    if run.task.steps:
+        exact = run.grader.grade_rollouts(labelled)
+        is_valid = np.array([reward == 1 for reward in exact.column("process_reward")])
+        is_correct = np.array(correct, bool)
+        figures["exact_auc"] = metrics.auc(reward, is_valid)
+        figures["exact_auc_correct"] = metrics.auc(reward[is_correct], is_valid[is_correct])
+    return {**figures, "calibration": metrics.calibration(probability, share)}
+
+
+def _write_judgement(run: Run, figures: dict) -> None:
+    run.path(0, "prm.svg").write_text(plots.calibration(figures["calibration"]))
+    file = run.path(0, "prm.json")
+    temporary = file.with_name("prm.json.tmp")
+    temporary.write_text(json.dumps(figures, allow_nan=False, indent=1) + "\n")
+    os.replace(temporary, file)

@@ -1,0 +1,276 @@
+"""The code reward: does a program pass its tests, in a sandbox?
+
+What a program may do to the verdict. The tests run in another process than the program, which is
+forked before they arrive; between the two go arguments and plain values, and of those no program
+is believed more than that it said them (see `inside`). So exit codes, patched builtins, values
+that claim to equal everything, forged results, and expected outputs read from memory, frames or
+files come to nothing: what makes a verdict is out of the program's reach, on each kind of tests.
+
+What remains possible:
+
+- To know the tests. Asserts stand in many prompts; a program may hold a table of their answers.
+- To claim what is only asked as yes or no: `assert f(x)`, and likewise a method of an object of
+  the program's own, as in `assert f(x).startswith("a")`.
+- To supply both sides of a comparison: `assert f(x) == g(x)` is passed by any two functions that
+  agree. Names in asserts are the program's only where nothing else defines them; see `programs`.
+- To escape from the kernel: a sandbox is as good as the namespaces and the seccomp of Linux.
+
+What a program may not do that an honest one could want: start processes, open sockets, import
+installed packages (NumPy too), or be given functions by a test. Arguments go by value, so a test
+does not see what a program does to them; objects of a program's own classes equal nothing but
+themselves.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+
+from bstar_jax.rewards import programs
+from bstar_jax.rewards.outputs import same_output
+from bstar_jax.rewards.sandbox import Broken, Limits, Sandbox, TimedOut
+from bstar_jax.rewards.trial import check
+
+_SHOWN = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class TestResult:
+    """How one test went.
+
+    Attributes:
+      reason: "correct"; "wrong": an assert failed or the output differs; "error": an exception,
+        a crash, too much memory or output; "timeout": too much CPU time or wall time.
+      message: What went wrong, in a line; "" where nothing did.
+      seconds: Wall time.
+    """
+
+    reason: str
+    message: str
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """How a program went.
+
+    Attributes:
+      passed: Whether it passed every test.
+      reason: The reason of the first test that it failed, "correct" if it failed none; or
+        "unparseable": there is no program, or it does not compile. A program may also fail
+        before its tests, while it is loaded.
+      message: What went wrong, in a line; "" where nothing did.
+      first_failing: Place of the first test that it failed, from 0; None where it failed none,
+        or failed before.
+      tests: The tests that were run, in order; they end with the first that failed, unless all
+        were asked for.
+      seconds: Wall time, the start of the sandbox included.
+    """
+
+    passed: bool
+    reason: str
+    message: str
+    first_failing: int | None
+    tests: tuple[TestResult, ...]
+    seconds: float
+
+
+class Grader:
+    """Grades programs, several at a time; a context manager, at whose end no sandbox is left.
+
+    Example:
+      with Grader() as grader:
+          tests = {"kind": "stdio", "inputs": ["2 3"], "outputs": ["5"]}
+          grader.grade(tests, "print(sum(map(int, input().split())))").passed  -> True
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        workers: int = 0,
+        every_test: bool = False,
+        unsafe: bool = False,
+    ) -> None:
+        """Tries a sandbox, and gets ready.
+
+        Args:
+          limits: What a program may use; `Limits()` by default.
+          workers: Sandboxes at a time; 0 for one a core that this process may use.
+          every_test: Whether to go on after a test that failed, as long as the program can.
+          unsafe: Whether to run programs without bubblewrap, with all rights that you have.
+
+        Raises:
+          UserError: If no sandbox can be made here.
+        """
+        check(unsafe=unsafe)
+        self._limits = limits or Limits()
+        self._every_test = every_test
+        self._unsafe = unsafe
+        workers = workers or len(os.sched_getaffinity(0))
+        self._pool = concurrent.futures.ThreadPoolExecutor(workers, "grader")
+        self._running: set[Sandbox] = set()
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def __enter__(self) -> Grader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends what is running, and waits until it is gone."""
+        self._is_closed = True
+        self._kill()
+        self._pool.shutdown(cancel_futures=True)
+
+    def grade(self, tests: Mapping[str, object], response: str, reference: str = "") -> Verdict:
+        """Grades one response.
+
+        Args:
+          tests: As `tasks.task` describes them.
+          response: The response, which holds a program.
+          reference: A program that passes, "" where none is known.
+
+        Raises:
+          UserError: If the tests are no Python.
+          Broken: If the machine cannot start a sandbox.
+        """
+        return self._grade(programs.plan(tests, response, reference), self._limits)[0]
+
+    def grade_many(self, jobs: Iterable[tuple], *, retry: bool = True) -> list[Verdict]:
+        """Grades many, all workers at work, and keeps their order.
+
+        Args:
+          jobs: What `grade` takes: (tests, response) or (tests, response, reference).
+          retry: Whether one that ran out of wall time is tried once more, alone and with twice
+            the time, as others may have been in its way. CPU time is its own: no second try.
+
+        Raises:
+          As `grade`; what is still running is then ended.
+        """
+        plans = [programs.plan(*job) for job in jobs]
+        futures = [self._pool.submit(self._grade, plan, self._limits) for plan in plans]
+        try:
+            graded = [future.result() for future in futures]
+        except BaseException:
+            self._abandon(futures)
+            raise
+        verdicts = []
+        for plan, (verdict, has_waited) in zip(plans, graded, strict=True):
+            if has_waited and retry:
+                verdict, _ = self._grade(plan, self._limits.doubled())
+            verdicts.append(verdict)
+        return verdicts
+
+    def _abandon(self, futures: list[concurrent.futures.Future]) -> None:
+        """Ends what nobody waits for any more."""
+        for future in futures:
+            future.cancel()
+        while not all(future.done() for future in futures):
+            self._kill()  # again and again, as one may just have begun
+            time.sleep(0.05)
+
+    def _kill(self) -> None:
+        with self._lock:
+            for sandbox in self._running:
+                sandbox.kill()
+
+    def _grade(self, plan: programs.Plan | None, limits: Limits) -> tuple[Verdict, bool]:
+        """(the verdict, whether it is that wall time ran out)."""
+        start = time.monotonic()
+        if plan is None:
+            message = "there is no program in the response"
+            return _failed_before("unparseable", message, start), False
+        with self._sandbox(limits) as sandbox:
+            session = _Session(sandbox, limits)
+            verdict = self._carry_out(plan, session, start)
+        if self._is_closed:
+            raise RuntimeError("the grader was closed while it graded")
+        return verdict, session.has_waited
+
+    def _carry_out(self, plan: programs.Plan, session: _Session, start: float) -> Verdict:
+        for command in plan.before:
+            reason, message, _ = session.ask(command)
+            if reason != "correct":
+                return _failed_before(reason, message, start)
+        results = []
+        for place, command in enumerate(plan.tests):
+            begun = time.monotonic()
+            reason, message, output = session.ask(command)
+            if reason == "unparseable":
+                return _failed_before(reason, message, start)
+            if reason == "correct" and plan.outputs:
+                reason, message = _compared(output, plan.outputs[place])
+            results.append(TestResult(reason, message, time.monotonic() - begun))
+            if reason != "correct" and (session.is_over or not self._every_test):
+                break
+        failing = [place for place, result in enumerate(results) if result.reason != "correct"]
+        first = failing[0] if failing else None
+        result = results[first or 0]
+        seconds = time.monotonic() - start
+        return Verdict(not failing, result.reason, result.message, first, tuple(results), seconds)
+
+    @contextlib.contextmanager
+    def _sandbox(self, limits: Limits):
+        with Sandbox(limits, unsafe=self._unsafe) as sandbox:
+            with self._lock:
+                if self._is_closed:
+                    raise RuntimeError("this grader is closed")
+                self._running.add(sandbox)
+            try:
+                yield sandbox
+            finally:
+                with self._lock:
+                    self._running.remove(sandbox)
+
+
+class _Session:
+    """A program's time in a sandbox.
+
+    Attributes:
+      is_over: Whether the sandbox can be asked nothing more.
+      has_waited: Whether that is because wall time ran out.
+    """
+
+    def __init__(self, sandbox: Sandbox, limits: Limits) -> None:
+        self._sandbox, self._limits = sandbox, limits
+        self._deadline = self._last = time.monotonic() + limits.total_seconds
+        self.is_over = self.has_waited = False
+
+    def ask(self, command: tuple) -> tuple[str, str, bytes]:
+        """The judge's finding; or "timeout" or "error" where there is none."""
+        if command[0] in ("load", "run"):  # a new process of the program's
+            self._deadline = min(time.monotonic() + self._limits.wall_seconds, self._last)
+        try:
+            return self._sandbox.ask(*command, deadline=self._deadline)
+        except TimedOut:
+            self.is_over = self.has_waited = True
+            is_all = self._deadline == self._last
+            name = "total_seconds" if is_all else "wall_seconds"
+            limit = getattr(self._limits, name)
+            return "timeout", f"it took more than {limit:g} s of wall time ({name})", b""
+        except Broken as error:
+            self.is_over = True
+            return "error", f"the sandbox ended: {error}", b""
+
+
+def _failed_before(reason: str, message: str, start: float) -> Verdict:
+    return Verdict(False, reason, message, None, (), time.monotonic() - start)
+
+
+def _compared(output: bytes, expected: str) -> tuple[str, str]:
+    text = output.decode("utf-8", "replace")
+    if same_output(text, expected):
+        return "correct", ""
+    return "wrong", f"it printed {_shown(text)} where {_shown(expected)} was expected"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")

@@ -1,0 +1,209 @@
+r"""Grades of answers in mathematics.
+
+Most answers are decided here, exactly, by reading them (`readings`) and comparing what they say
+(`equality`). What needs algebra goes to worker processes (`symbolic`), each answer with a time
+limit, since no other way of stopping SymPy works.
+
+An answer is found after a marker such as `# Answer`, else in the last `\boxed{}`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from bstar_jax.rewards import equality, readings
+from bstar_jax.rewards.notation import LONGEST
+from bstar_jax.rewards.workers import Outcome, Pool
+from bstar_jax.tasks.answers import last_boxed, read_answer
+
+_ALGEBRA = "bstar_jax.rewards.symbolic:verdict"
+# Rules of the parser are set up when they are first met, which takes far longer than using them.
+_WARM_UP = (
+    (r"\frac{x^{2}+1}{2}-\sqrt{3}", r"\frac{2x^{2}+2}{4}-\sqrt{3}"),
+    (r"\sin 2\theta=a_{1}(n-1)", r"2\cdot\pi e^{x}<3"),
+)
+
+
+class Graded(NamedTuple):
+    """What became of one answer.
+
+    Attributes:
+        reason: "correct", "wrong", "unparseable"; "timeout" where algebra did not end within its
+            limits; "error" where it failed.
+        seconds: Time that grading took, all tries together.
+    """
+
+    reason: str
+    seconds: float
+
+
+def read(response: str, marker: str, finish_reason: str = "stop") -> str | None:
+    r"""The answer that a response states, as it is written, without what stands around it.
+
+    Where the marker stands its first occurrence ends the solution, and the answer is the next
+    line, with the lines below where it opens an environment; in it a box counts alone. Elsewhere
+    the answer is in the last box. Of a response that the length limit cut only whole lines are
+    read.
+
+    Args:
+        response: The response.
+        marker: The text before the answer, such as "# Answer".
+        finish_reason: "stop", or "length" where the length limit cut the response.
+
+    Returns:
+        None where there is no answer, or one longer than any answer is.
+
+    Examples with the marker "# Answer":
+        "# Answer\n\n$\frac12$."     -> "\frac12"
+        "so $x = \boxed{5}$, as"     -> "5"
+        "\boxed{4}\n# Answer\n5\n6"  -> "5"
+    """
+    if finish_reason == "length":
+        response = response[: response.rfind("\n") + 1]
+    if marker not in response:
+        answer = last_boxed(response)
+    else:
+        answer = read_answer(response, marker)
+        if answer and r"\begin{" in answer:
+            answer = _whole_environment(response.partition(marker)[2].strip())
+        if answer and r"\boxed" in answer:
+            answer = last_boxed(answer)
+    if answer is None or len(answer) > LONGEST:
+        return None
+    return readings.peel(answer) or None
+
+
+def _whole_environment(text: str) -> str:
+    """The first lines, up to the one in which the last environment has ended."""
+    lines = text.split("\n")
+    for count in range(1, len(lines) + 1):
+        head = "\n".join(lines[:count])
+        if head.count(r"\begin{") <= head.count(r"\end{") or len(head) > LONGEST:
+            return head
+    return text
+
+
+def canonical(text: str) -> str | None:
+    r"""One way to write an answer: equal texts mean equal answers, for votes.
+
+    Equal answers may differ where only algebra could tell.
+
+    Examples: "$\frac{2}{4}$" and "0.5" -> "1/2"     "(1, 2.0]" -> "(1,2]"     "" -> None
+
+    Returns:
+        None where the answer cannot be read at all.
+    """
+    reading = readings.read(text)
+    return None if reading is None else equality.canonical(reading)
+
+
+def quick(answer: str, reference: str) -> bool | None:
+    r"""Whether two answers are equal, if that is certain without algebra; else None.
+
+    Examples: "0.5", r"\frac12" -> True     "(1,2]", "[1,2]" -> False     "x+x", "2x" -> None
+    """
+    one, two = readings.read(answer), readings.read(reference)
+    if one is None or two is None:
+        return None
+    equal = equality.compare(one, two, lambda *_: None)
+    # An answer that differs may still be one that cannot be read; then that is the reason.
+    return None if equal is False and not _is_exact(one) else equal
+
+
+def verdict(answer: str, reference: str) -> str:
+    """Compares by algebra, in this process and without a time limit.
+
+    Returns:
+        "correct", "wrong", or "unparseable" where the answer cannot be read.
+
+    Raises:
+        ValueError: If the reference cannot be read.
+    """
+    from bstar_jax.rewards import symbolic  # SymPy takes a second, and is a worker's to load
+
+    return symbolic.verdict((answer, reference))
+
+
+class Grader:
+    """Grades answers, with worker processes for those that need algebra.
+
+    A context manager: workers start on entering. An answer that takes longer than the limit is
+    tried once more when all others are done, alone and with twice the limit; so three times the
+    limit is the most that one answer can take.
+
+    Example:
+        with Grader(workers=2, limit_seconds=5.0) as grader:
+            grader.grade([("0.5", r"\\frac12"), ("x+x", "2x"), ("9^{9^{9^9}}", "1")])
+        # reasons: correct, correct, timeout
+
+    Args:
+        workers: Worker processes.
+        limit_seconds: Longest time for one answer at the first try.
+    """
+
+    def __init__(self, workers: int = 2, limit_seconds: float = 5.0):
+        self._limit_seconds = limit_seconds
+        self._pool = Pool(_ALGEBRA, workers, limit_seconds, warm_up=_WARM_UP)
+
+    def __enter__(self) -> Grader:
+        self._pool.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._pool.__exit__(*error)
+
+    @property
+    def workers_alive(self) -> int:
+        """Worker processes that are running."""
+        return self._pool.alive
+
+    def grade(self, pairs: Sequence[tuple[str | None, str]]) -> list[Graded]:
+        """Grades every (answer, reference).
+
+        Args:
+            pairs: Answers as `read` finds them, None included, with references that `unreadable`
+                lets pass.
+
+        Returns:
+            A grade for each, in order. Pairs that are equal share the work.
+        """
+        grades = {pair: _grade_quickly(*pair) for pair in dict.fromkeys(pairs)}
+        left = [pair for pair, grade in grades.items() if grade is None]
+        grades.update(self._run(left))
+        late = [pair for pair in left if grades[pair].reason == "timeout"]
+        again = self._run(late, limit_seconds=2 * self._limit_seconds, at_once=1)
+        for pair, grade in again.items():
+            grades[pair] = grade._replace(seconds=grade.seconds + grades[pair].seconds)
+        return [grades[pair] for pair in pairs]
+
+    def unreadable(self, references: Iterable[str]) -> list[str]:
+        """The references among these that cannot be read, or not in time; each once."""
+        left = [text for text in dict.fromkeys(references) if not _is_exact(readings.read(text))]
+        outcomes = self._pool.run([(text, text) for text in left])
+        return [text for text, out in zip(left, outcomes, strict=True) if out.kind != "done"]
+
+    def _run(self, pairs: Sequence[tuple[str, str]], **options) -> dict[tuple[str, str], Graded]:
+        outcomes = self._pool.run(pairs, **options)
+        return dict(zip(pairs, map(_graded, outcomes), strict=True))
+
+
+def _grade_quickly(answer: str | None, reference: str) -> Graded | None:
+    start = time.perf_counter()
+    if answer is None or readings.read(answer) is None:
+        reason = "unparseable"
+    else:
+        equal = quick(answer, reference)
+        reason = {True: "correct", False: "wrong", None: None}[equal]
+    return Graded(reason, time.perf_counter() - start) if reason else None
+
+
+def _graded(outcome: Outcome) -> Graded:
+    reasons = {"done": outcome.value, "timeout": "timeout"}
+    return Graded(reasons.get(outcome.kind, "error"), outcome.seconds)
+
+
+def _is_exact(reading: readings.Reading | None) -> bool:
+    """Whether it is read to its last part."""
+    return reading is not None and all(leaf.kind != "expression" for leaf in reading.leaves())

@@ -1,0 +1,271 @@
+"""Where the program is in a response, and what a judge is told to do with it.
+
+`tests` is the field of a query of that name; `tasks.task` lists its four kinds.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import dataclasses
+import functools
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+
+from bstar_jax.config import UserError
+
+_MOST_CUTS = 32  # places in a response where it may be cut
+_BUILTINS = frozenset(dir(builtins))
+
+# What published APPS programs may use without importing it.
+_PRELUDE = {
+    "collections": "ChainMap Counter OrderedDict defaultdict deque",
+    "functools": "lru_cache",
+    "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
+    "itertools": "accumulate combinations permutations product",
+    "math": "ceil cos exp fabs floor gcd log log2 sin sqrt tan",
+    "typing": "List Tuple",
+}
+_PRELUDE_MODULES = "collections fractions heapq itertools math random sys time".split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a judge is asked to do, as commands of `inside.judge.Judge`.
+
+    Attributes:
+      before: What has to go well before any test.
+      tests: One command a test.
+      outputs: What each test has to print; () where the judge itself compares.
+    """
+
+    before: tuple[tuple, ...]
+    tests: tuple[tuple, ...]
+    outputs: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not self.tests:
+            raise ValueError("there are no tests, which every program would pass")
+
+
+def plan(tests: Mapping[str, object], response: str, reference: str = "") -> Plan | None:
+    """How a response is tested; None where there is no program in it.
+
+    Args:
+      tests: What `tasks.task` describes.
+      response: The response.
+      reference: A program that passes the tests, "" where none is known. It tells which names in
+        the asserts are the program's to define: `sum` may be one of them.
+
+    Raises:
+      UserError: If the tests are no Python.
+    """
+    kind, sources = tests["kind"], written(response)
+    if not sources:
+        return None
+    if kind == "check":
+        return _check_plan(tests, sources)
+    imports = prelude("\n".join(sources)) if kind in ("calls", "stdio") else ""
+    if kind == "asserts":
+        asserts = tuple(tests["asserts"])
+        helpers, names = _borrowed(tests["setup"], asserts, reference)
+        before = (("load", sources, imports), ("prepare", helpers, names, tests["setup"]))
+        return Plan(before, tuple(("test", text) for text in asserts))
+    if kind == "calls":
+        before = (("load", sources, imports),)
+        pairs = zip(tests["inputs"], tests["outputs"], strict=True)
+        name = tests["fn_name"]
+        calls = tuple(("call", name, _with_number_keys(given), wanted) for given, wanted in pairs)
+        return Plan(before, calls)
+    if kind == "stdio":
+        runs = (("run", sources, imports, text) for text in tests["inputs"])
+        return Plan((), tuple(runs), tuple(tests["outputs"]))
+    raise ValueError(f"tests are asserts, check, calls or stdio, not {kind!r}")
+
+
+def written(response: str) -> tuple[str, ...]:
+    """The programs that a response may mean; the first that compiles is meant.
+
+    It is the last fenced block that holds anything, or the whole response where there is none. A
+    block that is not closed ends with the response; but a lone fence may also be the end of a
+    program whose beginning has none, so what stands before it comes first.
+
+    Examples: "So:\n```python\nx = 1\n```\nDone." -> ("x = 1\n",)
+      "x = 1\n```\nDone." -> ("x = 1\n", "Done.")
+
+    Returns:
+      Texts that are not blank; () where there is none.
+    """
+    pieces, fences = [""], 0
+    for line in response.splitlines(keepends=True):
+        if line.lstrip().startswith("```"):
+            fences += 1
+            pieces.append("")
+        else:
+            pieces[-1] += line
+    inside = [text for text in reversed(pieces[1::2]) if text.strip()][:1]
+    before = pieces[:1] if fences == 1 else []
+    return tuple(text for text in [*before, *(inside or [response])] if text.strip())
+
+
+def continuations(prompt: str, text: str, entry_point: str) -> tuple[str, ...]:
+    """The programs that a continuation of a HumanEval prompt may mean, as `written` has them.
+
+    A text that defines the function itself is run after the prompt, whose imports and other
+    functions it may need. Any other continues the prompt: as it stands; or with the indentation
+    restored that is lost where spaces around a response are; or ended before a line at the
+    margin, such as a remark, if what follows is no Python.
+
+    Args:
+      prompt: The published prompt, which ends inside the function.
+      text: The continuation, not blank.
+      entry_point: The function's name.
+    """
+    if re.search(rf"^(async )?def {re.escape(entry_point)}\b", text, re.MULTILINE):
+        return tuple(_stub(prompt) + form for form in (text, *_cut(text)))
+    first = "    " + text.lstrip()
+    every = "".join(f"    {line}" for line in text.splitlines(keepends=True))
+    return tuple(prompt + form for form in (text, first, every, *_cut(text), *_cut(first)))
+
+
+def _stub(prompt: str) -> str:
+    return f"{prompt.rstrip()}\n    pass\n\n"
+
+
+def _cut(text: str) -> Iterator[str]:
+    """The text ended before each line that starts at the margin, the longest first."""
+    starts = [match.start() for match in re.finditer(r"^\S", text, re.MULTILINE)]
+    pieces = (text[:start] for start in reversed(starts[:_MOST_CUTS]))
+    return (piece for piece in pieces if piece.strip())
+
+
+def prelude(program: str) -> str:
+    """Imports of the names that a published APPS program may use without importing them.
+
+    Example: "def f(a: List[int]): return math.gcd(*a)" -> "import math\nfrom math import gcd\n
+    from typing import List\n"
+    """
+    words = set(re.findall(r"\w+", program))
+    lines = [f"import {name}" for name in _PRELUDE_MODULES if name in words]
+    for module, names in _PRELUDE.items():
+        used = [name for name in names.split() if name in words]
+        lines += [f"from {module} import {', '.join(used)}"] if used else []
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _with_number_keys(arguments: list) -> list:
+    """Arguments from JSON, where a dict of numbers has texts as keys: the numbers again."""
+
+    def restored(value: object) -> object:
+        if not isinstance(value, dict) or not value:
+            return value
+        is_numbers = all(re.fullmatch(r"-?\d{1,18}", key, re.ASCII) for key in value)
+        return {int(key): item for key, item in value.items()} if is_numbers else value
+
+    return [restored(value) for value in arguments]
+
+
+# --- What the tests take from the program, and what they have of their own ---------------------
+
+
+def _check_plan(tests: Mapping[str, object], texts: tuple[str, ...]) -> Plan:
+    prompt, test, entry_point = (tests[name] for name in ("prompt", "test", "entry_point"))
+    sources = sum((continuations(prompt, text, entry_point) for text in texts), ())
+    helpers = _helpers(prompt, test, entry_point)
+    before = (("load", sources, ""), ("prepare", helpers, (entry_point,), test))
+    return Plan(before, (("test", f"check({entry_point})"),))
+
+
+@functools.lru_cache(maxsize=4096)
+def _helpers(prompt: str, test: str, entry_point: str) -> str:
+    """What a prompt defines besides its function, if the test uses any of it.
+
+    The test uses the prompt's own, so no program can put another in its place.
+    """
+    body = [
+        node
+        for node in _parsed(_stub(prompt), "prompt").body
+        if getattr(node, "name", None) != entry_point
+    ]
+    used = _free_names(_parsed(test, "test"))
+    return _unparsed(body) if used & set().union(*map(_bound, body)) else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _borrowed(setup: str, asserts: tuple[str, ...], reference: str) -> tuple[str, tuple[str, ...]]:
+    """(the imports that the asserts need, the names that they take from the program).
+
+    A name is the program's if nothing else defines it. A builtin name is the program's only if
+    the reference defines it: else a program could bring its own `set` and let all sets be equal.
+    Modules are never the program's.
+
+    Example: "assert math.isclose(f(2), 4.0)" -> ("import math", ("f",))
+    """
+    tree = _parsed("\n".join((setup, *asserts)), "asserts")
+    free = _free_names(tree)
+    known = _parsed(reference, "reference", is_needed=False).body
+    imports = [node for node in known if isinstance(node, (ast.Import, ast.ImportFrom))]
+    defined = set().union(*(_bound(node) for node in known if node not in imports))
+    imports = [node for node in imports if (_bound(node) - defined) & free]
+    imported = set().union(*map(_bound, imports)) - defined
+    modules = (_module_names(tree) & free) - defined - imported
+    names = {name for name in free - imported - modules if name in defined or name not in _BUILTINS}
+    lines = [_unparsed(imports), *(f"import {name}" for name in sorted(modules))]
+    return "\n".join(filter(None, lines)), tuple(sorted(names))
+
+
+def _parsed(text: str, what: str, is_needed: bool = True) -> ast.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about "\d" and the like in published texts
+            return ast.parse(text)
+    except (SyntaxError, ValueError) as error:  # the latter about null characters
+        if not is_needed:
+            return ast.Module([], [])
+        raise UserError(f"the {what} of a query is no Python ({error}): {text[:200]!r}") from error
+
+
+def _unparsed(nodes: list[ast.stmt]) -> str:
+    return ast.unparse(ast.Module(nodes, []))
+
+
+def _free_names(tree: ast.Module) -> set[str]:
+    loaded = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    return loaded - set().union(*map(_bound, ast.walk(tree)))
+
+
+def _bound(node: ast.AST) -> set[str]:
+    """The names that a node itself binds, those of an assignment's targets included."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return {node.name}
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    if isinstance(node, ast.arg):
+        return {node.arg}
+    if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return set().union(*(_bound(part) for target in targets for part in ast.walk(target)))
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return {node.id}
+    return set()
+
+
+def _module_names(tree: ast.Module) -> set[str]:
+    """Names of standard modules that are looked into (`math.pi`) and never called."""
+    looked_into = {
+        node.value.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    called = {
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    return (looked_into - called) & sys.stdlib_module_names

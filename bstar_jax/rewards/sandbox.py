@@ -1,0 +1,298 @@
+"""A sandbox: a judge and the program that it judges, shut in by bubblewrap.
+
+What a sandboxed program finds is a machine of its own (see `bubblewrap`). The limits on time,
+memory, threads, files and output hold for all it does, as a program is one process (see
+`syscalls`); and process 1 of the sandbox, the judge, takes all of it along when it ends.
+
+A sandbox serves one program and starts in some 30 ms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import marshal
+import os
+import pathlib
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from bstar_jax.config import UserError
+from bstar_jax.rewards import bubblewrap
+from bstar_jax.rewards.inside.wire import decode, encode
+from bstar_jax.rewards.syscalls import seccomp_filter
+
+_START_SECONDS = 60.0
+_END_SECONDS = 10.0
+
+_INSIDE = (
+    "",
+    ".wire",
+    ".runner",
+    ".program",
+    ".judge",
+)  # in the order in which they import each other
+_FLAGS = ("-s", "-S", "-P", "-B", "-c")  # no site packages, no current folder, no bytecode files
+_BOOT = """\
+import marshal, os, sys
+code = b""
+while len(code) < {size}:
+    code += os.read(0, {size} - len(code)) or sys.exit("no judge was sent")
+for name, body in marshal.loads(code):
+    module = sys.modules[name] = type(sys)(name)
+    exec(body, module.__dict__)
+module.main()
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a program may use.
+
+    Time counts by process: a program is one process from its loading to its last test; but one
+    that reads standard input is a new process in every test.
+
+    Attributes:
+      cpu_seconds: CPU time of a process, whole seconds.
+      wall_seconds: Wall time of a process, for those that wait.
+      total_seconds: Wall time of a program with all its tests.
+      memory_bytes: Address space of a process, the interpreter's 30 MB included.
+      disk_bytes: All that it may keep in /tmp.
+      output_bytes: A file that it writes, its standard output, a value that it returns.
+      threads: Threads at a time.
+      files: Open files at a time, at least 8.
+    """
+
+    cpu_seconds: int = 5
+    wall_seconds: float = 10.0
+    total_seconds: float = 60.0
+    memory_bytes: int = 1 << 30
+    disk_bytes: int = 32 << 20
+    output_bytes: int = 4 << 20
+    threads: int = 16
+    files: int = 64
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            is_whole = name.endswith("_seconds") and name != "cpu_seconds" or value == int(value)
+            if not (is_whole and value > 0 and (name != "files" or value >= 8)):
+                raise UserError(
+                    f"the limit {name} of a sandbox is {value!r}; it has to be above 0 "
+                    "(files: at least 8), and whole but for wall_seconds and total_seconds"
+                )
+
+    def doubled(self) -> Limits:
+        """The same with twice the time."""
+        names = ("cpu_seconds", "wall_seconds", "total_seconds")
+        return dataclasses.replace(self, **{name: 2 * getattr(self, name) for name in names})
+
+
+class TimedOut(Exception):
+    """The sandbox did not answer in time."""
+
+
+class Broken(Exception):
+    """The sandbox ended without an answer; the message is the last that it had to say."""
+
+
+class Sandbox:
+    """One running sandbox; a context manager, at whose end nothing of it is left.
+
+    It also ends when this process does, however that ends: then a pipe closes, the lifeline.
+    """
+
+    def __init__(self, limits: Limits, *, unsafe: bool = False) -> None:
+        """Starts a sandbox and waits until its judge is ready.
+
+        Args:
+          limits: What the program may use.
+          unsafe: Whether to do without bubblewrap. A program can then read and write what you
+            can; the limits hold, but for threads and disk.
+
+        Raises:
+          UserError: If bubblewrap, or what it needs, is missing.
+          Broken: If the sandbox does not start.
+        """
+        self._process: subprocess.Popen | None = None
+        with contextlib.ExitStack() as left:  # what is to be undone, the last first
+            left.callback(self._reap)
+            lifeline, _ = _pipe(left)
+            if unsafe:
+                folder = left.enter_context(tempfile.TemporaryDirectory(prefix="unsafe-"))
+                command = [os.path.realpath(sys._base_executable), *_python_flags()]
+                self._spawn(command, left, (lifeline,), folder)
+                judge = self._process.pid
+            else:
+                judge = self._spawn_in_bubblewrap(limits, left, lifeline)
+            try:
+                self._judge = os.pidfd_open(judge)
+            except ProcessLookupError:
+                raise Broken(self._last_words()) from None
+            left.callback(os.close, self._judge)
+            left.callback(self.kill)
+            self._greet(limits, unsafe, lifeline)
+            self._left = left.pop_all()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends it with all that runs inside, and waits until it is gone; twice is once."""
+        self._left.close()
+
+    def kill(self) -> None:
+        """Ends the judge and with it all that runs inside; any thread may do so."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._judge, signal.SIGKILL)
+
+    def ask(self, *command: object, deadline: float) -> tuple[str, str, bytes]:
+        """What the judge finds when it does something: (reason, message, output).
+
+        Args:
+          command: The name of a method of `inside.judge.Judge` and what it takes.
+          deadline: When to give up, on the monotonic clock.
+
+        Raises:
+          TimedOut: If there is no finding in time.
+          Broken: If the sandbox has ended.
+        """
+        data = encode(command)
+        self._send(len(data).to_bytes(8, "big") + data, deadline)
+        length = int.from_bytes(self._receive(8, deadline), "big")
+        return decode(self._receive(length, deadline))
+
+    def _greet(self, limits: Limits, unsafe: bool, lifeline: int) -> None:
+        changes_user = bubblewrap.changes_user() and not unsafe
+        settings = dataclasses.asdict(limits) | {
+            "filter": seccomp_filter(),
+            "threads": 0 if unsafe else limits.threads,  # outside they count with all of yours
+            "user": bubblewrap.NOBODY if changes_user else 0,
+            "lifeline": lifeline,
+        }
+        deadline = time.monotonic() + _START_SECONDS
+        try:
+            self._send(_inside_code(), deadline)
+            self.ask(settings, deadline=deadline)
+        except TimedOut as error:
+            raise Broken(f"it did not start within {_START_SECONDS:g} s") from error
+
+    def _send(self, data: bytes, deadline: float) -> None:
+        left = memoryview(data)
+        while left:
+            self._wait(self._process.stdin, select.POLLOUT, deadline)
+            try:
+                left = left[os.write(self._process.stdin.fileno(), left) :]
+            except BrokenPipeError:
+                self.kill()
+                raise Broken(self._last_words()) from None
+
+    def _receive(self, count: int, deadline: float) -> bytes:
+        pieces = []
+        while count:
+            self._wait(self._process.stdout, select.POLLIN, deadline)
+            piece = os.read(self._process.stdout.fileno(), min(count, 1 << 20))
+            if not piece:
+                self.kill()
+                raise Broken(self._last_words())
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)
+
+    def _wait(self, file, event: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(file, event)
+        if not poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+            raise TimedOut
+
+    def _spawn(self, command: list[str], left: contextlib.ExitStack, files=(), folder=None) -> None:
+        """Starts a process with pipes to its standard files; `files` stay open in it."""
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=bubblewrap.ENVIRONMENT,
+            cwd=folder,
+            pass_fds=files,
+        )
+        for file in (self._process.stdin, self._process.stdout, self._process.stderr):
+            left.callback(file.close)
+            os.set_blocking(file.fileno(), False)
+
+    def _spawn_in_bubblewrap(
+        self, limits: Limits, left: contextlib.ExitStack, lifeline: int
+    ) -> int:
+        """The number of the sandbox's process 1, which starts as soon as it is told."""
+        awaited, release = _pipe(left)
+        told, tell = os.pipe()
+        left.callback(os.close, told)
+        try:
+            command = [*bubblewrap.command(limits.disk_bytes, tell, awaited), *_python_flags()]
+            # `told` too: without a reader bubblewrap would end, and leave process 1 half made.
+            self._spawn(command, left, (told, tell, awaited, lifeline))
+        finally:
+            os.close(tell)
+        said = b""
+        while not said.rstrip().endswith(b"}"):
+            piece = os.read(told, 4096)
+            if not piece:
+                raise Broken(self._last_words())
+            said += piece
+        judge = json.loads(said)["child-pid"]
+        if bubblewrap.changes_user():
+            try:
+                bubblewrap.map_users(judge)
+            except OSError as error:
+                raise Broken(f"no user {bubblewrap.NOBODY} can be made: {error}") from error
+        os.write(release, b"1")
+        return judge
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        text = self._process.stderr.read() or b""
+        lines = text.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it ended without a word"
+
+    def _reap(self) -> None:
+        """Waits for an end that everything else has been done for."""
+        if self._process:
+            try:
+                self._process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+def _pipe(left: contextlib.ExitStack) -> tuple[int, int]:
+    """(the end to read, the end to write), both to be closed later."""
+    ends = os.pipe()
+    for end in ends:
+        left.callback(os.close, end)
+    return ends
+
+
+@functools.cache
+def _inside_code() -> bytes:
+    """The files of `inside`, compiled, as `_BOOT` expects them."""
+    package = f"{__package__}.inside"
+    bodies = []
+    for name in _INSIDE:
+        path = pathlib.Path(__file__).with_name("inside") / f"{name[1:] or '__init__'}.py"
+        code = compile(path.read_text(), path.name, "exec", dont_inherit=True, optimize=0)
+        bodies.append((package + name, code))
+    return marshal.dumps(bodies)
+
+
+def _python_flags() -> list[str]:
+    return [*_FLAGS, _BOOT.format(size=len(_inside_code()))]

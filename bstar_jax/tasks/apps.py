@@ -1,0 +1,107 @@
+"""APPS: programming problems with tests by input and output, as published by Hendrycks et al.
+
+Each line has a `question`, `starter_code` which may be empty, `solutions` (a JSON text: a list of
+programs) and `input_output` (a JSON text: an object with `inputs`, `outputs` and, where a
+function is called, `fn_name`). The human solution is the first of the list. Input or output that
+is published as a list of lines becomes one text. A `problem_id` is unique in its file alone, so a
+query's id is `<split>/<problem_id>`. `difficulty` and `url` are not read.
+
+Some published problems have no solution, and a few no tests. The latter cannot be graded: they
+are left out, and the task's notes say how many.
+
+Source: arXiv:2105.09938.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bstar_jax.tasks import programs
+from bstar_jax.tasks.files import Record, kind
+from bstar_jax.tasks.layout import Layout, Parts
+
+_TESTS = "input_output"
+
+
+def _read(record: Record) -> Parts | None:
+    tests = _read_tests(record)
+    if tests is None:
+        return None
+    question = [record.text("question", "question").strip()]
+    if tests["kind"] == "calls":
+        question.append(f"The tests call `{tests['fn_name']}`.")
+    else:
+        question.append("The program reads standard input and writes standard output.")
+    if record.has("starter_code"):
+        starter = programs.block(record.text("starter_code", "starter code"))
+        question.append(f"Start from this code:\n\n{starter}")
+    program = _first_solution(record)
+    return Parts("\n\n".join(question), program, programs.fenced(program), {"tests": tests})
+
+
+def _first_solution(record: Record) -> str:
+    if not record.has("solutions"):
+        return ""
+    solutions = record.decoded("solutions", "solutions")
+    if not isinstance(solutions, list) or not all(isinstance(text, str) for text in solutions):
+        raise record.error("solutions", " is not the JSON of a list of programs")
+    return next(filter(None, map(programs.block, solutions)), "")
+
+
+def _read_tests(record: Record) -> dict[str, object] | None:
+    """The tests, as `task` says; None where there are none."""
+    if _TESTS in record.values and not record.has(_TESTS):
+        return None
+    found = record.decoded(_TESTS, "tests")
+    if not isinstance(found, dict):
+        raise record.error(_TESTS, f" holds the JSON of {kind(found)}; the tests are an object")
+    inputs, outputs = (_list(record, found, name) for name in ("inputs", "outputs"))
+    if len(inputs) != len(outputs):
+        raise record.error(
+            _TESTS, f" has {len(inputs)} inputs and {len(outputs)} outputs; each has the other"
+        )
+    if not inputs:
+        return None
+    name = found.get("fn_name") or ""
+    if name == "":
+        inputs = [_one_text(record, "inputs", value) for value in inputs]
+        outputs = [_one_text(record, "outputs", value) for value in outputs]
+        return {"kind": "stdio", "inputs": inputs, "outputs": outputs}
+    if not isinstance(name, str) or not name.isidentifier():
+        raise record.error(_TESTS, f" has the fn_name {name!r}; it is the name of a function")
+    for place, arguments in enumerate(inputs):
+        if not isinstance(arguments, list):
+            raise record.error(
+                _TESTS,
+                f" has {kind(arguments)} as inputs[{place}]; calls take a list of arguments",
+            )
+    return {"kind": "calls", "fn_name": name, "inputs": inputs, "outputs": outputs}
+
+
+def _list(record: Record, found: Mapping[str, object], name: str) -> list:
+    if not isinstance(found.get(name), list):
+        held = f"{kind(found[name])} as" if name in found else "no"
+        raise record.error(_TESTS, f" has {held} {name!r}; it is a list")
+    return found[name]
+
+
+def _one_text(record: Record, name: str, value: object) -> str:
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    if not isinstance(value, str):
+        raise record.error(
+            _TESTS, f" has {kind(value)} among its {name}; text is read and written, or its lines"
+        )
+    return value
+
+
+LAYOUT = Layout(
+    name="apps",
+    read=_read,
+    answer_kind="code",
+    answer_marker="",
+    prompt=programs.PROMPT,
+    hint_prompt=programs.HINT_PROMPT,
+    id_fields=("problem_id", "id"),
+    ids_repeat=True,
+)

@@ -1,0 +1,39 @@
+"""MBPP: short programs described in a sentence, as published by Google Research.
+
+Each line has a description (`text`; in the sanitized file `prompt`), a solution (`code`), asserts
+(`test_list`) and what these need (`test_setup_code`; in the sanitized file the lines of
+`test_imports`). The prompt shows description and asserts, as names and types stand in the latter
+alone. `challenge_test_list` is not read.
+
+Source: arXiv:2108.07732.
+"""
+
+from __future__ import annotations
+
+from bstar_jax.tasks import programs
+from bstar_jax.tasks.files import Record
+from bstar_jax.tasks.layout import Layout, Parts
+
+
+def _read(record: Record) -> Parts:
+    is_sanitized = "text" not in record.values and "prompt" in record.values
+    question = record.text("prompt" if is_sanitized else "text", "question")
+    setup = [record.text_if_any("test_setup_code", "setup")]
+    if record.values.get("test_imports"):
+        setup += record.texts("test_imports", "imports")
+    return programs.parts(
+        question,
+        record.text_if_any("code", "solution"),
+        record.texts("test_list", "tests"),
+        "\n".join(setup),
+    )
+
+
+LAYOUT = Layout(
+    name="mbpp",
+    read=_read,
+    answer_kind="code",
+    answer_marker="",
+    prompt=programs.PROMPT,
+    hint_prompt=programs.HINT_PROMPT,
+)

@@ -1,0 +1,54 @@
+"""Questions that a Python program answers: how they are asked, and solutions written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bstar_jax.tasks.layout import Parts
+
+_ASK = """# Question
+
+{question}
+
+Write the program in Python, in one block between ```python and ```.
+
+"""
+PROMPT = _ASK + "# Solution\n\n"
+HINT_PROMPT = _ASK + "# A program that passes\n\n```python\n{reference}\n```\n\n# Solution\n\n"
+
+
+def source(text: str) -> str:
+    """Source code whose lines end as Python reads them: at \\n alone."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def block(text: str) -> str:
+    """Source code without empty lines before it and space after it."""
+    return source(text).lstrip("\n").rstrip()
+
+
+def fenced(program: str) -> str:
+    """A program as a response writes it; "" for none."""
+    return f"```python\n{program}\n```" if program else ""
+
+
+def parts(question: str, program: str, asserts: Sequence[str], setup: str = "") -> Parts:
+    """A question whose program must pass asserts, which are shown below it.
+
+    Example of a question: "Double a number.\\n\\nThese tests must pass:\\n\\nassert f(2) == 4"
+
+    Args:
+      question: What the program does.
+      program: A program that passes, "" where there is none.
+      asserts: One assert each.
+      setup: What the asserts need, run before them.
+    """
+    program, setup = block(program), block(setup)
+    asserts = [source(line).strip() for line in asserts]
+    shown = "\n".join([setup, *asserts] if setup else asserts)
+    return Parts(
+        question=f"{question.strip()}\n\nThese tests must pass:\n\n{shown}",
+        reference=program,
+        solution=fenced(program),
+        fields={"tests": {"kind": "asserts", "setup": setup, "asserts": asserts}},
+    )

@@ -1,0 +1,164 @@
+"""The process model of a run: labels from continuations, learnt once, resumed anywhere."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from bstar_jax.config import Preempted, PrmConfig, SftConfig, UserError
+from bstar_jax.phases import prm, train
+from bstar_jax.phases.monitor import evaluate, monitor
+from bstar_jax.records import Rollouts
+from bstar_jax.training.batches import order
+from tests.test_phases import CONFIG, opened
+
+LEARNT = dataclasses.replace(
+    CONFIG,
+    sft=SftConfig(steps=0, warmup_steps=0, examples=64),
+    prm=PrmConfig(
+        enabled=True, queries=16, responses=2, continuations=3, heldout=0.25, steps=8, batch=8,
+        warmup_steps=0, score_batch=32,
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """A run directory whose process model has been learnt from a random policy."""
+    directory = tmp_path_factory.mktemp("learnt") / "run"
+    with opened(directory, LEARNT) as run:
+        prm.learn_process_rewards(run, train.warm_up(run))
+    return directory
+
+
+def model_of(directory):
+    with opened(directory, LEARNT) as run:
+        return jax.device_get(run.process_model.params)
+
+
+def equal(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_labels_are_shares_of_continuations_and_the_answers_own_grade(learnt):
+    with opened(learnt, LEARNT) as run:
+        queries = prm.queries_of(run)[:2]
+        texts = ["8 - 3 = 5 . 5 + 4 = 9 . # 9", "8 - 3 = 5 . # 9", "", "# 1"]
+        ids = [queries[0].query_id] * 2 + [queries[1].query_id] * 2
+        responses = Rollouts.from_columns(
+            {"query_id": ids, "response": texts, "correct": [True, False, False, True]}
+        )
+        begun = prm.begun(run, responses)
+        assert [query.prefix for query in begun] == ["8 - 3 = 5 .", "8 - 3 = 5 . 5 + 4 = 9 ."]
+        assert {query.reference for query in begun} == {queries[0].reference}
+        continued = Rollouts.from_columns(
+            {
+                "query_id": [begun[0].query_id] * 4 + [begun[1].query_id] * 4,
+                "correct": [True, False, False, False] + [True] * 4,
+            }
+        )
+        labelled = prm.label(run, responses, continued)
+        assert labelled.column("response") == [texts[0], texts[1], texts[3]]
+        assert labelled.column("step_rewards") == [[-0.5, 1.0, 1.0], [-0.5, -1.0], [1.0]]
+        assert labelled.column("process_reward") == [-0.5, -1.0, 1.0]
+
+
+def test_a_step_at_the_length_limit_is_left_out_and_counted(learnt, monkeypatch):
+    notes = []
+    with opened(learnt, LEARNT) as run:
+        monkeypatch.setattr(run.console, "warn", notes.append)
+        query_id = prm.queries_of(run)[0].query_id
+        long = " ".join(["1 + 1 = 2 ."] * 9)
+        responses = Rollouts.from_columns(
+            {"query_id": [query_id], "response": [f"{long} # 2"], "correct": [False]}
+        )
+        assert max(len(query.prefix) for query in prm.begun(run, responses)) < len(long)
+        continued = Rollouts.from_columns({"query_id": [], "correct": []})
+        assert len(prm.label(run, responses, continued)) == 0
+        assert len(notes) == 1 and "1 of 1 responses have no step" in notes[0]
+
+
+def test_what_is_left_behind(learnt):
+    rows = Rollouts.read(learnt / "iterations/0000/prm.parquet")
+    assert 0 < len(rows) <= 16 * 2
+    labels = np.concatenate(rows.column("step_rewards"))
+    assert set(np.round((labels + 1) / 2 * 3, 4)) <= {0.0, 1.0, 2.0, 3.0}
+    figures = json.loads((learnt / "iterations/0000/prm.json").read_text())
+    assert sum(each["count"] for each in figures["calibration"]) == figures["steps"] > 0
+    assert (learnt / "iterations/0000/prm.svg").read_text().startswith("<svg")
+    assert not (learnt / "iterations/0000/partial").exists()
+    with opened(learnt, LEARNT) as run:
+        row = run.log.last(0, "prm")
+        assert row["step_accuracy"] == figures["step_accuracy"]
+        heldout = {query.query_id for query in prm.queries_of(run)[:4]}
+        learnt_rows, judged_rows = prm.split(run, rows)
+        assert set(judged_rows.column("query_id")) <= heldout
+        assert not heldout & set(learnt_rows.column("query_id"))
+        assert len(learnt_rows) + len(judged_rows) == len(rows)
+
+
+def test_a_model_that_stands_is_not_learnt_again(learnt):
+    before = model_of(learnt)
+    with opened(learnt, LEARNT) as run:
+        prm.learn_process_rewards(run, None)
+    equal(model_of(learnt), before)
+
+
+def test_learning_stops_anywhere_and_goes_on_to_the_same_bits(learnt, tmp_path):
+    with opened(tmp_path, LEARNT) as run:
+        params = train.warm_up(run)
+        run.stop.is_set = True
+        stops = 0
+        while not run.path(0, "prm.json").exists():
+            try:
+                prm.learn_process_rewards(run, params)
+            except Preempted:
+                stops += 1
+            run.stop.is_set = stops < 8
+    assert stops == 8
+    equal(model_of(tmp_path), model_of(learnt))
+    ours, theirs = (
+        Rollouts.read(directory / "iterations/0000/prm.parquet") for directory in (tmp_path, learnt)
+    )
+    assert ours.table == theirs.table
+
+
+def test_responses_are_scored_by_it_and_not_by_the_exact_check(learnt):
+    with opened(learnt, LEARNT) as run:
+        params = train.sampling_params(run, run.checkpoints.restore_params(0))
+        figures = monitor(run, 0, params)
+        rows = Rollouts.read(run.path(0, "monitor.parquet"))
+        expected = run.process_model.grade(rows)
+        assert expected.column("process_reward") == rows.column("process_reward")
+        assert expected.column("step_rewards") == rows.column("step_rewards")
+        scores = [each for each in rows.column("process_reward") if each is not None]
+        assert all(-1 < score < 1 for score in scores) and len(set(scores)) > len(scores) / 4
+        assert evaluate(run, 0, params, run.task.splits["heldout"]) == figures
+
+
+def test_training_rows_hold_the_labels_asked_for(learnt):
+    with opened(learnt, LEARNT) as run:
+        rows = Rollouts.read(run.path(0, "prm.parquet"))
+        soft = prm.encoded(run, rows).take(order(4, 4, 0, (0,)))
+        hard_config = dataclasses.replace(LEARNT.prm, labels="hard")
+        hard_run = dataclasses.replace(run, config=dataclasses.replace(LEARNT, prm=hard_config))
+        hard = prm.encoded(hard_run, rows).take(order(4, 4, 0, (0,)))
+    np.testing.assert_array_equal(hard.labels_BL, soft.labels_BL > 0)
+    np.testing.assert_array_equal(hard.weights_BL, soft.weights_BL)
+
+
+def test_too_few_queries_are_refused(learnt):
+    with opened(learnt, LEARNT) as run:
+        settings = dataclasses.replace(LEARNT.prm, queries=1000)
+        run = dataclasses.replace(run, config=dataclasses.replace(LEARNT, prm=settings))
+        with pytest.raises(UserError, match="prm.queries is 1000, but the train split has 64"):
+            prm.queries_of(run)
+
+
+def test_a_run_without_one_has_none(tmp_path):
+    with opened(tmp_path, CONFIG) as run:
+        assert run.process_model is None
+        prm.learn_process_rewards(run, None)
+        assert not run.path(0, "prm.json").exists()
