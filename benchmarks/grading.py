@@ -6,9 +6,9 @@ FOLDER has the published `gsm8k_train.jsonl`, `math500_part.jsonl` (lines with a
 `arc_challenge_train.jsonl`; each may be left out. Parts:
 
   references  every reference answer against itself, five rewritings that keep its value and five
-              near misses that do not
+              near misses that do not, as responses to the data set's own task
   speed       agreement and speed beside math-verify as it comes, on one mixture of such pairs
-  hostile     answers made to hang, crash or bloat a grader
+  hostile     answers made to hang, crash or bloat a grader, as responses to three tasks
   choices     every label of ARC in twelve phrasings
 
 The listing names every disagreement, for reading.
@@ -23,6 +23,7 @@ import os
 import pathlib
 import random
 import statistics
+import tempfile
 import time
 from collections import Counter
 
@@ -30,9 +31,14 @@ import hostile
 import phrasings
 import rewritings
 
+from bstar_jax import rewards, tasks
+from bstar_jax.config import RewardsConfig, TaskConfig
+from bstar_jax.records import SPLITS, Query
 from bstar_jax.rewards import choices, mathematics
+from bstar_jax.tasks.loading import FORMATS
 
 MARKER = "# Answer"
+TASK_OF = {"gsm8k": "gsm8k", "math500": "math"}
 PARTS = ("references", "speed", "hostile", "choices")
 
 
@@ -76,31 +82,53 @@ def references(data):
     return {"gsm8k": gsm8k, "math500": math}
 
 
-def as_read(text):
-    """The answer that a response states which writes it so."""
-    return mathematics.read(text if "boxed" in text else f"{MARKER}\n\n{text}", MARKER)
+def response(text):
+    """A response in mathematics that states the answer so."""
+    return text if "boxed" in text else f"{MARKER}\n\n{text}"
 
 
-def cases(answers, seed):
-    """(kind, answer as read, reference, whether they are equal) of references of one data set."""
+def cases(data_set, answers, seed):
+    """(kind, text, reference, whether they are equal) of the references of one data set.
+
+    Answers to GSM8K are compared as numbers: a text that only algebra makes one is none of theirs.
+    """
+    kept = rewritings.REWRITINGS
+    if data_set == "gsm8k":
+        kept = [[each for each in group if each not in rewritings.BY_ALGEBRA] for group in kept]
     found = []
     for number, reference in enumerate(answers):
         draw = random.Random(f"{seed}/{number}")
-        found.append(("itself", as_read(reference), reference, True))
-        for groups, equal in ((rewritings.REWRITINGS, True), (rewritings.NEAR_MISSES, False)):
+        found.append(("itself", reference, reference, True))
+        for groups, equal in ((kept, True), (rewritings.NEAR_MISSES, False)):
             for name, text in rewritings.several(reference, groups, 5, draw):
-                found.append((name, as_read(text), reference, equal))
+                found.append((name, text, reference, equal))
     return found
+
+
+def graded_as_responses(data_set, rows, args):
+    """The grades of texts as responses to the task of a data set, read from a file as any are."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder, "responses.jsonl")
+        with open(file, "w", encoding="utf-8") as lines:
+            for _, text, reference, _ in rows:
+                if data_set == "gsm8k":
+                    line = {"question": "?", "answer": f"#### {reference}"}
+                    line["response"] = f"so\n#### {text}"
+                else:
+                    line = {"problem": "?", "answer": reference, "response": response(text)}
+                lines.write(json.dumps(line) + "\n")
+        task, responses = tasks.load_responses(file, TaskConfig(name=TASK_OF[data_set]))
+    settings = RewardsConfig(workers=args.workers, seconds=args.limit)
+    with rewards.open_grader(task, settings) as grader:
+        return grader.grade([rewards.Row(*each[:3]) for each in responses])
 
 
 def measure_references(args):
     """Shares of rewritings accepted and of near misses rejected, by data set."""
     figures, lines = {}, []
     for data_set, answers in references(args.data).items():
-        rows = cases(answers, args.seed)
-        with mathematics.Grader(args.workers, args.limit) as grader:
-            unreadable = grader.unreadable(answers)
-            grades = grader.grade([(answer or "", reference) for _, answer, reference, _ in rows])
+        rows = cases(data_set, answers, args.seed)
+        grades = graded_as_responses(data_set, rows, args)
         counts, reasons = Counter(), Counter()
         for (kind, answer, reference, equal), grade in zip(rows, grades, strict=True):
             group = "itself" if kind == "itself" else "rewritings" if equal else "near misses"
@@ -112,8 +140,10 @@ def measure_references(args):
                 lines.append(f"{data_set} {grade.reason} {kind}: {answer!r} beside {reference!r}")
         figures[data_set] = {
             "references": len(answers),
-            "unreadable": unreadable,
-            "decided without algebra": _share(mathematics.quick(r[1] or "", r[2]) for r in rows),
+            "decided without algebra": _share(
+                mathematics.quick(mathematics.read(response(text), MARKER) or "", reference)
+                for _, text, reference, _ in rows
+            ),
             **{
                 f"{group}, {'accepted' if group != 'near misses' else 'rejected'}": (
                     f"{counts[group, 'right']} of {counts[group]}"
@@ -137,13 +167,14 @@ def measure_speed(args):
     block in turns; starting workers, and one warm-up of math-verify, are not in the times.
     """
     found = references(args.data)
-    rows = {(a, r): e for _, a, r, e in cases(found["math500"], args.seed) if a is not None}
-    draw = random.Random(args.seed)
-    extra = cases(found["gsm8k"], args.seed)
-    draw.shuffle(extra)
-    for _, answer, reference, equal in extra:
-        if len(rows) < args.pairs:
-            rows.setdefault((answer, reference), equal)
+    rows, draw = {}, random.Random(args.seed)
+    for data_set in ("math500", "gsm8k"):
+        extra = cases(data_set, found[data_set], args.seed)
+        draw.shuffle(extra)
+        for _, text, reference, equal in extra:
+            answer = mathematics.read(response(text), MARKER)
+            if len(rows) < args.pairs and answer is not None:
+                rows.setdefault((answer, reference), equal)
     pairs = list(rows)
     draw.shuffle(pairs)
     ours, theirs, seconds = [], [], {"ours": [], "theirs": []}
@@ -189,32 +220,71 @@ def plain(answer, reference):
 def measure_hostile(args):
     """Whether hostile answers all end in time with a reason, and workers are left at the end.
 
-    An answer has the limit at the first try and twice of it at the second, so three limits.
+    An answer has the limit at the first try and twice of it at the second, so three limits. Tasks
+    whose answers need no worker are graded one response at a time, each with the clock at hand.
     """
     rows = hostile.pairs(args.hostile, random.Random(args.seed))
     allowed = 3 * args.hostile_limit
-    with mathematics.Grader(args.workers, args.hostile_limit) as grader:
+    figures, lines = {"answers": len(rows), "allowed seconds": allowed}, []
+    for name, marker in (("math", MARKER), ("gsm8k", "####"), ("arc", "Final answer:")):
+        task, queries = _task_of(name, [reference for *_, reference in rows])
+        texts = [f"{marker}\n\n{answer}" for _, answer, _ in rows]
+        responses = list(map(rewards.Row, queries, texts))
+        settings = RewardsConfig(workers=args.workers, seconds=args.hostile_limit)
         begun = time.perf_counter()
-        grades = grader.grade([(answer, reference) for _, answer, reference in rows])
-        wall = time.perf_counter() - begun
-        after = grader.grade([(f"x+{i}", f"{i}+x") for i in range(100)])
-        left = grader.workers_alive
-    reasons = Counter(grade.reason for grade in grades)
-    lines = [
-        f"{grade.reason} {grade.seconds:.2f} s {kind}: {answer[:200]!r} beside {reference!r}"
-        for (kind, answer, reference), grade in zip(rows, grades, strict=True)
-        if grade.reason in ("correct", "error") or grade.seconds > allowed
+        with rewards.open_grader(task, settings) as grader:
+            if name == "math":
+                grades = grader.grade(responses)
+                seconds = [grade.seconds for grade in grades]
+                plain = [rewards.Row(query, f"{marker}\n\n{query.reference}") for query in queries]
+                after = grader.grade(plain[:100])
+                figures["correct afterwards"] = sum(grade.correct for grade in after)
+            else:
+                grades, seconds = [], []
+                for one in responses:
+                    start = time.perf_counter()
+                    grades += grader.grade([one])
+                    seconds.append(time.perf_counter() - start)
+        reasons = Counter(grade.reason for grade in grades)
+        figures[name] = {
+            "reasons": dict(sorted(reasons.items())),
+            "longest seconds": round(max(seconds), 3),
+            "beyond allowed + 1 s": sum(each > allowed + 1 for each in seconds),
+            "wall seconds": round(time.perf_counter() - begun, 1),
+        }
+        lines += [
+            f"{name} {grade.reason} {taken:.2f} s {kind}: {answer[:200]!r} beside {reference!r}"
+            for (kind, answer, reference), grade, taken in zip(rows, grades, seconds, strict=True)
+            if grade.reason in ("correct", "error") or taken > allowed
+        ]
+    return figures | _workers_afterwards(rows, args), lines
+
+
+def _task_of(name, references):
+    """A task with a query for each reference, numbers and options where the task has such."""
+    fields = {"question": "?"}
+    if name == "gsm8k":
+        references = ["7"] * len(references)
+    if name == "arc":
+        references = ["A"] * len(references)
+        fields |= {"labels": ["A", "B"], "options": ["7", "the moon"]}
+    queries = [
+        Query(f"q{place}", "train", "?", reference, fields=fields)
+        for place, reference in enumerate(references)
     ]
-    return {
-        "answers": len(rows),
-        "reasons": dict(sorted(reasons.items())),
-        "allowed seconds": allowed,
-        "longest seconds": round(max(grade.seconds for grade in grades), 3),
-        "beyond allowed + 1 s": sum(grade.seconds > allowed + 1 for grade in grades),
-        "correct afterwards": f"{sum(grade.reason == 'correct' for grade in after)} of 100",
-        "workers afterwards": f"{left} of {args.workers}",
-        "wall seconds": round(wall, 1),
-    }, lines
+    splits = {split: tuple(queries) if split == "train" else () for split in SPLITS}
+    return FORMATS[name].task(splits), queries
+
+
+def _workers_afterwards(rows, args):
+    """Whether workers that met hostile answers are there afterwards, and still right."""
+    with mathematics.Grader(args.workers, args.hostile_limit) as grader:
+        grader.grade([(answer, reference) for _, answer, reference in rows[:200]])
+        after = grader.grade([(f"x+{i}", f"{i}+x") for i in range(100)])
+        return {
+            "by algebra right afterwards": sum(grade.reason == "correct" for grade in after),
+            "workers afterwards": f"{grader.workers_alive} of {args.workers}",
+        }
 
 
 def measure_choices(args):

@@ -113,9 +113,22 @@ def digits_in_disguise(random):
     return "".join(random.choice("٣५１²½Ⅷ൬12,./-") for _ in range(random.randint(1, 12)))
 
 
+def hyphens(random):
+    return f"5 {random.choice(('a-', 'well-', '- -', 'a b-'))}" * random.randint(10, 300)
+
+
+def powers_of_ten(random):
+    return str(random.randint(1, 9)) + r"\cdot10^{999}" * random.randint(2, 99)
+
+
+def open_formulas(random):
+    return random.choice((r"\[", "$$", r"\(", r"\begin{pmatrix}", "\n")) * random.randint(1, 10**4)
+
+
 KINDS = (
     tower, factorials, binomial, power, long_sum, nested_roots, nested_fractions, nested_brackets,
     analysis, trigonometry, large_matrix, decimals, megabyte, binary, soup, digits_in_disguise,
+    hyphens, powers_of_ten, open_formulas,
 )  # fmt: skip
 
 

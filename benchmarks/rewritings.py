@@ -237,8 +237,9 @@ REWRITINGS = (
         with_currency, as_equation, spaced, unspaced, in_dollars, in_brackets, displayed, boxed,
         boxed_in_a_sentence, with_a_full_stop, emphasized, with_thin_spaces,
     ],
-    [],
 )  # fmt: skip
+# What is a number only once it has been worked out.
+BY_ALGEBRA = (times_two_halves, plus_one_less_one)
 
 
 # Near misses.
@@ -444,7 +445,7 @@ def several(text, groups, count, random):
         (function name, text) pairs; fewer than `count` where fewer functions apply.
     """
     found = {}
-    for most, group in zip((3, count, count), groups, strict=True):
+    for most, group in zip((3, count, count), groups, strict=False):
         for function in random.sample(group, len(group)):
             result = function(text)
             if result is not None and result != text and len(found) < most:

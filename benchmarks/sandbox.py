@@ -29,6 +29,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bstar_jax import tasks  # noqa: E402
 from bstar_jax.rewards.code import Grader  # noqa: E402
 from bstar_jax.rewards.programs import written  # noqa: E402
 from bstar_jax.rewards.sandbox import Limits  # noqa: E402
@@ -80,15 +81,10 @@ class Problem:
     mutants: dict[str, str]
 
 
-def unix(text):
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def mbpp(row):
-    code = unix(row["code"])
-    asserts = [unix(line) for line in row["test_list"]]
-    tests = {"kind": "asserts", "setup": unix(row["test_setup_code"]), "asserts": asserts}
-    called = {node.id for node in ast.walk(ast.parse("\n".join(asserts))) if is_name(node)}
+def mbpp(query):
+    code, tests = query.reference, query.fields["tests"]
+    asserts = "\n".join(tests["asserts"])
+    called = {node.id for node in ast.walk(ast.parse(asserts)) if is_name(node)}
     names = {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
     mutants = {}
     for kind, body in BODIES.items():
@@ -96,15 +92,15 @@ def mbpp(row):
         mutants[kind] = "\n".join([code, "", *definitions])
     mutants["off by one"] = off_by_one(code, names & called)
     mutants = {kind: f"```python\n{program}\n```" for kind, program in mutants.items()}
-    return Problem(f"MBPP/{row['task_id']}", tests, f"```python\n{code}\n```", code, mutants)
+    return Problem(f"MBPP/{query.query_id}", tests, query.solution, code, mutants)
 
 
-def humaneval(row):
-    tests = {"kind": "check"} | {name: row[name] for name in ("prompt", "test", "entry_point")}
+def humaneval(query):
+    tests = query.fields["tests"]
     mutants = {kind: f"    {body}\n" for kind, body in BODIES.items()}
-    whole = off_by_one(row["prompt"] + row["canonical_solution"], {row["entry_point"]})
+    whole = off_by_one(tests["prompt"] + query.solution, {tests["entry_point"]})
     mutants["off by one"] = f"```python\n{whole}\n```"
-    return Problem(row["task_id"], tests, row["canonical_solution"], "", mutants)
+    return Problem(query.query_id, tests, query.solution, query.reference, mutants)
 
 
 def is_name(node):
@@ -131,11 +127,13 @@ def off_by_one(code, names):
 
 
 def read(folder):
+    """The problems as their tasks read them, with their human solutions."""
+    sizes = {"seed": 0, "sft_examples": 0, "calibration_queries": 0, "heldout_queries": 0}
     problems = []
-    for name, make in (("mbpp_part.jsonl", mbpp), ("humaneval_part.jsonl", humaneval)):
-        if (folder / name).is_file():
-            lines = (folder / name).read_text().splitlines()
-            problems += [make(json.loads(line)) for line in lines]
+    for name, make in (("mbpp", mbpp), ("humaneval", humaneval)):
+        file = folder / f"{name}_part.jsonl"
+        if file.is_file():
+            problems += map(make, tasks.load(name, str(file), **sizes).splits["train"])
     return problems
 
 

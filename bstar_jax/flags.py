@@ -128,13 +128,13 @@ def run_door(main: Callable[[Sequence[str]], None]) -> None:
             raise
         place = f" of {error.filename}" if error.filename else ""
         print(
-            f"error: the disk{place} is full; free space and give the same command again, "
-            "which goes on from what is stored",
+            f"error: the disk{place} is full; free space and give the same command again: a run "
+            "goes on from what is stored",
             file=sys.stderr,
         )
         sys.exit(FAILED)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from what is stored", file=sys.stderr)
+        print("interrupted: the same command continues a run where it stopped", file=sys.stderr)
         sys.exit(FAILED)
     sys.exit(OK)
 

@@ -7,19 +7,23 @@
 Each line of the input holds the task's own fields and a `response`. The output has the same
 lines, in their order, with `correct`, `answer`, `reason` and `seconds`; of programs also
 `message` and `first_failing`; where solution steps are checked also `process_reward` and
-`step_rewards`. For task `jsonl`, `--config.task.*` names fields and reward.
+`step_rewards`. Such a field that the line had before is replaced. For task `jsonl`,
+`--config.task.*` names fields and reward.
 
 Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 from absl import flags
 
@@ -28,11 +32,12 @@ from bstar_jax.config import UserError
 from bstar_jax.console import Console
 from bstar_jax.flags import parse, run_door
 
-_AT_ONCE = 2048  # responses between two looks at the progress
+_AT_ONCE = 256  # responses between two looks at the progress
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the door."""
+    sys.set_int_max_str_digits(0)  # what was read is written back, however long
     line = parse(argv, _define)
     source, target = _paths(line)
     for name in line.overridden:
@@ -42,18 +47,19 @@ def main(argv: Sequence[str]) -> None:
     task, responses = tasks.load_responses(source, settings)
     rows = [rewards.Row(*response[:3]) for response in responses]
     console = Console(quiet=line.flags.quiet)
-    grades = []
+    counts = Counter()
     with (
+        _whole(target) as file,
         rewards.open_grader(task, line.config.rewards) as grader,
         console.progress("grade", None, len(rows), "responses") as progress,
     ):
         for start in range(0, len(rows), _AT_ONCE):
-            part = grader.grade(rows[start : start + _AT_ONCE])
-            grades += part
-            progress.advance(len(part))
-    _write(target, responses, grades)
-    counts = Counter(grade.reason for grade in grades)
-    figures = {"responses": str(len(grades)), "accuracy": f"{counts['correct'] / len(grades):.4f}"}
+            grades = grader.grade(rows[start : start + _AT_ONCE])
+            for response, grade in zip(responses[start : start + _AT_ONCE], grades, strict=True):
+                file.write(_with_grade(response, grade) + "\n")
+            counts.update(grade.reason for grade in grades)
+            progress.advance(len(grades))
+    figures = {"responses": str(len(rows)), "accuracy": f"{counts['correct'] / len(rows):.4f}"}
     figures |= {reason: str(count) for reason, count in sorted(counts.items())}
     console.summary([], {**figures, "graded": target})
 
@@ -72,29 +78,46 @@ def _paths(line) -> tuple[pathlib.Path, pathlib.Path]:
     source, target = pathlib.Path(line.flags.input), pathlib.Path(line.flags.output)
     if source.resolve() == target.resolve():
         raise UserError(f"--input and --output are both {source}; give the output another name")
+    if target.is_dir():
+        raise UserError(f"--output={target} is a folder; name a file in it")
     if not target.parent.is_dir():
         raise UserError(f"--output={target}: there is no folder {target.parent}; make it first")
     return source, target
 
 
-def _write(target: pathlib.Path, responses, grades: Sequence[rewards.Grade]) -> None:
+@contextlib.contextmanager
+def _whole(target: pathlib.Path) -> Iterator[TextIO]:
+    """A file that stands under its name only once all is written."""
     temporary = target.with_name(target.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        for response, grade in zip(responses, grades, strict=True):
-            added = {
-                "correct": grade.correct,
-                "answer": grade.answer,
-                "reason": grade.reason,
-                "seconds": round(grade.seconds, 6),
-            }
-            if "tests" in response.query.fields:
-                added |= {"message": grade.message, "first_failing": grade.first_failing}
-            if grade.step_rewards is not None:
-                added["process_reward"] = grade.process_reward
-                added["step_rewards"] = grade.step_rewards
-            given = json.loads(response.record.line)
-            file.write(json.dumps({**given, **added}) + "\n")
-    os.replace(temporary, target)
+    try:
+        file = open(temporary, "w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output={target} cannot be written: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _with_grade(response: tasks.Response, grade: rewards.Grade) -> str:
+    """The line as it was given, and behind its fields the grade."""
+    added = {
+        "correct": grade.correct,
+        "answer": grade.answer,
+        "reason": grade.reason,
+        "seconds": round(grade.seconds, 6),
+    }
+    if "tests" in response.query.fields:
+        added |= {"message": grade.message, "first_failing": grade.first_failing}
+    if grade.step_rewards is not None:
+        added |= {"process_reward": grade.process_reward, "step_rewards": grade.step_rewards}
+    given = json.loads(response.record.line)
+    if given.keys() & added.keys():
+        return json.dumps({**given, **added})
+    # Not decoded and encoded again, which would change how numbers are written.
+    return response.record.line.strip().removesuffix("}") + ", " + json.dumps(added)[1:]
 
 
 if __name__ == "__main__":

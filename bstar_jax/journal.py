@@ -338,3 +338,14 @@ class _WandB:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def write_json(path: pathlib.Path, value: object, *, indent: int | None = None) -> None:
+    """Writes a JSON file whole or not at all: a temporary name, then a rename.
+
+    Raises:
+      ValueError: If there is a NaN or an infinity in it, which JSON has not.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, allow_nan=False, indent=indent) + "\n")
+    os.replace(temporary, path)

@@ -31,9 +31,9 @@ def get_config(variant="bstar"):
 
 
 def bstar():
-    """B-STaR with the temperature chosen from the paper's grid, the threshold fixed.
+    """B-STaR with temperature and threshold chosen; the label alone is rewarded.
 
-    The threshold keeps whatever names an option: a model that names none would end the run.
+    The lower threshold keeps whatever names an option: a random model rarely names the right one.
     """
     return Config(
         task=TaskConfig(name="arc"),

@@ -6,7 +6,7 @@ The file is GSM8K's own `train.jsonl`, or a folder that also holds `test.jsonl`,
 held out. A sentencepiece tokenizer is trained from the training text.
 
 Hardware: 2 CPU cores.
-Time: 14 to 15 minutes on one core.
+Time: 15 minutes on one core.
 Result: Pass@1 0.000 after warm-up, 0.008 after two iterations (32 queries, 8 responses). A model
 of 1M parameters that has read 1,600 solutions solves next to nothing; the point is that every
 phase runs.
@@ -22,6 +22,7 @@ from bstar_jax.config import (
     LoopConfig,
     ModelConfig,
     MonitorConfig,
+    PrmConfig,
     SftConfig,
     TaskConfig,
 )
@@ -64,4 +65,14 @@ def sft():
     return dataclasses.replace(bstar(), loop=LoopConfig(iterations=0))
 
 
-VARIANTS = {"bstar": bstar, "sft": sft}
+def prm():
+    """A process reward learnt from continuations; its weight is chosen too, and may be 0."""
+    settings = bstar()
+    return dataclasses.replace(
+        settings,
+        prm=PrmConfig(enabled=True, queries=64, continuations=4, steps=50, batch=16),
+        calibrate=dataclasses.replace(settings.calibrate, process_weights=(0.0, 0.5)),
+    )
+
+
+VARIANTS = {"bstar": bstar, "sft": sft, "prm": prm}

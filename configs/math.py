@@ -22,6 +22,7 @@ from bstar_jax.config import (
     LoopConfig,
     ModelConfig,
     MonitorConfig,
+    PrmConfig,
     SftConfig,
     TaskConfig,
 )
@@ -58,4 +59,14 @@ def no_sft():
     return dataclasses.replace(bstar(), sft=SftConfig(steps=0, warmup_steps=0, examples=0))
 
 
-VARIANTS = {"bstar": bstar, "no_sft": no_sft}
+def prm():
+    """A process reward learnt from continuations; its weight is chosen too, and may be 0."""
+    settings = bstar()
+    return dataclasses.replace(
+        settings,
+        prm=PrmConfig(enabled=True, queries=64, continuations=4, steps=50, batch=16),
+        calibrate=dataclasses.replace(settings.calibrate, process_weights=(0.0, 0.5)),
+    )
+
+
+VARIANTS = {"bstar": bstar, "no_sft": no_sft, "prm": prm}

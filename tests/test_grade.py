@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -15,24 +16,18 @@ def grade(folder, lines, *flags):
     """(exit code, graded lines, standard output, standard error)."""
     source, target = folder / "in.jsonl", folder / "out.jsonl"
     source.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "bstar_jax.grade",
-            f"--input={source}",
-            f"--output={target}",
-            *flags,
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    code, out, err = run(source, target, *flags)
     graded = (
         [json.loads(line) for line in target.read_text().splitlines()] if target.exists() else []
     )
-    return done.returncode, graded, done.stdout, done.stderr
+    return code, graded, out, err
+
+
+def run(source, target, *flags):
+    """(exit code, standard output, standard error) of the door."""
+    door = [sys.executable, "-m", "bstar_jax.grade", f"--input={source}", f"--output={target}"]
+    done = subprocess.run([*door, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_stories(tmp_path):
@@ -75,6 +70,34 @@ def test_mathematics_goes_to_workers(tmp_path):
     assert [line["reason"] for line in graded] == ["correct", "correct", "wrong", "unparseable"]
 
 
+def test_programs_are_run(tmp_path):
+    if shutil.which("bwrap") is None:
+        pytest.skip("needs bubblewrap: apt-get install bubblewrap")
+    problem = {
+        "task_id": 1, "text": "Double.", "code": "def double(x):\n    return 2 * x",
+        "test_list": ["assert double(2) == 4", "assert double(3) == 6"], "test_setup_code": "",
+    }  # fmt: skip
+    bodies = ["return x + x", "return 4", "raise ValueError('no')"]
+    lines = [{**problem, "response": f"def double(x):\n    {body}"} for body in bodies]
+    lines.append({**problem, "response": " "})
+    code, graded, _, err = grade(tmp_path, lines, "--task=mbpp")
+    assert code == 0, err
+    assert [line["reason"] for line in graded] == ["correct", "wrong", "error", "unparseable"]
+    assert [line["first_failing"] for line in graded] == [None, 1, 0, None]
+    assert graded[0]["message"] == "" and "assert double(3) == 6" in graded[1]["message"]
+    assert "ValueError: no" in graded[2]["message"]
+
+
+def test_what_a_line_held_is_kept_as_it_was_written(tmp_path):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    given = f'"question": "{STORY}", "response": "# 9", "mine": [1.50, 1e2, {"9" * 5000}]'
+    source.write_text("{" + given + " }\n")
+    code, *_, err = run(source, target, "--task=arithmetic")
+    assert code == 0, err
+    line = target.read_text()
+    assert line.startswith("{" + given) and '"correct": true' in line
+
+
 @pytest.mark.parametrize(
     ("lines", "flags", "message"),
     [
@@ -94,6 +117,11 @@ def test_mathematics_goes_to_workers(tmp_path):
             ["--task=math"],
             "1 of 1 reference answers cannot be read as mathematics",
         ),
+        (
+            [{"text": "?", "code": "x", "test_list": ["assert ("], "response": "x"}],
+            ["--task=mbpp"],
+            "the tests of 1 of 1 queries are broken",
+        ),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_error(tmp_path, lines, flags, message):
@@ -104,9 +132,10 @@ def test_bad_input_is_one_clear_error(tmp_path, lines, flags, message):
 
 def test_the_output_never_overwrites_the_input(tmp_path):
     source = tmp_path / "in.jsonl"
-    done = subprocess.run(
-        [sys.executable, "-m", "bstar_jax.grade", "--task=arithmetic", f"--input={source}",
-         f"--output={source}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 2 and "give the output another name" in done.stderr
+    code, _, err = run(source, source, "--task=arithmetic")
+    assert code == 2 and "give the output another name" in err
+
+
+def test_a_folder_as_output_is_refused_before_grading(tmp_path):
+    code, _, err = run(tmp_path / "in.jsonl", tmp_path, "--task=arithmetic")
+    assert code == 2 and "is a folder; name a file in it" in err

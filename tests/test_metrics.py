@@ -296,3 +296,26 @@ def test_estimators_refuse_what_they_cannot_estimate():
         metrics.reward_at_k_s(np.zeros((2, 4)), ones, 5, 1)
     with pytest.raises(ValueError, match="k=5 responses"):
         metrics.majority_at_k(np.zeros((2, 4), int), ones, 5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30))
+def test_auc_counts_pairs(rows):
+    positives = [score for score, is_positive in rows if is_positive]
+    negatives = [score for score, is_positive in rows if not is_positive]
+    found = metrics.auc([score for score, _ in rows], [is_positive for _, is_positive in rows])
+    if not positives or not negatives:
+        assert found is None
+        return
+    pairs = [(one > two) + (one == two) / 2 for one in positives for two in negatives]
+    assert found == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_auc_of_the_docstring():
+    assert metrics.auc([0.1, 0.4, 0.4, 0.8], [False, False, True, True]) == 0.875
+
+
+def test_calibration_has_a_bin_for_every_tenth():
+    bins = metrics.calibration([0.0, 0.05, 0.1, 0.95, 1.0], [0, 1, 0.5, 1, 1])
+    assert [each["count"] for each in bins] == [2, 1, 2]
+    assert [each["predicted"] for each in bins] == pytest.approx([0.025, 0.1, 0.975])
+    assert [each["observed"] for each in bins] == [0.5, 0.5, 1.0]

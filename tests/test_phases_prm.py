@@ -9,6 +9,7 @@ import pytest
 
 from bstar_jax.config import Preempted, PrmConfig, SftConfig, UserError
 from bstar_jax.phases import prm, train
+from bstar_jax.phases.data import check_inputs
 from bstar_jax.phases.monitor import evaluate, monitor
 from bstar_jax.records import Rollouts
 from bstar_jax.training.batches import order
@@ -18,7 +19,8 @@ LEARNT = dataclasses.replace(
     CONFIG,
     sft=SftConfig(steps=0, warmup_steps=0, examples=64),
     prm=PrmConfig(
-        enabled=True, queries=16, responses=2, continuations=3, heldout=0.25, steps=8, batch=8,
+        enabled=True, queries=16, responses=2, completer_steps=4, continuations=3, heldout=0.25,
+        steps=8, batch=8,
         warmup_steps=0, score_batch=32,
     ),
 )  # fmt: skip
@@ -154,7 +156,70 @@ def test_too_few_queries_are_refused(learnt):
         settings = dataclasses.replace(LEARNT.prm, queries=1000)
         run = dataclasses.replace(run, config=dataclasses.replace(LEARNT, prm=settings))
         with pytest.raises(UserError, match="prm.queries is 1000, but the train split has 64"):
-            prm.queries_of(run)
+            check_inputs(run)
+
+
+def test_nothing_to_learn_from_or_to_judge_by_is_refused(learnt):
+    with opened(learnt, LEARNT) as run:
+        rows = Rollouts.read(run.path(0, "prm.parquet"))
+        heldout = {query.query_id for query in prm.queries_of(run)[:4]}
+        alone = rows.filter([query_id in heldout for query_id in rows.column("query_id")])
+        with pytest.raises(UserError, match="0 are there to learn from"):
+            prm.split(run, alone)
+
+
+def test_responses_of_one_step_need_no_continuation(learnt, tmp_path, monkeypatch):
+    with opened(learnt, LEARNT) as run:
+        rows = Rollouts.read(run.path(0, "prm.parquet"))
+    answers = rows.with_columns(response=["# 1"] * len(rows))
+    calls = []
+
+    def sampled(run, params, queries, draws, keys, *, name="", **_):
+        calls.append(len(queries))
+        return answers if not name else Rollouts.concatenate([])
+
+    monkeypatch.setattr(prm, "sample", sampled)
+    with opened(tmp_path, LEARNT) as run:
+        prm.learn_process_rewards(run, train.warm_up(run))
+        stored = Rollouts.read(run.path(0, "prm.parquet"))
+    assert calls == [16, 0]
+    assert {len(rewards) for rewards in stored.column("step_rewards")} == {1}
+
+
+def test_the_last_row_says_how_long_each_part_took(learnt):
+    with opened(learnt, LEARNT) as run:
+        row = run.log.last(0, "prm")
+    names = ("completer", "sample", "grade", "train", "judge")
+    parts = [row[f"{name}_seconds"] for name in names]
+    assert all(seconds > 0 for seconds in parts)
+    assert row["wall_seconds"] == pytest.approx(sum(parts))
+
+
+def test_judgement_of_a_model_that_is_always_right(learnt, monkeypatch):
+    """The exact check in the model's place tells all good responses from all bad ones."""
+    with opened(learnt, LEARNT) as run:
+        query = prm.queries_of(run)[0]
+        texts = [query.solution, query.solution.replace("=", "+"), f"# {query.reference}"]
+        rows = Rollouts.from_columns(
+            {
+                "query_id": [query.query_id] * 3,
+                "prompt": [query.prompt] * 3,
+                "response": texts,
+                "finish_reason": ["stop"] * 3,
+                "correct": [True, True, True],
+                "step_rewards": [[1.0], [-1.0], [0.5]],
+            }
+        )
+        perfect = dataclasses.make_dataclass("Perfect", [])()
+        perfect.grade = run.grader.grade_rollouts
+        monkeypatch.setitem(run.__dict__, "process_model", perfect)
+        figures = prm.judge(run, rows)
+        assert (figures["exact_auc"], figures["exact_auc_correct"]) == (1.0, 1.0)
+        assert figures["answer_auc"] is None  # no wrong answer among these
+        perfect.grade = lambda rows: run.grader.grade_rollouts(rows).with_columns(
+            process_reward=[0.0, 1.0, -1.0]
+        )
+        assert prm.judge(run, rows)["exact_auc"] == 0.5
 
 
 def test_a_run_without_one_has_none(tmp_path):

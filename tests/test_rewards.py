@@ -66,6 +66,24 @@ def test_a_cut_response_is_read_up_to_its_last_whole_line():
 
 
 @pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        (r"\boxed{18}", "18"),
+        (r"$$ 18 $$", "18"),
+        (r"\( \frac{54}{3} \)", "18"),
+        (r"18 \text{ units}", "18"),
+        ("10{,}080", "10080"),
+        (r"$y = 18.50$", "37/2"),
+        ("7, 8", None),
+        (r"\sqrt{4}", None),
+        (r"18^{2}", None),
+    ],
+)
+def test_a_number_may_be_written_in_latex(written, answer):
+    assert stated_answer("number", "####", f"so\n#### {written}", "stop") == answer
+
+
+@pytest.mark.parametrize(
     ("response", "answer", "reason"),
     [
         ("3+4=7\n#### 7", "7", "correct"),

@@ -142,8 +142,10 @@ def test_labels_without_options_are_an_error():
 @pytest.mark.parametrize(
     "piece", ["final ", "the answer is ", "A\n", "\\boxed{", "_", "(B) ", "\0", "\ud800"]
 )
-def test_long_texts_are_read_in_time(piece):
-    assert read(piece * (10**6 // len(piece)), LABELS, OPTIONS) in (None, "A")
+def test_long_texts_are_read(piece):
+    """What takes more than time in proportion to a text would not end here."""
+    chosen = read(piece * (10**6 // len(piece)), LABELS, OPTIONS)
+    assert chosen == ("A" if piece == "A\n" else None)
 
 
 def test_published_labels_go_through_twelve_phrasings():

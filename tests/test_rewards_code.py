@@ -11,9 +11,10 @@ import time
 import pytest
 
 from bstar_jax.config import UserError
+from bstar_jax.rewards import code
 from bstar_jax.rewards.code import Grader
 from bstar_jax.rewards.inside.judge import same_result
-from bstar_jax.rewards.sandbox import Limits
+from bstar_jax.rewards.sandbox import Broken, Limits, Sandbox
 
 LIMITS = Limits(cpu_seconds=1, wall_seconds=30.0, memory_bytes=300 << 20)
 DOUBLE = {
@@ -347,9 +348,10 @@ def test_equal_programs_get_equal_verdicts(grader):
     assert len({v.message for v in grader.grade_many([(tests, program)] * 6)}) == 1
 
 
+@pytest.mark.usefixtures("grader")
 def test_one_that_waited_too_long_is_tried_again_alone():
     tests = {"kind": "stdio", "inputs": [""], "outputs": ["1"]}
-    program = "import time\ntime.sleep(1.2)\nprint(1)"
+    program = "import time\nend = time.time() + 1.2\nwhile time.time() < end: pass\nprint(1)"
     with Grader(Limits(wall_seconds=0.8), workers=2) as grader:
         assert [v.reason for v in grader.grade_many([(tests, program)] * 2)] == ["correct"] * 2
         (verdict,) = grader.grade_many([(tests, program)], retry=False)
@@ -358,6 +360,30 @@ def test_one_that_waited_too_long_is_tried_again_alone():
         )
     with Grader(Limits(total_seconds=0.8), workers=2) as grader:
         assert "total_seconds" in grader.grade(tests, program).message
+
+
+@pytest.mark.usefixtures("grader")
+def test_one_that_only_sleeps_is_not_tried_again():
+    tests = {"kind": "stdio", "inputs": [""], "outputs": ["1"]}
+    with Grader(Limits(wall_seconds=2.0), workers=2) as grader:
+        verdicts = grader.grade_many([(tests, "import time\ntime.sleep(3)\nprint(1)")] * 2)
+    assert ["than 2 s of wall time" in verdict.message for verdict in verdicts] == [True, True]
+
+
+@pytest.mark.usefixtures("grader")
+def test_a_sandbox_that_does_not_start_at_once_gets_another_try(monkeypatch):
+    made = []
+
+    def flaky(*arguments, **options):
+        made.append(1)
+        if len(made) < 3:
+            raise Broken("no memory")
+        return Sandbox(*arguments, **options)
+
+    monkeypatch.setattr(code, "Sandbox", flaky)
+    with Grader(workers=1) as grader:
+        assert grader.grade(CALLS, "def double(x):\n    return 2 * x").passed
+    assert len(made) == 3
 
 
 def test_a_grader_closes_cleanly(grader):

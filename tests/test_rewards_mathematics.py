@@ -41,6 +41,7 @@ EQUAL_AT_ONCE = r"""
     (3,4] ~ \left(3, 4\right] ~ (3.0,4]
     (2,\infty) ~ x>2 ~ 2 < x ~ x \in (2,\infty) ~ (2, +\infty)
     1<x\le 3 ~ (1,3] ~ 3 \ge x > 1 ~ x\in(1,3]
+    1<x<2 ~ (1,2) ~ x\in(1,2) ~ 2 > x > 1
     (3,\infty)\cup(-\infty,2) ~ (-\infty,2)\cup(3,\infty)
     \begin{pmatrix}\frac{2}{4}\\1\end{pmatrix} ~ \begin{bmatrix}.5\\1.0\end{bmatrix}
     \text{Evelyn} ~ Evelyn ~ \text{evelyn } ~ \textbf{Evelyn}. ~ The answer is Evelyn.
@@ -100,7 +101,7 @@ EQUAL_BY_ALGEBRA = r"""
 """
 
 NOT_EQUAL = r"""
-    (1,2) ~ (2,1) ~ \{1,2\} ~ [1,2] ~ (1,2] ~ [1,2) ~ 1<x<2 ~ 12 ~ \begin{pmatrix}1\\2\end{pmatrix}
+    (1,2) ~ (2,1) ~ \{1,2\} ~ [1,2] ~ (1,2] ~ [1,2) ~ 12 ~ \begin{pmatrix}1\\2\end{pmatrix}
     (1,2),(3,4) ~ (1,3),(2,4) ~ (3,2),(1,4) ~ (1,2)
     5 ~ -5 ~ 50 ~ 0.5 ~ 5x ~ 5m ~ 5! ~ 5i ~ 5^2 ~ 5, 6 ~ (5,6) ~ 5_7 ~ \sqrt5 ~ x=6 ~ x=-5 ~ \text{five}
     1/3 ~ 0.333333 ~ 0.3333333333333333 ~ -1/3 ~ 3 ~ 1/30 ~ 0.3
@@ -150,12 +151,11 @@ NOT_EQUAL = r"""
 """  # noqa: E501
 
 
+MATRIX = "\\begin{pmatrix}\n1 \\\\\n2\n\\end{pmatrix}"
+
+
 def table(text):
     return [line.strip().split(" ~ ") for line in text.strip().split("\n")]
-
-
-def rows(text, ordered=itertools.permutations):
-    return [pair for line in table(text) for pair in ordered(line, 2)]
 
 
 @pytest.mark.parametrize("answers", table(EQUAL_AT_ONCE), ids=lambda answers: answers[0])
@@ -180,14 +180,12 @@ def test_the_first_differs_from_the_others(answers):
             assert canonical(answer) != canonical(reference)
 
 
-def test_answers_of_different_rows_differ():
+def test_canonical_texts_of_different_rows_are_equal_only_where_the_answers_are():
     firsts = [line[0] for text in (EQUAL_AT_ONCE, EQUAL_BY_ALGEBRA) for line in table(text)]
-    seen = {}
-    for text in firsts:
-        seen.setdefault(canonical(text), text)
-    pairs = itertools.combinations(seen.values(), 2)
-    equal = [pair for pair in pairs if quick(*pair)]
-    assert not equal
+    pairs = list(itertools.combinations(firsts, 2))
+    alike = [pair for pair in pairs if canonical(pair[0]) == canonical(pair[1])]
+    assert len(alike) < len(pairs) / 50
+    assert all(quick(*pair) is True for pair in alike)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +248,11 @@ def test_a_reference_that_cannot_be_read_is_an_error():
         (r"$\boxed{ \left\{ 1 \right\} }$", r"\left\{ 1 \right\}"),
         (r"\boxed{\boxed{5}}", "5"),
         (r"\boxed{4} but \boxed{\frac{1}{2}", None),
-        ("# Answer\n\\begin{pmatrix}\n1 \\\\\n2\n\\end{pmatrix}\nor so", "matrix"),
+        (f"# Answer\n{MATRIX}\nor so", MATRIX),
+        ("# Answer\n\n$$\n\\frac12\n$$\nso", r"\frac12"),
+        ("# Answer\n\\[\nx+1\n\\]", "x+1"),
+        ("# Answer\n\nThe final answer is:\n\\boxed{5}\n6", "5"),
+        ("# Answer\n" + "\n" * 10**5 + "\\[" * 10**5, None),
         ("# Answer\n", None),
         (r"\boxed{4}" + "\n# Answer", None),
         ("5", None),
@@ -259,8 +261,6 @@ def test_a_reference_that_cannot_be_read_is_an_error():
     ],
 )
 def test_where_the_answer_of_a_response_is(response, answer):
-    if answer == "matrix":
-        answer = "\\begin{pmatrix}\n1 \\\\\n2\n\\end{pmatrix}"
     assert read(response, MARKER) == answer
 
 
@@ -367,10 +367,8 @@ def test_a_grader_grades_in_order_and_says_why():
     ]
     with Grader(workers=2, limit_seconds=0.7) as grader:
         grades = grader.grade(pairs)
-        assert grader.unreadable(["5", "x'", r"\frac{x}{2}", "", "x'", r"\text{east}"]) == [
-            "x'",
-            "",
-        ]
+        references = ["5", "x'", r"\frac{x}{2}", "", "x'", r"\text{east}"]
+        assert grader.unreadable(references) == {"x'": "error", "": "error"}
     assert [grade.reason for grade in grades] == [
         "correct", "correct", "wrong", "unparseable", "unparseable", "timeout", "wrong", "error",
         "unparseable", "correct",
@@ -392,6 +390,8 @@ def test_a_grader_grades_in_order_and_says_why():
         "\ud800 5",
         "%" * 1999,
         r"\sqrt" * 300,
+        r"1" + r"\cdot10^{999}" * 9,
+        "5 " + "a-" * 900,
         "٣",
     ],
 )
@@ -423,7 +423,7 @@ def test_published_references_equal_themselves_and_not_their_neighbours(name, fi
     pairs = [(f"${answer}$", answer) for answer in answers]
     neighbours = list(zip(answers, answers[1:] + answers[:1], strict=True))
     with Grader(workers=2, limit_seconds=20.0) as grader:
-        assert grader.unreadable(answers) == []
+        assert grader.unreadable(answers) == {}
         assert {grade.reason for grade in grader.grade(pairs)} == {"correct"}
         grades = grader.grade(neighbours)
     for (answer, other), grade in zip(neighbours, grades, strict=True):

@@ -70,6 +70,7 @@ def test_the_prelude_compiles_and_imports_what_is_named():
         ("1e-9", "0.0", True), ("1E3", "1000.0", True), ("1000", "1000.0", True),
         ("nan", "0.5", False), ("1e999", "0.5", False), ("5", "1e999", False),
         ("Yes", "YES", False), ("case 1: 0.50000001", "case 1: 0.5", True), ("-0.0", "0.0", True),
+        ("1" * 10**5 + "x", "5", False), ("1." * 10**5, "5", False), ("+." * 10**5, "0.5", False),
         ("1_0", "10.0", False), ("12345678901234567890", "12345678901234567891", False),
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bstar_jax.config import UserError
-from bstar_jax.rewards import bubblewrap, syscalls, trial
+from bstar_jax.rewards import bubblewrap, sandbox, syscalls, trial
 from bstar_jax.rewards.code import Grader
 from bstar_jax.rewards.inside import wire
 from bstar_jax.rewards.sandbox import Broken, Limits, Sandbox, TimedOut
@@ -46,7 +46,7 @@ def bwrap():
 
 def filled(program, secret, port):
     values = {
-        "@SECRET@": str(secret), "@PROJECT@": str(ROOT / "bstar_jax" / "config.py"),
+        "@SECRET@": str(secret), "@PROJECT@": sandbox.__file__,
         "@PORT@": str(port), "@PID@": str(os.getpid()),
     }  # fmt: skip
     for name, value in values.items():
@@ -148,6 +148,8 @@ HONEST = {
             return 0 if n == 0 else 1 + depth(n - 1)
         threading.Thread(target=lambda: print(depth(int(input())))).start()
     """,
+    "its standard output closed": "import sys\nprint(input())\nsys.stdout.close()",
+    "another standard output": "import sys\nprint(input())\nsys.stdout = None",
     "files of its own": """
         import tempfile
         with tempfile.NamedTemporaryFile('w+') as file:

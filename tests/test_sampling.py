@@ -208,6 +208,19 @@ def test_a_begun_response_is_continued_as_it_would_have_gone_on(queries):
     assert continued.column("prompt") == [query.prompt for query in queries]
 
 
+def test_a_stop_string_may_begin_in_the_prefix(queries):
+    (greedy,) = draws = (Draw(0.0, 0, 1),)
+    whole = run(queries, draws=draws)
+    pairs = zip(queries, whole.column("response"), strict=True)
+    query, words = next((query, text.split()) for query, text in pairs if len(text.split()) > 4)
+    stops = (f"{words[1][-1]} {words[2]}",)
+    begun = dataclasses.replace(query, prefix=" ".join(words[:2]))
+    settings = dataclasses.replace(SETTINGS, stop=stops)
+    continued = run([begun], draws=(greedy,), settings=settings)
+    assert continued.column("response") == [cut(" ".join(words), stops)]
+    assert continued.column("num_tokens") == [1] and continued.column("finish_reason") == ["stop"]
+
+
 def test_a_prefix_that_leaves_no_token_is_refused(queries):
     full = dataclasses.replace(queries[0], prefix=" ".join(["8"] * SETTINGS.max_tokens))
     with pytest.raises(UserError, match="has 12 tokens, but a response has generate.max_tokens=12"):

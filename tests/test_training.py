@@ -13,14 +13,16 @@ from bstar_jax.training import optimizer
 from bstar_jax.training.batches import (
     Batch,
     Example,
+    StepExample,
     TooLong,
     cut_padding,
     encode,
+    encode_steps,
     explain,
     order,
 )
 from bstar_jax.training.fit import fit, train_step
-from bstar_jax.training.losses import cross_entropy, response_loss
+from bstar_jax.training.losses import binary_cross_entropy, cross_entropy, response_loss
 from bstar_jax.training.optimizer import Schedule, TrainState
 from tests import builders
 
@@ -379,3 +381,46 @@ def test_training_learns():
         mesh=builders.mesh(), first=0, steps=60, every=60,
     )  # fmt: skip
     assert last.loss < 0.3 * before
+
+
+# What a process model learns from.
+
+
+def test_every_token_of_a_step_has_the_steps_label():
+    words = builders.WORDS
+    text = "8 - 3 = 5 . 5 + 4 = 9 . # 9"
+    examples = [
+        StepExample("Ann has 3", text, (11, 23, 27), (0.25, 0.5, 1.0), "a"),
+        StepExample("Ann", "# 9", (3,), (0.0,), "b"),
+        StepExample("Ann", text * 2, (54,), (0.0,), "c"),
+    ]
+    data, too_long = encode_steps(words, examples, max_prompt_tokens=4, max_tokens=16)
+    assert [each.source for each in too_long] == ["c"]
+    rows = data.rows
+    prompt, drawn = words.encode("Ann has 3"), words.encode(text)
+    assert (len(prompt), len(drawn)) == (3, 14)
+    np.testing.assert_array_equal(rows.tokens_BL[0], [*prompt, *drawn, *[words.pad_id] * 3])
+    np.testing.assert_array_equal(
+        rows.labels_BL[0], [0.0] * 3 + [0.25] * 6 + [0.5] * 6 + [1.0] * 2 + [0.0] * 3
+    )
+    np.testing.assert_array_equal(rows.weights_BL[0], [0] * 3 + [1] * 14 + [0] * 3)
+    np.testing.assert_array_equal(rows.segments_BL[0], [1] * 17 + [0] * 3)
+    np.testing.assert_array_equal(rows.weights_BL[1], [0] + [1] * 2 + [0] * 17)
+    assert not rows.labels_BL[1].any()
+
+
+def test_binary_cross_entropy():
+    rng = np.random.default_rng(0)
+    shape = (3, 5)
+    values_BL, labels_BL = rng.normal(0, 3, shape), rng.random(shape)
+    weights_BL = rng.integers(0, 2, shape).astype(float)
+    weights_BL[0, 0] = 1
+    p = 1 / (1 + np.exp(-values_BL))
+    surprise = -(labels_BL * np.log(p) + (1 - labels_BL) * np.log(1 - p))
+    wide = [jnp.asarray(array, jnp.float32) for array in (values_BL, labels_BL, weights_BL)]
+    expected = (surprise * weights_BL).sum() / weights_BL.sum()
+    assert float(binary_cross_entropy(*wide)) == pytest.approx(expected, rel=1e-5)
+    zero = binary_cross_entropy(jnp.zeros(shape), *wide[1:])
+    assert float(zero) == pytest.approx(np.log(2), rel=1e-6)
+    huge = binary_cross_entropy(jnp.full(shape, 1e4), jnp.ones(shape), jnp.ones(shape))
+    assert float(huge) == 0.0

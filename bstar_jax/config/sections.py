@@ -13,7 +13,10 @@ class FieldNames(Checked):
 
     prefix = "task.fields."
 
-    id: str = setting("", "unique id of the query; '' uses <split>/<record number>")
+    id: str = setting(
+        "",
+        "unique id; '' takes unique_id, task_id or id, else <split>/<record>",
+    )
     question: str = setting("question", "text of the question")
     answer: str = setting("answer", "reference answer")
     solution: str = setting("", "human solution, of code a program; '' where there is none")
@@ -154,6 +157,11 @@ class PrmConfig(Checked):
     enabled: bool = setting(False, "solution steps are scored by a model that learns to")
     queries: int = setting(1024, "train queries whose responses are labelled", low=2)
     responses: int = setting(4, "labelled responses a query", low=1)
+    completer_steps: int = setting(
+        0,
+        "further steps on human solutions of the model that continues; 0 takes it as it is",
+        low=0,
+    )
     continuations: int = setting(8, "n, drawn from the end of every step", low=1)
     temperature: float = setting(1.0, "of responses and continuations", above=0, high=10)
     labels: str = setting(
@@ -295,6 +303,11 @@ class ImproveConfig(Checked):
     optimizer_from: str = setting("last", "optimizer state", choices=("last", "fresh"))
     data: str = setting("iteration", "what is trained on", choices=("iteration", "accumulated"))
     reference_share: float = setting(0.0, "share of human solutions in a batch", low=0, high=1)
+
+    @property
+    def reference_rows(self) -> int:
+        """Rows of a batch that are human solutions."""
+        return round(self.reference_share * self.batch)
 
 
 @dataclasses.dataclass(frozen=True)

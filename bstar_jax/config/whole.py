@@ -104,10 +104,20 @@ def _check_training(config):
         )
     if config.sft.steps and config.sft.examples == 0:
         raise UserError("sft.steps is set but sft.examples is 0; set sft.steps=0 to skip warm-up")
+    if config.prm.completer_steps and config.sft.examples == 0:
+        raise UserError(
+            f"prm.completer_steps is {config.prm.completer_steps}, but sft.examples is 0; it is "
+            "taught on those human solutions: raise sft.examples"
+        )
     if config.improve.reference_share and config.sft.examples == 0:
         raise UserError(
             f"improve.reference_share is {config.improve.reference_share}, but sft.examples is 0; "
             "it is a share of those human solutions: raise sft.examples"
+        )
+    if config.improve.reference_share and not config.improve.reference_rows:
+        raise UserError(
+            f"improve.reference_share is {config.improve.reference_share} of improve.batch="
+            f"{config.improve.batch}, which is no whole row; raise one of them"
         )
     for name in ("sft", "prm", "improve"):
         section = getattr(config, name)

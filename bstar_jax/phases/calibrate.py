@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 
 import jax
 import numpy as np
 
 from bstar_jax import balance
 from bstar_jax.balance import Choice, Grid, Surface
+from bstar_jax.journal import write_json
 from bstar_jax.phases import pools
 from bstar_jax.phases.run import Run
 from bstar_jax.phases.sampled import discard_units, sample
@@ -42,7 +42,7 @@ def calibrate(run: Run, iteration: int, params: dict) -> Choice:
         surface = score(run, iteration, rollouts)
         if not rows.exists():
             _at_choice(run, rollouts, surface).write(rows)
-        _write_json(file, surface.to_json())
+        write_json(file, surface.to_json())
     discard_units(run, iteration, "calibrate")
     stored = json.loads(file.read_text())["chosen"]
     choice = Choice(
@@ -119,9 +119,3 @@ def _log(run, iteration, choice: Choice, stored: dict, seconds) -> None:
         balance_low=stored.get("balance_low"),
         balance_high=stored.get("balance_high"),
     )
-
-
-def _write_json(path, value) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, allow_nan=False) + "\n")
-    os.replace(temporary, path)

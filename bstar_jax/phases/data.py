@@ -15,7 +15,7 @@ def check_inputs(run: Run) -> None:
 
     Raises:
       UserError: If a prompt is empty or too long, a human solution is missing or too long, or
-        there are fewer train queries than an iteration asks for.
+        there are fewer train queries than an iteration or the process model asks for.
     """
     config, splits = run.config, run.task.splits
     if config.loop.iterations and config.generate.queries > len(splits["train"]):
@@ -23,13 +23,18 @@ def check_inputs(run: Run) -> None:
             f"generate.queries is {config.generate.queries}, but the train split has "
             f"{len(splits['train'])}; lower it, or 0 takes all"
         )
+    if config.prm.enabled and config.prm.queries > len(splits["train"]):
+        raise UserError(
+            f"prm.queries is {config.prm.queries}, but the train split has "
+            f"{len(splits['train'])}; lower it"
+        )
     limit = config.generate.max_prompt_tokens
     for query in (*splits["train"], *splits["calibration"], *splits["heldout"]):
         check_prompt(query.query_id, encode_prompt(run.tokenizer, query.prompt), limit)
         if config.generate.rationalize and query.split == "train":
             hint = encode_prompt(run.tokenizer, run.task.hint(query))
             check_prompt(f"{query.query_id} with its hint", hint, limit)
-    if config.sft.steps or config.improve.reference_share:
+    if config.sft.steps or config.improve.reference_share or config.prm.completer_steps:
         human_data(run)
 
 

@@ -8,7 +8,7 @@ _SIZE, _MARGIN = 320, 48
 
 
 def calibration(bins: Sequence[Mapping[str, float]]) -> str:
-    """Predicted probability against observed share; a point's area is its count.
+    """Predicted probability against observed share; the larger its point, the more steps.
 
     Args:
       bins: As `metrics.calibration` gives them.

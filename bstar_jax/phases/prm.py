@@ -1,9 +1,10 @@
 """Warm-up of the process model: label solution steps by continuing them, learn, judge.
 
+completer    the warm-up model, taught further on the human solutions
 responses    the warm-up model answers some train queries
-labels       from the end of every step it goes on n times; the share that reaches the
-             reference answer is the step's label, that of the last step the answer's grade
-training     a copy of the warm-up model with a scalar head learns the labels
+labels       from the end of every step the completer goes on n times; the share that reaches
+             the reference answer is the step's label, that of the last step the answer's grade
+training     a copy of the completer with a scalar head learns the labels
 judgement    on queries that it has not seen: iterations/0000/prm.json and prm.svg
 """
 
@@ -13,7 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
+import time
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +22,21 @@ import numpy as np
 
 from bstar_jax import metrics
 from bstar_jax.config import UserError
+from bstar_jax.journal import write_json
 from bstar_jax.phases import plots
+from bstar_jax.phases.data import human_data
 from bstar_jax.phases.run import Run
 from bstar_jax.phases.sampled import discard_units, finish, sample
-from bstar_jax.phases.train import Learner, sampling_params, train
+from bstar_jax.phases.train import Learner, sampling_params, schedule_of, train
 from bstar_jax.records import Query, Rollouts
 from bstar_jax.rewards.process import step_ends, with_scalar_head
 from bstar_jax.sampling import Draw, Keys
 from bstar_jax.training.batches import Encoded, StepExample, encode_steps, explain, order
-from bstar_jax.training.losses import step_loss
+from bstar_jax.training.losses import response_loss, step_loss
+from bstar_jax.training.optimizer import Schedule
 
-_ORDER = 2  # beside (seed, iteration), apart from what else draws batches
+# Beside (seed, iteration): whatever else is drawn in an iteration has another number.
+_ORDER, _COMPLETER = 2, 3
 
 
 def learn_process_rewards(run: Run, params: dict) -> None:
@@ -48,54 +53,96 @@ def learn_process_rewards(run: Run, params: dict) -> None:
     if not run.config.prm.enabled:
         return
     if not file.exists():
-        labelled = _labelled(run, params)
-        _train(run, params, labelled)
-        _write_judgement(run, judge(run, split(run, labelled)[1]))
-    row = json.loads(file.read_text())
-    seconds = Rollouts.read(run.path(0, "prm.parquet")).seconds
-    figures = {name: value for name, value in row.items() if name != "calibration"}
+        better = completer(run, params)
+        learnt_from, judged_by = split(run, _labelled(run, params, better))
+        _train(run, better, learnt_from)
+        started = time.perf_counter()
+        figures = judge(run, judged_by)
+        _write_judgement(run, figures | {"judge_seconds": time.perf_counter() - started})
     # The rows before it are those of training.
     if "step_auc" not in (run.log.last(0, "prm") or {}):
-        run.log.append(
-            {"iteration": 0, "phase": "prm", "wall_seconds": sum(seconds.values())} | figures
+        run.log.append(_summary(run, json.loads(file.read_text())))
+
+
+def _summary(run: Run, figures: dict) -> dict:
+    """The last row of the phase: the figures, and the seconds that each part took."""
+    del figures["calibration"]
+    labelling = Rollouts.read(run.path(0, "prm.parquet")).seconds
+    seconds = {f"{part}_seconds": labelling[part] for part in ("sample", "grade")}
+    for part, phase in (("completer", "completer"), ("train", "prm")):
+        rows = (row for row in run.log.rows() if row["phase"] == phase)
+        seconds[f"{part}_seconds"] = sum(row["wall_seconds"] for row in rows)
+    seconds["judge_seconds"] = figures.pop("judge_seconds")
+    total = sum(seconds.values())
+    return {"iteration": 0, "phase": "prm", "wall_seconds": total, **figures, **seconds}
+
+
+def completer(run: Run, params: dict) -> dict:
+    """The parameters of the model that goes on from steps, on the storage map.
+
+    A weak model misses the answer from good steps too, so its continuations tell less. The
+    warm-up model itself may stay weak, which keeps it diverse.
+
+    Args:
+      run: The run.
+      params: The warm-up model's parameters.
+    """
+    settings, steps = run.config.sft, run.config.prm.completer_steps
+    if not steps:
+        return params
+    with contextlib.closing(run.completer_checkpoints()) as checkpoints:
+        if checkpoints.iterations():
+            return checkpoints.restore_params(0)
+        data = human_data(run)
+        batch_at = lambda step: data.take(  # noqa: E731
+            order(len(data), settings.batch, step, (run.config.seed, 0, _COMPLETER))
         )
+        rate = Schedule(settings.learning_rate, 0, steps, settings.final_rate)
+        learner = Learner(run.model, checkpoints, response_loss, steps, rate)
+        # A copy: what is trained is given up, and the warm-up model is still wanted.
+        start = jax.tree.map(jnp.copy, params)
+        trained = train(run, learner, 0, "completer", start, None, batch_at)
+        checkpoints.save_params(0, trained.params)
+        return trained.params
 
 
 # Labels.
 
 
 def queries_of(run: Run) -> list[Query]:
-    """The train queries whose responses are labelled, in an order of their own.
+    """The train queries whose responses are labelled, in an order of their own."""
+    train_queries = run.task.splits["train"]
+    rng = np.random.default_rng([3, run.config.seed, 0, _ORDER])
+    chosen = rng.permutation(len(train_queries))[: run.config.prm.queries]
+    return [train_queries[place] for place in chosen]
 
-    Raises:
-      UserError: If there are too few.
+
+def _labelled(run: Run, params: dict, better: dict) -> Rollouts:
+    """Responses with the label of every step as its reward, 2 label - 1.
+
+    Args:
+      run: The run.
+      params: The parameters that answer.
+      better: The parameters that go on from steps.
     """
-    train_queries, wanted = run.task.splits["train"], run.config.prm.queries
-    if len(train_queries) < wanted:
-        raise UserError(
-            f"prm.queries is {wanted}, but the train split has {len(train_queries)}; lower it"
-        )
-    chosen = np.random.default_rng([run.config.seed, _ORDER]).permutation(len(train_queries))
-    return [train_queries[place] for place in chosen[:wanted]]
-
-
-def _labelled(run: Run, params: dict) -> Rollouts:
-    """Responses with the label of every step as its reward, 2 label - 1."""
     file = run.path(0, "prm.parquet")
     if file.exists():
         discard_units(run, 0, "prm")
         return Rollouts.read(file)
-    settings, params = run.config.prm, sampling_params(run, params)
+    settings = run.config.prm
     keys = Keys(run.config.seed, 0, "prm")
     draw = Draw(settings.temperature, 0, settings.responses)
+    params = sampling_params(run, params)
     responses = sample(run, params, queries_of(run), [draw], keys, scored=False)
     steps = begun(run, responses)
     draw = dataclasses.replace(draw, responses=settings.continuations)
+    params = sampling_params(run, better)
     continued = sample(run, params, steps, [draw], keys, name="prm-continued", scored=False)
-    labelled = label(run, responses, continued).with_seconds(
-        sample=responses.seconds["sample"] + continued.seconds["sample"],
-        grade=responses.seconds["grade"] + continued.seconds["grade"],
-    )
+    seconds = {  # where every response is one step, there is nothing to continue
+        name: responses.seconds[name] + continued.seconds.get(name, 0.0)
+        for name in ("sample", "grade")
+    }
+    labelled = label(run, responses, continued).with_seconds(**seconds)
     finish(run, 0, "prm.parquet", labelled, "prm")
     return labelled
 
@@ -158,25 +205,36 @@ def _id_of(query_id: str, prefix: str) -> str:
 
 
 def split(run: Run, labelled: Rollouts) -> tuple[Rollouts, Rollouts]:
-    """The labelled responses to learn from, and those to be judged by: other queries."""
+    """The labelled responses to learn from, and those to be judged by: other queries.
+
+    Raises:
+      UserError: If there are none of one kind.
+    """
     queries = queries_of(run)
     count = max(round(run.config.prm.heldout * len(queries)), 1)
     heldout = {query.query_id for query in queries[:count]}
     is_heldout = [query_id in heldout for query_id in labelled.column("query_id")]
-    return labelled.filter([not each for each in is_heldout]), labelled.filter(is_heldout)
+    parts = labelled.filter([not each for each in is_heldout]), labelled.filter(is_heldout)
+    if not all(map(len, parts)):
+        raise UserError(
+            f"of {len(labelled)} responses with labelled steps {len(parts[0])} are there to learn "
+            f"from and {len(parts[1])} to judge by; raise prm.queries, see prm.heldout"
+        )
+    return parts
 
 
 def _train(run: Run, params: dict, labelled: Rollouts) -> None:
     with contextlib.closing(run.process_checkpoints(read_only=False)) as checkpoints:
         if checkpoints.iterations():
             return
-        data = encoded(run, split(run, labelled)[0])
-        # A copy: what is trained is given up, and the policy's parameters are still wanted.
+        data = encoded(run, labelled)
+        # A copy, as above.
         config, start = with_scalar_head(run.model, jax.tree.map(jnp.copy, params), run.mesh)
         batch_at = lambda step: data.take(  # noqa: E731
             order(len(data), run.config.prm.batch, step, (run.config.seed, 0, _ORDER))
         )
-        learner = Learner(config, checkpoints, step_loss)
+        schedule = schedule_of(run, "prm")
+        learner = Learner(config, checkpoints, step_loss, run.config.prm.steps, schedule)
         trained = train(run, learner, 0, "prm", start, None, batch_at)
         checkpoints.save_params(0, trained.params)
 
@@ -243,16 +301,15 @@ def judge(run: Run, labelled: Rollouts) -> dict:
     }
     if run.task.steps:
         exact = run.grader.grade_rollouts(labelled)
-        is_valid = np.array([reward == 1 for reward in exact.column("process_reward")])
-        is_correct = np.array(correct, bool)
-        figures["exact_auc"] = metrics.auc(reward, is_valid)
-        figures["exact_auc_correct"] = metrics.auc(reward[is_correct], is_valid[is_correct])
+        checks = exact.column("process_reward")
+        is_checked = np.array([check is not None for check in checks])
+        is_valid, is_correct = np.array([check == 1 for check in checks]), np.array(correct, bool)
+        for name, rows in (("", is_checked), ("_correct", is_checked & is_correct)):
+            figures[f"exact_auc{name}"] = metrics.auc(reward[rows], is_valid[rows])
     return {**figures, "calibration": metrics.calibration(probability, share)}
 
 
 def _write_judgement(run: Run, figures: dict) -> None:
     run.path(0, "prm.svg").write_text(plots.calibration(figures["calibration"]))
     file = run.path(0, "prm.json")
-    temporary = file.with_name("prm.json.tmp")
-    temporary.write_text(json.dumps(figures, allow_nan=False, indent=1) + "\n")
-    os.replace(temporary, file)
+    write_json(file, figures, indent=1)

@@ -30,7 +30,7 @@ from bstar_jax.config import (
     to_dict,
 )
 from bstar_jax.console import Console
-from bstar_jax.journal import MetricsLog, iteration_rows
+from bstar_jax.journal import MetricsLog, iteration_rows, write_json
 from bstar_jax.rewards import Grader, open_grader
 from bstar_jax.rewards.process import ProcessModel
 from bstar_jax.sampling import Sampler
@@ -108,6 +108,11 @@ class Run:
             return None
         config = dataclasses.replace(self.model, scalar_head=True)
         with contextlib.closing(self.process_checkpoints(read_only=True)) as checkpoints:
+            if not checkpoints.iterations():
+                raise UserError(
+                    f"{self.directory} has no process model yet: the command that started the run "
+                    "goes on to learn it"
+                )
             params = checkpoints.restore_params(0)
         return ProcessModel(
             config,
@@ -131,6 +136,10 @@ class Run:
         return Checkpoints(
             self.directory / "checkpoints" / "prm", config, self.mesh, read_only=read_only
         )
+
+    def completer_checkpoints(self) -> Checkpoints:
+        """The checkpoints of the model that continues steps, where it has training of its own."""
+        return Checkpoints(self.directory / "checkpoints" / "completer", self.model, self.mesh)
 
     def begin(self) -> None:
         """Puts config and tokenizer in the directory: from here on it holds this run."""
@@ -333,9 +342,7 @@ def _write_config(directory: pathlib.Path, config: Config) -> None:
             "devices": [str(device.device_kind) for device in jax.devices()],
             "revision": _revision(),
         }
-    temporary = directory / "config.json.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_json(path, record, indent=2)
 
 
 def _compare_versions(directory: pathlib.Path, console: Console) -> None:

@@ -32,16 +32,21 @@ class Learner:
       model: The model.
       checkpoints: Where its parameters and training state are kept.
       objective: What is made small.
+      steps: Optimizer steps of the phase.
+      schedule: The learning rate by the optimizer's own step count.
     """
 
     model: ModelConfig
     checkpoints: Checkpoints
     objective: Objective
+    steps: int
+    schedule: Schedule
 
 
-def policy(run: Run) -> Learner:
-    """The model that answers."""
-    return Learner(run.model, run.checkpoints, response_loss)
+def policy(run: Run, phase: str) -> Learner:
+    """The model that answers, in phase "sft" or "improve"."""
+    steps, schedule = getattr(run.config, phase).steps, schedule_of(run, phase)
+    return Learner(run.model, run.checkpoints, response_loss, steps, schedule)
 
 
 def warm_up(run: Run) -> dict:
@@ -58,7 +63,7 @@ def warm_up(run: Run) -> dict:
         take = lambda step: data.take(  # noqa: E731
             order(len(data), run.config.sft.batch, step, (run.config.seed, 0))
         )
-        params = train(run, policy(run), 0, "sft", params, None, take).params
+        params = train(run, policy(run, "sft"), 0, "sft", params, None, take).params
     run.checkpoints.save_params(0, params)
     return params
 
@@ -85,7 +90,7 @@ def improve(run: Run, iteration: int, last: TrainState, selected: Rollouts) -> T
     """
     settings = run.config.improve
     data = selected_data(run, iteration, selected)
-    human_rows = round(settings.reference_share * settings.batch)
+    human_rows = settings.reference_rows
     humans = human_data(run) if human_rows else None
 
     def batch_at(step: int) -> Batch:
@@ -101,7 +106,8 @@ def improve(run: Run, iteration: int, last: TrainState, selected: Rollouts) -> T
     if settings.init_from == "warmup":
         params = run.checkpoints.restore_params(0)
     moments = last.optimizer if settings.optimizer_from == "last" else None
-    state = train(run, policy(run), iteration, "improve", params, moments, batch_at)
+    learner = policy(run, "improve")
+    state = train(run, learner, iteration, "improve", params, moments, batch_at)
     run.checkpoints.save_params(iteration, state.params)
     return state
 
@@ -141,13 +147,13 @@ def train(
       run: The run.
       learner: What is trained.
       iteration: Of the phase.
-      phase: "sft", "prm" or "improve", which names the section of the config.
+      phase: What its rows in metrics.jsonl are called.
       params: Where training starts, on the storage map; given up.
       moments: The optimizer's state there; None for a fresh one.
       batch_at: The batch of a step, a function of the step alone.
     """
     state, first = _start(run, learner, iteration, params, moments)
-    steps = getattr(run.config, phase).steps
+    steps = learner.steps
     saved = time.monotonic()
 
     def due():
@@ -157,7 +163,7 @@ def train(
     reports = fit(
         learner.model,
         run.config.optimizer,
-        schedule_of(run, phase),
+        learner.schedule,
         state,
         batch_at,
         objective=learner.objective,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bstar_jax.tasks.answers import canonical_answer, read_answer
+from bstar_jax.rewards import readings
+from bstar_jax.tasks.answers import canonical_answer, read_answer, whole_lines
 
 
 def answers_equal(kind: str, answer: str, reference: str) -> bool:
@@ -26,17 +27,24 @@ def answers_equal(kind: str, answer: str, reference: str) -> bool:
 def stated_answer(kind: str, marker: str, response: str, finish_reason: str) -> str | None:
     """The answer that a response states, in its canonical form; None where none can be read.
 
-    The last line of a response that was cut by the length limit may be half written: 12 of
-    1234. So of such a response only whole lines are read.
+    A number may also be written as mathematics writes it: `$y = \\frac{54}{3}$` is 18.
 
     Args:
       kind: "number" or "text".
       marker: The text before the answer.
       response: The response.
-      finish_reason: "stop", or "length" where the length limit cut it.
+      finish_reason: "stop", or "length" where the length limit cut it; see `whole_lines`.
 
     Example: "#### 1,200 clips" -> "1200"; the same, cut -> None.
     """
-    if finish_reason == "length":
-        response = response[: response.rfind("\n") + 1]
-    return canonical_answer(kind, read_answer(response, marker))
+    text = read_answer(whole_lines(response, finish_reason), marker)
+    answer = canonical_answer(kind, text)
+    return _in_mathematics(text) if answer is None and text and kind == "number" else answer
+
+
+def _in_mathematics(text: str) -> str | None:
+    """The number that a text states in LaTeX, by its name or without, in its canonical form."""
+    reading = readings.read(text)
+    if reading is not None and reading.kind == "named":
+        (reading,) = reading.items
+    return str(reading.value) if reading is not None and reading.kind == "number" else None

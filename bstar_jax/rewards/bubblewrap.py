@@ -1,8 +1,8 @@
 """The command that shuts a process in: bubblewrap, with what may be seen and what is cut off.
 
 Inside are a Python interpreter at /python, the system's libraries, an empty home, a small /tmp
-that can be written, and nothing else: no /proc, no other program, no installed package. Every
-process, network, host name, shared memory and user namespace is the sandbox's own.
+that can be written, and nothing else: no /proc, no installed package, no program that could be
+started. Every process, network, host name, shared memory and user namespace is the sandbox's own.
 
 Root starts sandboxes as user 65534 ("nobody"): the kernel does not limit the number of threads of
 root. Bubblewrap sets up the files as root, whose Python may stand where nobody else can look, and

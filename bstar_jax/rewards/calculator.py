@@ -66,11 +66,11 @@ def is_true(equation: str) -> bool:
     if None in values:
         return False
     left, right = values
-    _, point, decimals = sides[1].strip().rstrip("%").partition(".")
+    decimals = sides[1].strip().rstrip("%").partition(".")[2].strip()
     if left == right:
         return True
     # A rounded result is less than one unit of its last digit off, whether it was cut or rounded.
-    return bool(point) and abs(left - right) < Fraction(1, 10 ** len(decimals.strip()))
+    return bool(decimals) and abs(left - right) < Fraction(1, 10 ** len(decimals))
 
 
 def _value(text: str) -> Fraction | None:

@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from bstar_jax.tasks.answers import last_boxed, read_answer
+from bstar_jax.tasks.answers import last_boxed, read_answer, whole_lines
 
 _LONGEST = 1000  # characters of a statement that are looked at
 _KIND = r"(?:the\s+)?(?:(?:final|correct|right|best|most\s+likely)\s+){0,3}(?:answer|option|choice)"
@@ -54,8 +54,7 @@ def read(
     """
     if len(labels) != len(options):
         raise ValueError(f"{len(labels)} labels and {len(options)} options; each option has one")
-    if finish_reason == "length":
-        response = response[: response.rfind("\n") + 1]
+    response = whole_lines(response, finish_reason)
     known = {label: _bare(option) for label, option in zip(labels, options, strict=True)}
     marked = re.search(re.escape(marker), response, re.IGNORECASE)
     if marked:

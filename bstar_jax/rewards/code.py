@@ -16,7 +16,8 @@ What remains possible:
 - To escape from the kernel: a sandbox is as good as the namespaces and the seccomp of Linux.
 
 What a program may not do that an honest one could want: start processes, open sockets, import
-installed packages (NumPy too), or be given functions by a test. Arguments go by value, so a test
+installed packages (NumPy too), be given functions by a test, or return what never ends and is gone
+through item by item. Arguments go by value, so a test
 does not see what a program does to them; objects of a program's own classes equal nothing but
 themselves.
 """
@@ -37,6 +38,8 @@ from bstar_jax.rewards.sandbox import Broken, Limits, Sandbox, TimedOut
 from bstar_jax.rewards.trial import check
 
 _SHOWN = 60
+_START_TRIES, _START_PAUSE = 3, 0.5
+_IDLE_SHARE = 0.05  # of the wall time limit: a program that used no more was not hindered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Grader:
           UserError: If the tests are no Python.
           Broken: If the machine cannot start a sandbox.
         """
-        return self._grade(programs.plan(tests, response, reference), self._limits)[0]
+        return self._grade((tests, response, reference), self._limits)[0]
 
     def grade_many(self, jobs: Iterable[tuple], *, retry: bool = True) -> list[Verdict]:
         """Grades many, all workers at work, and keeps their order.
@@ -150,22 +153,23 @@ class Grader:
         Args:
           jobs: What `grade` takes: (tests, response) or (tests, response, reference).
           retry: Whether one that ran out of wall time is tried once more, alone and with twice
-            the time, as others may have been in its way. CPU time is its own: no second try.
+            the time, as others may have been in its way. They were not where it hardly asked for
+            the CPU, as one that sleeps; and CPU time is its own: then there is no second try.
 
         Raises:
           As `grade`; what is still running is then ended.
         """
-        plans = [programs.plan(*job) for job in jobs]
-        futures = [self._pool.submit(self._grade, plan, self._limits) for plan in plans]
+        jobs = list(jobs)
+        futures = [self._pool.submit(self._grade, job, self._limits) for job in jobs]
         try:
             graded = [future.result() for future in futures]
         except BaseException:
             self._abandon(futures)
             raise
         verdicts = []
-        for plan, (verdict, has_waited) in zip(plans, graded, strict=True):
-            if has_waited and retry:
-                verdict, _ = self._grade(plan, self._limits.doubled())
+        for job, (verdict, was_hindered) in zip(jobs, graded, strict=True):
+            if was_hindered and retry:
+                verdict, _ = self._grade(job, self._limits.doubled())
             verdicts.append(verdict)
         return verdicts
 
@@ -182,9 +186,10 @@ class Grader:
             for sandbox in self._running:
                 sandbox.kill()
 
-    def _grade(self, plan: programs.Plan | None, limits: Limits) -> tuple[Verdict, bool]:
-        """(the verdict, whether it is that wall time ran out)."""
+    def _grade(self, job: tuple, limits: Limits) -> tuple[Verdict, bool]:
+        """(the verdict, whether wall time ran out that others may have taken)."""
         start = time.monotonic()
+        plan = programs.plan(*job)
         if plan is None:
             message = "there is no program in the response"
             return _failed_before("unparseable", message, start), False
@@ -193,7 +198,7 @@ class Grader:
             verdict = self._carry_out(plan, session, start)
         if self._is_closed:
             raise RuntimeError("the grader was closed while it graded")
-        return verdict, session.has_waited
+        return verdict, session.was_hindered
 
     def _carry_out(self, plan: programs.Plan, session: _Session, start: float) -> Verdict:
         for command in plan.before:
@@ -219,7 +224,7 @@ class Grader:
 
     @contextlib.contextmanager
     def _sandbox(self, limits: Limits):
-        with Sandbox(limits, unsafe=self._unsafe) as sandbox:
+        with self._started(limits) as sandbox:
             with self._lock:
                 if self._is_closed:
                     raise RuntimeError("this grader is closed")
@@ -230,19 +235,28 @@ class Grader:
                 with self._lock:
                     self._running.remove(sandbox)
 
+    def _started(self, limits: Limits) -> Sandbox:
+        """A sandbox; a machine that is short of something for a moment gets a few tries."""
+        for _ in range(_START_TRIES - 1):
+            try:
+                return Sandbox(limits, unsafe=self._unsafe)
+            except Broken:
+                time.sleep(_START_PAUSE)
+        return Sandbox(limits, unsafe=self._unsafe)
+
 
 class _Session:
     """A program's time in a sandbox.
 
     Attributes:
       is_over: Whether the sandbox can be asked nothing more.
-      has_waited: Whether that is because wall time ran out.
+      was_hindered: Whether that is because wall time ran out, and others may have been in its way.
     """
 
     def __init__(self, sandbox: Sandbox, limits: Limits) -> None:
         self._sandbox, self._limits = sandbox, limits
         self._deadline = self._last = time.monotonic() + limits.total_seconds
-        self.is_over = self.has_waited = False
+        self.is_over = self.was_hindered = False
 
     def ask(self, command: tuple) -> tuple[str, str, bytes]:
         """The judge's finding; or "timeout" or "error" where there is none."""
@@ -251,7 +265,8 @@ class _Session:
         try:
             return self._sandbox.ask(*command, deadline=self._deadline)
         except TimedOut:
-            self.is_over = self.has_waited = True
+            share = self._sandbox.program_seconds() / self._limits.wall_seconds
+            self.is_over, self.was_hindered = True, share > _IDLE_SHARE
             is_all = self._deadline == self._last
             name = "total_seconds" if is_all else "wall_seconds"
             limit = getattr(self._limits, name)

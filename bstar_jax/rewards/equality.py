@@ -55,7 +55,8 @@ def compare(one: Reading, two: Reading, algebra: Leaf) -> bool | None:
 def canonical(reading: Reading) -> str:
     """A text such that equal texts mean equal answers, by `compare`.
 
-    Equal answers may have different ones where only algebra shows that they are equal.
+    Equal answers may have different ones: where only algebra shows that they are equal, where one
+    has a name (x = 5 and 5), or says more surely what it is (1 < x < 2 and (1,2)).
 
     Examples: 0.50 -> "1/2"     "3, 1" -> "{1,3}"     "x = 2.0" -> "x=2"     "East." -> "east"
     """
@@ -96,7 +97,9 @@ def _compare_words(one: Reading, two: Reading, algebra: Leaf) -> bool | None:
 
 
 def _compare_groups(one: Reading, two: Reading, algebra: Leaf) -> bool | None:
-    if one.kind != two.kind:
+    # A round bracket of two may be the open interval that the other one surely is.
+    may_be_open = {one.kind, two.kind} == {"()", "open"}
+    if one.kind != two.kind and not may_be_open:
         is_union = "union" in (one.kind, two.kind) and {one.kind, two.kind} <= _INTERVALS
         return algebra(one, two) if is_union else False
     if one.kind in _UNORDERED:

@@ -8,9 +8,12 @@ import re
 from bstar_jax.tasks import Task
 from bstar_jax.tasks.answers import canonical_answer
 
-CALCULATOR = re.compile(r"<<([^<>]*=[^<>]*)>>")
+CALCULATOR = re.compile(r"<<([^<>=]*=[^<>]*)>>")
 _STORY = re.compile(r"(?<!\S)\d+ [-+*] \d+ = \d+(?!\S)")
-_LATEX = re.compile(r"\$\$(.+?)\$\$|\$([^$]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+# What a bracket opens ends before the next: else a text of openings alone is read again from each.
+_LATEX = re.compile(
+    r"\$\$(.+?)\$\$|\$([^$]+?)\$|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]", re.DOTALL
+)
 _SIDES = re.compile(r"(?<![<>!:])=(?!=)")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 
@@ -28,7 +31,8 @@ def equations(task: Task, response: str) -> list[str]:
       response: The response.
 
     Returns:
-      Equations without spaces, currency signs and thousands separators, numbers canonical.
+      Equations without spaces; those of calculators and stories also without currency signs and
+      thousands separators, numbers canonical.
 
     Examples: "so <<1,000 * 0.50 = $500>>500" -> ["1000*1/2=500"]
       "thus $x = 2 + 1 = 3$" -> ["x=2+1", "2+1=3"]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bstar_jax.config import RewardsConfig, UserError
 from bstar_jax.records import Query, Rollouts
-from bstar_jax.rewards import calculator, choices, code, mathematics, sandbox, stories
+from bstar_jax.rewards import calculator, choices, code, mathematics, programs, sandbox, stories
 from bstar_jax.rewards.answers import answers_equal, stated_answer
 from bstar_jax.tasks import Task
 
@@ -63,7 +63,7 @@ class Grader:
     def grade(self, rows: Sequence[Row]) -> list[Grade]:
         """Grades responses; equal texts to a query, spaces around them aside, share one grade.
 
-        Of a response that was cut by the length limit the last line is not read.
+        In a response that was cut by the length limit no answer is read from the last line.
 
         Example (stories, reference 9): "8 - 3 = 5 . 5 + 4 = 9 . # 9" ->
           Grade("9", True, "correct", 1.0, [1.0, 1.0, 1.0])
@@ -126,8 +126,8 @@ def open_grader(task: Task, settings: RewardsConfig | None = None) -> Iterator[G
       settings: Workers and limits.
 
     Raises:
-      UserError: If a reference answer cannot be read, with all that cannot; or if programs are to
-        be run and no sandbox can be made.
+      UserError: If reference answers cannot be read, or tests of programs, with all that cannot;
+        or if programs are to be run and no sandbox can be made.
     """
     settings = settings or RewardsConfig()
     workers = settings.workers or len(os.sched_getaffinity(0))
@@ -140,6 +140,7 @@ def open_grader(task: Task, settings: RewardsConfig | None = None) -> Iterator[G
             judge = stack.enter_context(
                 code.Grader(limits_of(settings), workers=workers, unsafe=settings.code.unsafe)
             )
+            _check_tests(task)
             yield Grader(task, lambda rows: _grade_programs(judge, rows))
         else:
             yield Grader(task, lambda rows: [_grade_stated(task, row) for row in rows])
@@ -157,16 +158,41 @@ def limits_of(settings: RewardsConfig) -> sandbox.Limits:
 
 def _check_references(task: Task, judge: mathematics.Grader) -> None:
     queries = list(task.query_by_id.values())
-    odd = set(judge.unreadable(query.reference for query in queries))
-    found = [
-        f"  {task.places.get(query.query_id, query.query_id)}: {query.reference!r}"
-        for query in queries
-        if query.reference in odd
-    ]
-    if found:
+    reasons = judge.unreadable(query.reference for query in queries)
+    remedies = {
+        "error": "cannot be read as mathematics; mend them, or leave their records out",
+        "timeout": "take too long to read; raise rewards.seconds, or leave their records out",
+    }
+    complaints = []
+    for reason, remedy in remedies.items():
+        places = [
+            f"  {task.places.get(query.query_id, query.query_id)}: {query.reference!r}"
+            for query in queries
+            if reasons.get(query.reference) == reason
+        ]
+        if places:
+            heading = f"{len(places)} of {len(queries)} reference answers {remedy}:"
+            complaints.append("\n".join([heading, *places]))
+    if complaints:
+        raise UserError("\n".join(complaints))
+
+
+def _check_tests(task: Task) -> None:
+    """Reads the tests of every query, since a broken one would stop the run at its first response.
+
+    Raises:
+      UserError: With all that are broken.
+    """
+    complaints = []
+    for query in task.query_by_id.values():
+        try:
+            programs.plan(query.fields["tests"], query.reference or "pass", query.reference)
+        except UserError as error:
+            complaints.append(f"  {task.places.get(query.query_id, query.query_id)}: {error}")
+    if complaints:
         raise UserError(
-            f"{len(found)} of {len(queries)} reference answers cannot be read as mathematics; "
-            "mend them, or leave their records out:\n" + "\n".join(found)
+            f"the tests of {len(complaints)} of {len(task.query_by_id)} queries are broken; mend "
+            "them, or leave their records out:\n" + "\n".join(complaints)
         )
 
 
@@ -200,12 +226,14 @@ def _grade_mathematics(task: Task, judge: mathematics.Grader, rows: Sequence[Row
     ]
     graded = iter(judge.grade(pairs))
     grades = []
-    for answer in stated:
+    for answer, row in zip(stated, rows, strict=True):
         if answer is None:
             grades.append(Grade(None, False, "unparseable"))
             continue
         reason, seconds = next(graded)
-        written = None if reason == "unparseable" else mathematics.canonical(answer)
+        # Votes go by this text, so what equals the reference is written as it is.
+        written = mathematics.canonical(row.query.reference if reason == "correct" else answer)
+        written = None if reason == "unparseable" else written
         grades.append(Grade(written, reason == "correct", reason, seconds=seconds))
     return grades
 

@@ -9,6 +9,7 @@ An answer is found after a marker such as `# Answer`, else in the last `\boxed{}
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -16,8 +17,9 @@ from typing import NamedTuple
 from bstar_jax.rewards import equality, readings
 from bstar_jax.rewards.notation import LONGEST
 from bstar_jax.rewards.workers import Outcome, Pool
-from bstar_jax.tasks.answers import last_boxed, read_answer
+from bstar_jax.tasks.answers import last_boxed, whole_lines
 
+_FORMULA_BEGINS = re.compile(r"(?<!\\)\\\[")  # not the spacing after a line, `\\[2pt]`
 _ALGEBRA = "bstar_jax.rewards.symbolic:verdict"
 # Rules of the parser are set up when they are first met, which takes far longer than using them.
 _WARM_UP = (
@@ -43,46 +45,46 @@ def read(response: str, marker: str, finish_reason: str = "stop") -> str | None:
     r"""The answer that a response states, as it is written, without what stands around it.
 
     Where the marker stands its first occurrence ends the solution, and the answer is the next
-    line, with the lines below where it opens an environment; in it a box counts alone. Elsewhere
-    the answer is in the last box. Of a response that the length limit cut only whole lines are
-    read.
+    line that says something, with the lines below where it opens a formula or an environment; in
+    it a box counts alone. Elsewhere the answer is in the last box.
 
     Args:
         response: The response.
         marker: The text before the answer, such as "# Answer".
-        finish_reason: "stop", or "length" where the length limit cut the response.
+        finish_reason: "stop", or "length" where the length limit cut it; see `whole_lines`.
 
     Returns:
         None where there is no answer, or one longer than any answer is.
 
     Examples with the marker "# Answer":
         "# Answer\n\n$\frac12$."     -> "\frac12"
+        "# Answer\n\[\nx+1\n\]"     -> "x+1"
         "so $x = \boxed{5}$, as"     -> "5"
         "\boxed{4}\n# Answer\n5\n6"  -> "5"
     """
-    if finish_reason == "length":
-        response = response[: response.rfind("\n") + 1]
-    if marker not in response:
-        answer = last_boxed(response)
-    else:
-        answer = read_answer(response, marker)
-        if answer and r"\begin{" in answer:
-            answer = _whole_environment(response.partition(marker)[2].strip())
-        if answer and r"\boxed" in answer:
-            answer = last_boxed(answer)
+    solution, found, rest = whole_lines(response, finish_reason).partition(marker)
+    answer = _first_statement(rest.strip()) if found else last_boxed(solution)
+    if answer and found and r"\boxed" in answer:
+        answer = last_boxed(answer)
     if answer is None or len(answer) > LONGEST:
         return None
     return readings.peel(answer) or None
 
 
-def _whole_environment(text: str) -> str:
-    """The first lines, up to the one in which the last environment has ended."""
+def _first_statement(text: str) -> str:
+    """The first lines that say something, up to the one that closes all that they open."""
     lines = text.split("\n")
     for count in range(1, len(lines) + 1):
         head = "\n".join(lines[:count])
-        if head.count(r"\begin{") <= head.count(r"\end{") or len(head) > LONGEST:
+        if len(head) > LONGEST or (not _is_open(head) and readings.peel(head)):
             return head
     return text
+
+
+def _is_open(text: str) -> bool:
+    """Whether a formula or an environment begins in a text and does not end in it."""
+    formulas = len(_FORMULA_BEGINS.findall(text)) > text.count(r"\]") or text.count("$$") % 2
+    return bool(formulas or text.count(r"\begin{") > text.count(r"\end{"))
 
 
 def canonical(text: str) -> str | None:
@@ -170,19 +172,30 @@ class Grader:
             A grade for each, in order. Pairs that are equal share the work.
         """
         grades = {pair: _grade_quickly(*pair) for pair in dict.fromkeys(pairs)}
-        left = [pair for pair, grade in grades.items() if grade is None]
-        grades.update(self._run(left))
-        late = [pair for pair in left if grades[pair].reason == "timeout"]
+        grades |= self._patiently([pair for pair, grade in grades.items() if grade is None])
+        return [grades[pair] for pair in pairs]
+
+    def unreadable(self, references: Iterable[str]) -> dict[str, str]:
+        """The references among these that cannot be graded against, each with the reason.
+
+        Example: "1/2", "\\frac{", "x^2" -> {"\\frac{": "error"}
+
+        Returns:
+            "error" of a text that cannot be read, "timeout" where reading takes too long.
+        """
+        left = [text for text in dict.fromkeys(references) if not _is_exact(readings.read(text))]
+        grades = self._patiently([(text, text) for text in left])
+        found = {text: grades[text, text].reason for text in left}
+        return {text: reason for text, reason in found.items() if reason in ("error", "timeout")}
+
+    def _patiently(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Graded]:
+        """Grades by algebra; what was late once more, alone and with twice the limit."""
+        grades = self._run(pairs)
+        late = [pair for pair in pairs if grades[pair].reason == "timeout"]
         again = self._run(late, limit_seconds=2 * self._limit_seconds, at_once=1)
         for pair, grade in again.items():
             grades[pair] = grade._replace(seconds=grade.seconds + grades[pair].seconds)
-        return [grades[pair] for pair in pairs]
-
-    def unreadable(self, references: Iterable[str]) -> list[str]:
-        """The references among these that cannot be read, or not in time; each once."""
-        left = [text for text in dict.fromkeys(references) if not _is_exact(readings.read(text))]
-        outcomes = self._pool.run([(text, text) for text in left])
-        return [text for text, out in zip(left, outcomes, strict=True) if out.kind != "done"]
+        return grades
 
     def _run(self, pairs: Sequence[tuple[str, str]], **options) -> dict[tuple[str, str], Graded]:
         outcomes = self._pool.run(pairs, **options)

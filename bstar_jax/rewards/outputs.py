@@ -7,7 +7,7 @@ import re
 
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-8
 _WHOLE = re.compile(r"[-+]?\d+", re.ASCII)
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 
 
 def same_output(output: str, expected: str) -> bool:

@@ -15,7 +15,8 @@ from bstar_jax.tasks.answers import parse_number
 _PLAIN = re.compile(r"[+-]?\$?[+-]?[0-9.,/ ]*[0-9]\.?\$?")
 _FRACTION = re.compile(r"(-?)(\d*)\\frac\{([^{}]*)\}\{([^{}]*)\}")
 _REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\overline\{(\d+)\}")
-_SCIENTIFIC = re.compile(r"(.+)\\cdot10\^\{(-?\d{1,3})\}")
+# One power of ten: several in a row could make a number of more digits than any answer has.
+_SCIENTIFIC = re.compile(r"([^^]+)\\cdot10\^\{(-?\d{1,3})\}")
 
 _BARE_UNIT = re.compile(r"(?<=[\d})])\s*([A-Za-z][A-Za-z. -]*)((?:\^\{?[23]\}?)?)$")
 _SHORT_UNITS = set(

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import marshal
+import math
 import os
 import pathlib
 import select
@@ -63,7 +64,8 @@ class Limits:
       wall_seconds: Wall time of a process, for those that wait.
       total_seconds: Wall time of a program with all its tests.
       memory_bytes: Address space of a process, the interpreter's 30 MB included.
-      disk_bytes: All that it may keep in /tmp.
+      disk_bytes: All that its files in /tmp may hold. Empty files are not counted: of these it can
+        make as many as its CPU time allows.
       output_bytes: A file that it writes, its standard output, a value that it returns.
       threads: Threads at a time.
       files: Open files at a time, at least 8.
@@ -130,6 +132,7 @@ class Sandbox:
                 judge = self._process.pid
             else:
                 judge = self._spawn_in_bubblewrap(limits, left, lifeline)
+            self._judge_number = judge
             try:
                 self._judge = os.pidfd_open(judge)
             except ProcessLookupError:
@@ -153,6 +156,18 @@ class Sandbox:
         """Ends the judge and with it all that runs inside; any thread may do so."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._judge, signal.SIGKILL)
+
+    def program_seconds(self) -> float:
+        """CPU time that the program's process has used so far; infinity where nobody can tell."""
+        parent = f"/proc/{self._judge_number}/task/{self._judge_number}"
+        try:
+            children = pathlib.Path(parent, "children").read_text().split()
+            stats = [pathlib.Path(f"/proc/{child}/stat").read_text() for child in children]
+        except OSError:
+            return math.inf
+        fields = [stat.rpartition(")")[2].split() for stat in stats]  # from the third on
+        ticks = sum(int(one[11]) + int(one[12]) for one in fields)
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def ask(self, *command: object, deadline: float) -> tuple[str, str, bytes]:
         """What the judge finds when it does something: (reason, message, output).
@@ -208,9 +223,7 @@ class Sandbox:
         return b"".join(pieces)
 
     def _wait(self, file, event: int, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(file, event)
-        if not poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+        if not _is_ready(file, event, deadline):
             raise TimedOut
 
     def _spawn(self, command: list[str], left: contextlib.ExitStack, files=(), folder=None) -> None:
@@ -242,8 +255,10 @@ class Sandbox:
             self._spawn(command, left, (told, tell, awaited, lifeline))
         finally:
             os.close(tell)
-        said = b""
+        said, deadline = b"", time.monotonic() + _START_SECONDS
         while not said.rstrip().endswith(b"}"):
+            if not _is_ready(told, select.POLLIN, deadline):
+                raise Broken(f"bubblewrap did not begin within {_START_SECONDS:g} s")
             piece = os.read(told, 4096)
             if not piece:
                 raise Broken(self._last_words())
@@ -272,6 +287,13 @@ class Sandbox:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+
+def _is_ready(file, event: int, deadline: float) -> bool:
+    """Waits until a file can be read or written, at most until the deadline."""
+    poll = select.poll()
+    poll.register(file, event)
+    return bool(poll.poll(max(deadline - time.monotonic(), 0.0) * 1000))
 
 
 def _pipe(left: contextlib.ExitStack) -> tuple[int, int]:

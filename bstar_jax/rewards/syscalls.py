@@ -1,10 +1,10 @@
 """The system calls that a sandboxed program may not make, as a seccomp filter.
 
 Namespaces hide the machine, this filter closes what they leave open. A program is one process
-with threads, so its limits are the limits of all it does; it has no sockets (some families, such
-as those to the host of a virtual machine, know no namespaces); it holds no memory outside its
-address space; and it does not look into other processes or at rarely walked parts of the kernel.
-What is not in the table stays allowed.
+with threads, so its limits are the limits of all it does; it has no sockets but pairs of its own
+(some families, such as those to the host of a virtual machine, know no namespaces); it holds no
+memory outside its address space, its files in /tmp aside; and it does not look into other
+processes or at rarely walked parts of the kernel. What is not in the table stays allowed.
 
 A filter is a program for a small machine with one register: load a word of `struct seccomp_data`
 (the call's number, the machine's name, the arguments), compare, jump, return a verdict.

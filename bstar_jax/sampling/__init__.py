@@ -25,7 +25,7 @@ from bstar_jax.sampling.decode import Responses, Work
 from bstar_jax.sampling.engine import Flight, Order, Prepared, deal
 from bstar_jax.sampling.keys import PHASES, Keys
 from bstar_jax.sampling.prefill import bucket
-from bstar_jax.sampling.stops import automaton, cut
+from bstar_jax.sampling.stops import after, automaton, cut
 from bstar_jax.tokenizer import Tokenizer, encode_prompt
 
 __all__ = ["PHASES", "Draw", "Keys", "Sampler", "Unit", "generate"]
@@ -143,7 +143,9 @@ class Sampler:
         ]
         order = deal([len(prompt) for prompt in prompts], unit.size, shards)
         lengths_DQ = order.gather(np.array([len(prompt) for prompt in prompts], np.int32))
-        room = self.settings.max_prompt_tokens + max(map(len, prefixes))
+        # The same room whatever prefixes a unit has: every buffer is a program of its own.
+        room = self.settings.max_prompt_tokens
+        room += self.settings.max_tokens - 1 if any(prefixes) else 0
         length = bucket(int(lengths_DQ.max()), room)
         tokens_QP = np.full((len(prompts), length), self.tokenizer.pad_id, np.int32)
         for row, prompt in enumerate(prompts):
@@ -154,6 +156,8 @@ class Sampler:
         settings = self.settings
         limit_Q = settings.max_tokens - np.array([len(prefix) for prefix in prefixes], np.int32)
         limit_QN = np.broadcast_to(limit_Q[:, None], index_QN.shape)
+        _, stop_AV = self._stops
+        stop_Q = np.array([0 if stop_AV is None else after(stop_AV, part) for part in prefixes])
         work = Work(
             real_D=(order.index_DQ >= 0).sum(axis=1).astype(np.int32),
             lengths_DQ=lengths_DQ,
@@ -164,8 +168,9 @@ class Sampler:
             top_k_N=jnp.asarray(top_k_N),
             top_p=None if settings.top_p == 1 else jnp.float32(settings.top_p),
             min_p=None if settings.min_p == 0 else jnp.float32(settings.min_p),
-            stop_AV=None if self._stops[1] is None else jnp.asarray(self._stops[1]),
+            stop_AV=None if stop_AV is None else jnp.asarray(stop_AV),
             prompts=None,
+            stop_DQ=order.gather(stop_Q.astype(np.int32)) if stop_Q.any() else None,
         )
         return Prepared(order, order.gather(tokens_QP), work)
 

@@ -46,6 +46,7 @@ class Work:
       min_p: f32 scalar, least probability relative to the best token; None is off.
       stop_AV: The automaton of stop strings, see `stops`; None is none.
       prompts: Their keys and values.
+      stop_DQ: State of the automaton before the first token, int32; None is 0, no text before it.
     """
 
     real_D: jax.Array
@@ -59,6 +60,7 @@ class Work:
     min_p: jax.Array | None
     stop_AV: jax.Array | None
     prompts: Prompts
+    stop_DQ: jax.Array | None = None
 
     @property
     def num_samples(self) -> int:
@@ -189,7 +191,7 @@ def decode(
         rows = _rows(work, state.slots)
         hidden, new = _feed(decoder, work.prompts, rows, state)
         sampled = _draw(config, work, rows, state.slots.age_UR, impl, decoder.logits(hidden))
-        return _advance(work, state, rows.limit, new, sampled, end_id)
+        return _advance(work, state, rows, new, sampled, end_id)
 
     def goes_on(state):
         status = _status(work, state)
@@ -260,6 +262,7 @@ class _Rows:
     limit: jax.Array
     temperature: jax.Array
     top_k: jax.Array
+    stop: jax.Array
 
 
 def _rows(work: Work, slots: Slots) -> _Rows:
@@ -268,17 +271,22 @@ def _rows(work: Work, slots: Slots) -> _Rows:
     query, sample = row // work.num_samples, row % work.num_samples
     shards = jnp.arange(len(row))[:, None, None]
     look = lambda table: table[shards, query]  # noqa: E731
+    is_first = slots.age_UR == 0
+    stop = slots.stop_UR
+    if work.stop_DQ is not None:
+        stop = jnp.where(is_first, look(work.stop_DQ), stop)
     # A free slot draws to nowhere, as costs least: at temperature 1 without top-k.
     settle = lambda table, free: jnp.where(live, table[sample], free)  # noqa: E731
     return _Rows(
         live=live,
         query=query,
         length=look(work.lengths_DQ),
-        token=jnp.where(slots.age_UR == 0, look(work.last_DQ), slots.token_UR),
+        token=jnp.where(is_first, look(work.last_DQ), slots.token_UR),
         key_2=work.keys_DQN2[shards, query, sample],
         limit=work.limit_DQN[shards, query, sample],
         temperature=settle(work.temperature_N, 1.0),
         top_k=settle(work.top_k_N, 0),
+        stop=stop,
     )
 
 
@@ -316,18 +324,17 @@ def _draw(config, work: Work, rows: _Rows, age, impl, logits_BRV):
     return sampled.token_B.reshape(shape), sampled.logprob_B.reshape(shape)
 
 
-def _advance(work: Work, state: DecodeState, limit, new, sampled, end_id: int) -> DecodeState:
+def _advance(work: Work, state: DecodeState, rows: _Rows, new, sampled, end_id: int) -> DecodeState:
     """Writes what the step made, each row's to its place."""
     slots = state.slots
     token, logprob = sampled
-    live = slots.row_UR >= 0
-    stop = slots.stop_UR
+    live, stop = rows.live, rows.stop
     stopped = token == end_id
     if work.stop_AV is not None:
         stop = work.stop_AV[stop, token]
         stopped |= stop == len(work.stop_AV) - 1
     age = slots.age_UR + live
-    ended = stopped | (age >= limit)
+    ended = stopped | (age >= rows.limit)
     record = sharding.by_shard(_record)
     split = lambda part: part.reshape(len(part), *live.shape[:2], *part.shape[2:])  # noqa: E731
     return DecodeState(

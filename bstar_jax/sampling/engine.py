@@ -207,7 +207,8 @@ def _computed(config, params, prepared: Prepared, mesh: Mesh | None) -> Work:
             _rows_on(mesh, lengths_DQ[:, place]),
             jnp.int32(first),
         )
-    by_shard = ("real_D", "lengths_DQ", "last_DQ", "keys_DQN2", "limit_DQN")
+    by_shard = ["real_D", "lengths_DQ", "last_DQ", "keys_DQN2", "limit_DQN"]
+    by_shard += ["stop_DQ"] if work.stop_DQ is not None else []
     return dataclasses.replace(
         work,
         prompts=prompts,

@@ -60,6 +60,14 @@ def automaton(pieces: Sequence[bytes], stops: Sequence[str]) -> np.ndarray:
     return table_AV
 
 
+def after(table_AV: np.ndarray, tokens: Sequence[int]) -> int:
+    """The state of an automaton once it has seen these tokens."""
+    state = 0
+    for token in tokens:
+        state = int(table_AV[state, token])
+    return state
+
+
 def _after_bytes(stops: list[bytes]) -> np.ndarray:
     """The automaton over single bytes, int32 [A, 256]."""
     begun = {stop[:length] for stop in stops for length in range(len(stop))} | {b""}

@@ -6,7 +6,7 @@ by `rewards`.
 """
 
 from bstar_jax.tasks.loading import TASKS, load
-from bstar_jax.tasks.responses import load_responses
+from bstar_jax.tasks.responses import Response, load_responses
 from bstar_jax.tasks.task import Task
 
-__all__ = ["TASKS", "Task", "load", "load_responses"]
+__all__ = ["TASKS", "Response", "Task", "load", "load_responses"]

@@ -26,8 +26,21 @@ _NUMBER = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 # What may follow a number: a unit, a percent sign, a full stop. Never another number or sign.
-_UNIT = re.compile(rf"(?:[^\W\d_]|[\s.,;:!?%°'\"()/{_CURRENCY}]|(?<=\w)-(?=\w)|-(?=[^\W\d_]))*")
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+# Possessive: a hyphen between letters fits twice, and giving back would try all combinations.
+_UNIT = re.compile(rf"(?:[^\W\d_]|[\s.,;:!?%°'\"()/{_CURRENCY}]|(?<=\w)-(?=\w)|-(?=[^\W\d_]))*+")
+_SCALES = {
+    "dozen": 12,
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
+# Words that change a number in another way: `5 squared` is not 5.
+_NO_UNITS = frozenset(
+    "squared cubed factorial half halves third thirds quarter quarters fourth fourths fifth fifths "
+    "sixth sixths eighth eighths tenth tenths hundredth hundredths thousandth thousandths".split()
+)
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # what a backslash precedes is no brace
 _LONGEST = 200  # characters; Python's own integers refuse a few thousand digits
@@ -49,6 +62,19 @@ def read_answer(text: str, marker: str) -> str | None:
     _, found, rest = text.partition(marker)
     lines = rest.strip().splitlines()
     return lines[0].strip() if found and lines else None
+
+
+def whole_lines(response: str, finish_reason: str) -> str:
+    """The part of a response that is read for its answer.
+
+    The last line of one that the length limit cut may be half written, 12 of 1234, so it is left
+    away.
+
+    Args:
+      response: The response.
+      finish_reason: "stop", or "length" where the length limit cut it.
+    """
+    return response[: response.rfind("\n") + 1] if finish_reason == "length" else response
 
 
 def last_boxed(text: str) -> str | None:
@@ -79,7 +105,8 @@ def parse_number(text: str) -> Fraction | None:
     """The number that a text states, exactly; None where it is not surely one number.
 
     Reads signs, currency signs, thousands separators, decimals, fractions, mixed numbers, and
-    after them units: a percent sign or "dollars" changes nothing, "million" multiplies.
+    after them units: a percent sign or "dollars" changes nothing, "million" multiplies, "squared"
+    makes it no number.
 
     Examples:
       "-1,234.50" -> -2469/2      "$18" -> 18         "72 clips." -> 72       "50%" -> 50
@@ -97,9 +124,10 @@ def parse_number(text: str) -> Fraction | None:
         number = _magnitude(match)
     except ZeroDivisionError:
         return None
-    words = re.findall(r"\w+", rest)
-    if words and words[0].lower() in _SCALES:
-        number *= _SCALES[words[0].lower()]
+    word = rest.lower().lstrip().partition(" ")[0].rstrip(".,;:!?")
+    if word in _NO_UNITS:
+        return None
+    number *= _SCALES.get(word, 1)
     negative = (match["sign"] or match["inner_sign"] or "+") in _MINUS
     return -number if negative else number
 

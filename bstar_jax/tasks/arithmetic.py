@@ -14,6 +14,7 @@ numbers. What is held out in one run is held out in all.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -131,18 +132,9 @@ _split_of = functools.lru_cache(maxsize=None)(split_of)
 
 def load(*, seed, sizes, prompt, hint_prompt) -> Task:
     """Generates the task; see `tasks.load` for the arguments."""
-    splits = {name: _generate(name, sizes[name], seed, prompt or "{question}") for name in SPLITS}
-    return Task(
-        name="arithmetic",
-        splits=splits,
-        answer_kind="number",
-        answer_marker=MARKER,
-        hint_prompt=hint_prompt or f"{{question}} {MARKER} {{reference}} .",
-        separator=".",
-        steps="stories",
-        equations="stories",
-        words=WORDS,
-    )
+    splits = {name: _generate(name, sizes[name], seed, prompt or LAYOUT.prompt) for name in SPLITS}
+    layout = dataclasses.replace(LAYOUT, hint_prompt=hint_prompt or LAYOUT.hint_prompt)
+    return layout.task(splits, words=WORDS)
 
 
 def read_story(question: str) -> tuple[Pool, int] | None:
@@ -159,6 +151,8 @@ def read_story(question: str) -> tuple[Pool, int] | None:
         if match is None or (place == 0) != (match["verb"] == "has"):
             return None
         amount = int(match["amount"])
+        if match["size"] and match["verb"] not in GAIN_VERBS:
+            return None
         if match["size"]:
             bags.append((amount, int(match["size"])))
         elif match["verb"] in LOSS_VERBS:
@@ -185,6 +179,7 @@ LAYOUT = Layout(
     answer_marker=MARKER,
     prompt="{question}",
     hint_prompt=f"{{question}} {MARKER} {{reference}} .",
+    separator=".",
     steps="stories",
     equations="stories",
 )

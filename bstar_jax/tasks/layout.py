@@ -45,6 +45,7 @@ class Layout:
       answer_marker: As in `Task`.
       prompt: Template holding {question}.
       hint_prompt: Template holding {question} and {reference}.
+      separator: As in `Task`.
       steps: As in `Task`.
       equations: As in `Task`.
       id_field: The field that every record has its id in; "" looks for `id_fields`.
@@ -61,12 +62,18 @@ class Layout:
     answer_marker: str
     prompt: str = PROMPT
     hint_prompt: str = HINT_PROMPT
+    separator: str = "\n"
     steps: str = ""
     equations: str = ""
     id_field: str = ""
     id_fields: tuple[str, ...] = ID_FIELDS
     ids_repeat: bool = False
     remedy: str = ""
+
+    def task(self, splits: Mapping[str, tuple[Query, ...]], **more: object) -> Task:
+        """A task of this format; `more` are fields of `Task` that the format does not know."""
+        names = "name answer_kind answer_marker hint_prompt separator steps equations".split()
+        return Task(splits=splits, **{name: getattr(self, name) for name in names}, **more)
 
 
 class _File(NamedTuple):
@@ -93,17 +100,11 @@ def load(
     test_queries = list(test.queries.values()) if test_file else None
     splits, shown = deal(list(train.queries.values()), test_queries, seed, sizes, path)
     shots = "".join(f"{query.prompt}{query.solution}\n\n" for query in shown)
-    return Task(
-        name=layout.name,
-        splits={
+    return layout.task(
+        {
             name: tuple(dataclasses.replace(query, prompt=shots + query.prompt) for query in split)
             for name, split in splits.items()
         },
-        answer_kind=layout.answer_kind,
-        answer_marker=layout.answer_marker,
-        hint_prompt=layout.hint_prompt,
-        steps=layout.steps,
-        equations=layout.equations,
         shots=shots,
         places=train.places | test.places,
         notes=train.notes + test.notes,

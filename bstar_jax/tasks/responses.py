@@ -69,16 +69,7 @@ def load_responses(file: pathlib.Path, config: TaskConfig) -> tuple[Task, list[R
         places.setdefault(query_id, record.place)
         responses.append(_response(query, record))
     splits = {name: tuple(queries.values()) if name == "train" else () for name in SPLITS}
-    return Task(
-        name=form.name,
-        splits=splits,
-        answer_kind=form.answer_kind,
-        answer_marker=form.answer_marker,
-        hint_prompt=form.hint_prompt,
-        steps=form.steps,
-        equations=form.equations,
-        places=places,
-    ), responses
+    return form.task(splits, places=places), responses
 
 
 def _response(query: Query, record: Record) -> Response:

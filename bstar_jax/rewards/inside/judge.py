@@ -105,8 +105,11 @@ class Judge:
         told, report = os.pipe()
         process = os.fork()
         if process == 0:
-            (report,) = runner.confine(self._limits, (stdin, stdout), (report,))
-            runner.run_script(sources, prelude, report)
+            try:
+                (report,) = runner.confine(self._limits, (stdin, stdout), (report,))
+                runner.run_script(sources, prelude, report)
+            finally:
+                os._exit(1)
         os.close(report)
         _, status, usage = os.wait4(process, 0)
         ended = ("correct", "")

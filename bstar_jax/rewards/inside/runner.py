@@ -178,10 +178,16 @@ def _leave(code: object) -> None:
     if "threading" in sys.modules:
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    _flush(sys.stdout)
     sys.modules["__main__"].__dict__.clear()
-    stdout.flush()
+    _flush(stdout)
     os._exit(code & 0xFF if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _flush(file: object) -> None:
+    """Writes what is left; a program may have closed its standard output, or put None there."""
+    if file is not None and not getattr(file, "closed", False):
+        file.flush()
 
 
 def _load(sources: tuple[str, ...], name: str, prelude: str, complain) -> dict | None:
