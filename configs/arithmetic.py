@@ -53,7 +53,18 @@ def prm():
     """B-STaR with a process reward that is learnt from continuations, not checked exactly."""
     return change(
         Config(),
-        prm={"enabled": True},
+        prm={
+            "enabled": True,
+            "queries": 8192,
+            "completer_steps": 500,
+            "continuations": 4,
+            "judged": "end",
+            "language_weight": 1.0,
+            "heldout": 0.03,
+            "steps": 3000,
+            "learning_rate": 2e-3,
+            "warmup_steps": 100,
+        },
         calibrate={"thresholds": (0.5, 0.75, 1.0, 1.25, 1.5)},
     )
 

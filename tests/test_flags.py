@@ -187,7 +187,7 @@ def test_variants_are_made_when_asked_for():
         (None, 0, ""),
         (UserError("steps is 0"), 2, "error: steps is 0\n"),
         (Preempted("saved"), 75, "stopped: saved\n"),
-        (KeyboardInterrupt(), 1, "interrupted: the same command goes on"),
+        (KeyboardInterrupt(), 1, "interrupted: the same command continues"),
         (OSError(28, "No space left on device", "/here"), 1, "error: the disk of /here is full"),
     ],
 )

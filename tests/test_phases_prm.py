@@ -206,10 +206,10 @@ def test_judgement_of_a_model_that_is_always_right(learnt, monkeypatch):
                 "prompt": [query.prompt] * 3,
                 "response": texts,
                 "finish_reason": ["stop"] * 3,
-                "correct": [True, True, True],
-                "step_rewards": [[1.0], [-1.0], [0.5]],
             }
         )
+        rows = run.grader.grade_rollouts(rows)
+        assert rows.column("correct") == [True] * 3
         perfect = dataclasses.make_dataclass("Perfect", [])()
         perfect.grade = run.grader.grade_rollouts
         monkeypatch.setitem(run.__dict__, "process_model", perfect)

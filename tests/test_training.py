@@ -22,7 +22,7 @@ from bstar_jax.training.batches import (
     order,
 )
 from bstar_jax.training.fit import fit, train_step
-from bstar_jax.training.losses import binary_cross_entropy, cross_entropy, response_loss
+from bstar_jax.training.losses import binary_cross_entropy, cross_entropy, response_loss, step_loss
 from bstar_jax.training.optimizer import Schedule, TrainState
 from tests import builders
 
@@ -392,7 +392,7 @@ def test_every_token_of_a_step_has_the_steps_label():
     examples = [
         StepExample("Ann has 3", text, (11, 23, 27), (0.25, 0.5, 1.0), "a"),
         StepExample("Ann", "# 9", (3,), (0.0,), "b"),
-        StepExample("Ann", text * 2, (54,), (0.0,), "c"),
+        StepExample("Ann", f"{text} {text}", (55,), (0.0,), "c"),
     ]
     data, too_long = encode_steps(words, examples, max_prompt_tokens=4, max_tokens=16)
     assert [each.source for each in too_long] == ["c"]
@@ -404,9 +404,14 @@ def test_every_token_of_a_step_has_the_steps_label():
         rows.labels_BL[0], [0.0] * 3 + [0.25] * 6 + [0.5] * 6 + [1.0] * 2 + [0.0] * 3
     )
     np.testing.assert_array_equal(rows.weights_BL[0], [0] * 3 + [1] * 14 + [0] * 3)
+    np.testing.assert_array_equal(rows.language_BL[0], [0] * 2 + [1] * 14 + [0] * 4)
+    assert not rows.language_BL[1].any()
     np.testing.assert_array_equal(rows.segments_BL[0], [1] * 17 + [0] * 3)
     np.testing.assert_array_equal(rows.weights_BL[1], [0] + [1] * 2 + [0] * 17)
     assert not rows.labels_BL[1].any()
+    ends, _ = encode_steps(words, examples, max_prompt_tokens=4, max_tokens=16, ends_only=True)
+    assert np.flatnonzero(ends.rows.weights_BL[0]).tolist() == [8, 14, 16]
+    np.testing.assert_array_equal(ends.rows.labels_BL, rows.labels_BL)
 
 
 def test_binary_cross_entropy():
@@ -424,3 +429,30 @@ def test_binary_cross_entropy():
     assert float(zero) == pytest.approx(np.log(2), rel=1e-6)
     huge = binary_cross_entropy(jnp.full(shape, 1e4), jnp.ones(shape), jnp.ones(shape))
     assert float(huge) == 0.0
+
+
+def test_the_language_of_right_responses_is_learnt_beside_the_labels():
+    """The joint loss is the sum of the two that are known alone."""
+    words = builders.WORDS
+    right = StepExample("Ann has 3", "8 - 3 = 5 . # 5", (11, 15), (0.25, 1.0), "a")
+    wrong = StepExample("Bob", "8 - 3 = 5 . # 9", (11, 15), (0.25, 0.0), "b")
+    limits = {"max_prompt_tokens": 4, "max_tokens": 12}
+    data, _ = encode_steps(words, [right, wrong], **limits)
+    config = dataclasses.replace(builders.MODEL, scalar_head=True)
+    params = builders.params(config)
+
+    def loss(rows, weight):
+        batch = jax.tree.map(jnp.asarray, data.take(np.array(rows)))
+        return float(step_loss(config, params, batch, language_weight=weight))
+
+    text, _ = encode(words, [Example(right.prompt, right.response, "a")], **limits)
+    batch = text.take(np.array([0]))
+    # The end of text is not part of what is judged.
+    end = int(batch.weights_BL[0].nonzero()[0][-1])
+    batch.weights_BL[0, end] = 0
+    language = float(
+        response_loss(builders.MODEL, builders.params(), jax.tree.map(jnp.asarray, batch))
+    )
+    for rows in ([0], [0, 1]):
+        assert loss(rows, 0.5) == pytest.approx(loss(rows, 0.0) + 0.5 * language, rel=1e-5)
+    assert loss([1], 0.5) == loss([1], 0.0)

@@ -169,6 +169,14 @@ class PrmConfig(Checked):
         "soft: share of continuations that are right; hard: whether any is",
         choices=("soft", "hard"),
     )
+    judged: str = setting(
+        "step",
+        "tokens that learn a step's label: all of the step's, or its last",
+        choices=("step", "end"),
+    )
+    language_weight: float = setting(
+        0.0, "of the language loss on right responses, beside that of the labels", low=0
+    )
     heldout: float = setting(0.125, "share of the queries that it is judged by", above=0, high=0.9)
     separator: str = setting("", "text that ends a solution step; '' takes the task's own")
     reduction: str = setting(

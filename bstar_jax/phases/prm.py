@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -234,7 +235,9 @@ def _train(run: Run, params: dict, labelled: Rollouts) -> None:
             order(len(data), run.config.prm.batch, step, (run.config.seed, 0, _ORDER))
         )
         schedule = schedule_of(run, "prm")
-        learner = Learner(config, checkpoints, step_loss, run.config.prm.steps, schedule)
+        weight = run.config.prm.language_weight
+        objective = functools.partial(step_loss, language_weight=weight)
+        learner = Learner(config, checkpoints, objective, run.config.prm.steps, schedule)
         trained = train(run, learner, 0, "prm", start, None, batch_at)
         checkpoints.save_params(0, trained.params)
 
@@ -256,7 +259,8 @@ def encoded(run: Run, labelled: Rollouts) -> Encoded:
         "max_prompt_tokens": run.config.generate.max_prompt_tokens,
         "max_tokens": run.config.generate.max_tokens,
     }
-    data, too_long = encode_steps(run.tokenizer, list(examples.values()), **limits)
+    rows, ends_only = list(examples.values()), run.config.prm.judged == "end"
+    data, too_long = encode_steps(run.tokenizer, rows, **limits, ends_only=ends_only)
     if too_long:
         run.console.warn(
             f"{len(too_long)} of {len(examples)} labelled responses are longer than the limits "

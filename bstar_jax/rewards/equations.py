@@ -14,7 +14,7 @@ _STORY = re.compile(r"(?<!\S)\d+ [-+*] \d+ = \d+(?!\S)")
 _LATEX = re.compile(
     r"\$\$(.+?)\$\$|\$([^$]+?)\$|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]", re.DOTALL
 )
-_SIDES = re.compile(r"(?<![<>!:])=(?!=)")
+_SIDES = re.compile(r"(?<![<>!:=])=(?!=)")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 
 

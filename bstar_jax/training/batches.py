@@ -8,7 +8,8 @@ and where the goodness of solution steps is learnt,
 
 tokens    p p p p s s s t t      fed: two steps, s and t
 labels    . . . . 1 1 1 0 0      how good the step is that the token belongs to
-weights   . . . . 1 1 1 1 1
+weights   . . . . 1 1 1 1 1      or, where its end alone is judged, . . . . . . 1 . 1
+language  . . . 1 1 1 1 1 .      the next token is one to learn, as the answer is right
 """
 
 from __future__ import annotations
@@ -85,13 +86,15 @@ class StepBatch:
     Attributes:
       tokens_BL: Fed, int32.
       labels_BL: Of the step that each token belongs to, in [0, 1], f32.
-      weights_BL: 1 where the token is part of a step, else 0, f32.
+      weights_BL: 1 where the token is judged, else 0, f32.
+      language_BL: 1 where the next token is part of a response whose last label is 1, else 0, f32.
       segments_BL: 1 where there is text, 0 where there is padding, int32.
     """
 
     tokens_BL: np.ndarray
     labels_BL: np.ndarray
     weights_BL: np.ndarray
+    language_BL: np.ndarray
     segments_BL: np.ndarray
 
 
@@ -160,8 +163,12 @@ def encode_steps(
     *,
     max_prompt_tokens: int,
     max_tokens: int,
+    ends_only: bool = False,
 ) -> tuple[Encoded, list[TooLong]]:
-    """Turns responses with labelled steps into tokens; see `encode` for arguments and result."""
+    """Turns responses with labelled steps into tokens; see `encode` for arguments and result.
+
+    With `ends_only` the last token of a step alone is judged, else all of its tokens.
+    """
     texts, too_long = [], []
     for example in examples:
         prompt = encode_prompt(tokenizer, example.prompt)
@@ -173,17 +180,19 @@ def encode_steps(
             texts.append((prompt, response, last, example.labels))
     shape = (len(texts), max_prompt_tokens + max_tokens)
     tokens_BL = np.full(shape, tokenizer.pad_id, np.int32)
-    labels_BL, weights_BL = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    labels_BL, weights_BL, language_BL = (np.zeros(shape, np.float32) for _ in range(3))
     segments_BL = np.zeros(shape, np.int32)
     for row, (prompt, response, last, labels) in enumerate(texts):
         start, end = len(prompt), len(prompt) + len(response)
         tokens_BL[row, :end] = [*prompt, *response]
         segments_BL[row, :end] = 1
+        language_BL[row, start - 1 : end - 1] = labels[-1] == 1
         for token, label in zip(last, labels, strict=True):
             stop = len(prompt) + token + 1
-            labels_BL[row, start:stop], weights_BL[row, start:stop] = label, 1.0
+            labels_BL[row, start:stop] = label
+            weights_BL[row, stop - 1 if ends_only else start : stop] = 1.0
             start = max(start, stop)
-    return Encoded(StepBatch(tokens_BL, labels_BL, weights_BL, segments_BL)), too_long
+    return Encoded(StepBatch(tokens_BL, labels_BL, weights_BL, language_BL, segments_BL)), too_long
 
 
 def _block(texts, length: int, pad_id: int) -> Encoded:

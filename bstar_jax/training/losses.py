@@ -24,9 +24,13 @@ def cross_entropy(
     A batch without weight gives 0/0: callers make batches from examples, and every example
     ends in end-of-text, which has weight.
     """
-    target = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
-    surprise = jax.nn.logsumexp(logits_BLV, axis=-1) - target
-    return jnp.sum(surprise * weights_BL) / jnp.sum(weights_BL)
+    surprise_BL = _surprise(logits_BLV, targets_BL)
+    return jnp.sum(surprise_BL * weights_BL) / jnp.sum(weights_BL)
+
+
+def _surprise(logits_BLV, targets_BL):
+    target_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits_BLV, axis=-1) - target_BL
 
 
 def response_loss(config: ModelConfig, params: dict, batch) -> jax.Array:
@@ -54,9 +58,20 @@ def binary_cross_entropy(
     return jnp.sum(surprise * weights_BL) / jnp.sum(weights_BL)
 
 
-def step_loss(config: ModelConfig, params: dict, batch) -> jax.Array:
-    """Binary cross-entropy of the labels of a `batches.StepBatch` under the scalar head."""
+def step_loss(config: ModelConfig, params: dict, batch, *, language_weight: float) -> jax.Array:
+    """Binary cross-entropy of the labels of a `batches.StepBatch` under the scalar head.
+
+    A model that goes on learning to write right responses judges better what others wrote (Cobbe
+    et al., arXiv:2110.14168), so to this is added `language_weight` times the mean of
+    -log p(next token) over the responses with the right answer; nothing where a batch has none.
+    """
     hidden, decoder = model.forward_hidden(
         config, params, batch.tokens_BL, batch.segments_BL, packed=False
     )
-    return binary_cross_entropy(decoder.values(hidden), batch.labels_BL, batch.weights_BL)
+    loss = binary_cross_entropy(decoder.values(hidden), batch.labels_BL, batch.weights_BL)
+    if not language_weight:
+        return loss
+    logits = model.mask_padding(decoder.logits(hidden), config.vocab_size)
+    surprise_BL = _surprise(logits, jnp.roll(batch.tokens_BL, -1, axis=1)) * batch.language_BL
+    count = jnp.maximum(jnp.sum(batch.language_BL), 1.0)
+    return loss + language_weight * jnp.sum(surprise_BL) / count
