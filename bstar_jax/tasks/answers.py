@@ -41,6 +41,7 @@ _NO_UNITS = frozenset(
     "squared cubed factorial half halves third thirds quarter quarters fourth fourths fifth fifths "
     "sixth sixths eighth eighths tenth tenths hundredth hundredths thousandth thousandths".split()
 )
+_LETTER_UNITS = frozenset("acfghlms")  # 5 a day, 20 °C, 5 g; other letters may be variables
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # what a backslash precedes is no brace
 _LONGEST = 200  # characters; Python's own integers refuse a few thousand digits
@@ -105,8 +106,8 @@ def parse_number(text: str) -> Fraction | None:
     """The number that a text states, exactly; None where it is not surely one number.
 
     Reads signs, currency signs, thousands separators, decimals, fractions, mixed numbers, and
-    after them units: a percent sign or "dollars" changes nothing, "million" multiplies, "squared"
-    makes it no number.
+    after them units: a percent sign or "dollars" changes nothing, "million" multiplies. With
+    "squared", a variable or a factorial's sign behind it it is no number.
 
     Examples:
       "-1,234.50" -> -2469/2      "$18" -> 18         "72 clips." -> 72       "50%" -> 50
@@ -125,7 +126,8 @@ def parse_number(text: str) -> Fraction | None:
     except ZeroDivisionError:
         return None
     word = rest.lower().lstrip().partition(" ")[0].rstrip(".,;:!?")
-    if word in _NO_UNITS:
+    is_variable = len(word) == 1 and word.isalpha() and word not in _LETTER_UNITS
+    if word in _NO_UNITS or is_variable or rest.startswith("!"):
         return None
     number *= _SCALES.get(word, 1)
     negative = (match["sign"] or match["inner_sign"] or "+") in _MINUS
