@@ -70,7 +70,7 @@ def prm():
     settings = bstar()
     return dataclasses.replace(
         settings,
-        prm=PrmConfig(enabled=True, queries=64, continuations=4, steps=50, batch=16),
+        prm=PrmConfig(enabled=True, queries=64, heldout=32, continuations=4, steps=50, batch=16),
         calibrate=dataclasses.replace(settings.calibrate, process_weights=(0.0, 0.5)),
     )
 

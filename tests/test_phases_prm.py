@@ -19,7 +19,7 @@ LEARNT = dataclasses.replace(
     CONFIG,
     sft=SftConfig(steps=0, warmup_steps=0, examples=64),
     prm=PrmConfig(
-        enabled=True, queries=16, responses=2, completer_steps=4, continuations=3, heldout=0.25,
+        enabled=True, queries=16, responses=2, completer_steps=4, continuations=3, heldout=4,
         steps=8, batch=8,
         warmup_steps=0, score_batch=32,
     ),
@@ -46,7 +46,7 @@ def equal(ours, theirs):
 
 def test_labels_are_shares_of_continuations_and_the_answers_own_grade(learnt):
     with opened(learnt, LEARNT) as run:
-        queries = prm.queries_of(run)[:2]
+        queries = prm.queries_of(run)[0][:2]
         texts = ["8 - 3 = 5 . 5 + 4 = 9 . # 9", "8 - 3 = 5 . # 9", "", "# 1"]
         ids = [queries[0].query_id] * 2 + [queries[1].query_id] * 2
         responses = Rollouts.from_columns(
@@ -71,7 +71,7 @@ def test_a_step_at_the_length_limit_is_left_out_and_counted(learnt, monkeypatch)
     notes = []
     with opened(learnt, LEARNT) as run:
         monkeypatch.setattr(run.console, "warn", notes.append)
-        query_id = prm.queries_of(run)[0].query_id
+        query_id = prm.queries_of(run)[0][0].query_id
         long = " ".join(["1 + 1 = 2 ."] * 9)
         responses = Rollouts.from_columns(
             {"query_id": [query_id], "response": [f"{long} # 2"], "correct": [False]}
@@ -84,7 +84,7 @@ def test_a_step_at_the_length_limit_is_left_out_and_counted(learnt, monkeypatch)
 
 def test_what_is_left_behind(learnt):
     rows = Rollouts.read(learnt / "iterations/0000/prm.parquet")
-    assert 0 < len(rows) <= 16 * 2
+    assert 0 < len(rows) <= 20 * 2
     labels = np.concatenate(rows.column("step_rewards"))
     assert set(np.round((labels + 1) / 2 * 3, 4)) <= {0.0, 1.0, 2.0, 3.0}
     figures = json.loads((learnt / "iterations/0000/prm.json").read_text())
@@ -94,7 +94,7 @@ def test_what_is_left_behind(learnt):
     with opened(learnt, LEARNT) as run:
         row = run.log.last(0, "prm")
         assert row["step_accuracy"] == figures["step_accuracy"]
-        heldout = {query.query_id for query in prm.queries_of(run)[:4]}
+        heldout = {query.query_id for query in prm.queries_of(run)[1]}
         learnt_rows, judged_rows = prm.split(run, rows)
         assert set(judged_rows.column("query_id")) <= heldout
         assert not heldout & set(learnt_rows.column("query_id"))
@@ -162,7 +162,7 @@ def test_too_few_queries_are_refused(learnt):
 def test_nothing_to_learn_from_or_to_judge_by_is_refused(learnt):
     with opened(learnt, LEARNT) as run:
         rows = Rollouts.read(run.path(0, "prm.parquet"))
-        heldout = {query.query_id for query in prm.queries_of(run)[:4]}
+        heldout = {query.query_id for query in prm.queries_of(run)[1]}
         alone = rows.filter([query_id in heldout for query_id in rows.column("query_id")])
         with pytest.raises(UserError, match="0 are there to learn from"):
             prm.split(run, alone)
@@ -182,7 +182,7 @@ def test_responses_of_one_step_need_no_continuation(learnt, tmp_path, monkeypatc
     with opened(tmp_path, LEARNT) as run:
         prm.learn_process_rewards(run, train.warm_up(run))
         stored = Rollouts.read(run.path(0, "prm.parquet"))
-    assert calls == [16, 0]
+    assert calls == [20, 0]
     assert {len(rewards) for rewards in stored.column("step_rewards")} == {1}
 
 
@@ -198,7 +198,7 @@ def test_the_last_row_says_how_long_each_part_took(learnt):
 def test_judgement_of_a_model_that_is_always_right(learnt, monkeypatch):
     """The exact check in the model's place tells all good responses from all bad ones."""
     with opened(learnt, LEARNT) as run:
-        query = prm.queries_of(run)[0]
+        query = prm.queries_of(run)[0][0]
         texts = [query.solution, query.solution.replace("=", "+"), f"# {query.reference}"]
         rows = Rollouts.from_columns(
             {

@@ -155,7 +155,7 @@ class PrmConfig(Checked):
     prefix = "prm."
 
     enabled: bool = setting(False, "solution steps are scored by a model that learns to")
-    queries: int = setting(1024, "train queries whose responses are labelled", low=2)
+    queries: int = setting(1024, "train queries that it learns from", low=1)
     responses: int = setting(4, "labelled responses a query", low=1)
     completer_steps: int = setting(
         0,
@@ -169,7 +169,7 @@ class PrmConfig(Checked):
         "soft: share of continuations that are right; hard: whether any is",
         choices=("soft", "hard"),
     )
-    judged: str = setting(
+    label_tokens: str = setting(
         "step",
         "tokens that learn a step's label: all of the step's, or its last",
         choices=("step", "end"),
@@ -177,7 +177,7 @@ class PrmConfig(Checked):
     language_weight: float = setting(
         0.0, "of the language loss on right responses, beside that of the labels", low=0
     )
-    heldout: float = setting(0.125, "share of the queries that it is judged by", above=0, high=0.9)
+    heldout: int = setting(128, "calibration queries that it is judged by", low=1)
     separator: str = setting("", "text that ends a solution step; '' takes the task's own")
     reduction: str = setting(
         "min", "process reward of a response from its steps", choices=("min", "product", "last")

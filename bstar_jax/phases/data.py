@@ -23,11 +23,10 @@ def check_inputs(run: Run) -> None:
             f"generate.queries is {config.generate.queries}, but the train split has "
             f"{len(splits['train'])}; lower it, or 0 takes all"
         )
-    if config.prm.enabled and config.prm.queries > len(splits["train"]):
-        raise UserError(
-            f"prm.queries is {config.prm.queries}, but the train split has "
-            f"{len(splits['train'])}; lower it"
-        )
+    for name, split in (("queries", "train"), ("heldout", "calibration")):
+        wanted, there = getattr(config.prm, name), len(splits[split])
+        if config.prm.enabled and wanted > there:
+            raise UserError(f"prm.{name} is {wanted}, but the {split} split has {there}; lower it")
     limit = config.generate.max_prompt_tokens
     for query in (*splits["train"], *splits["calibration"], *splits["heldout"]):
         check_prompt(query.query_id, encode_prompt(run.tokenizer, query.prompt), limit)

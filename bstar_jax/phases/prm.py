@@ -1,11 +1,11 @@
 """Warm-up of the process model: label solution steps by continuing them, learn, judge.
 
 completer    the warm-up model, taught further on the human solutions
-responses    the warm-up model answers some train queries
+responses    the warm-up model answers some train queries, and some calibration queries
 labels       from the end of every step the completer goes on n times; the share that reaches
              the reference answer is the step's label, that of the last step the answer's grade
 training     a copy of the completer with a scalar head learns the labels
-judgement    on queries that it has not seen: iterations/0000/prm.json and prm.svg
+judgement    on the calibration queries: iterations/0000/prm.json and prm.svg
 """
 
 from __future__ import annotations
@@ -110,12 +110,14 @@ def completer(run: Run, params: dict) -> dict:
 # Labels.
 
 
-def queries_of(run: Run) -> list[Query]:
-    """The train queries whose responses are labelled, in an order of their own."""
+def queries_of(run: Run) -> tuple[list[Query], list[Query]]:
+    """The train queries whose responses are learnt from, in an order of their own, and the
+    calibration queries that judge: no query of train is one of these in other words."""
     train_queries = run.task.splits["train"]
     rng = np.random.default_rng([3, run.config.seed, 0, _ORDER])
     chosen = rng.permutation(len(train_queries))[: run.config.prm.queries]
-    return [train_queries[place] for place in chosen]
+    judging = run.task.splits["calibration"][: run.config.prm.heldout]
+    return [train_queries[place] for place in chosen], list(judging)
 
 
 def _labelled(run: Run, params: dict, better: dict) -> Rollouts:
@@ -134,7 +136,7 @@ def _labelled(run: Run, params: dict, better: dict) -> Rollouts:
     keys = Keys(run.config.seed, 0, "prm")
     draw = Draw(settings.temperature, 0, settings.responses)
     params = sampling_params(run, params)
-    responses = sample(run, params, queries_of(run), [draw], keys, scored=False)
+    responses = sample(run, params, sum(queries_of(run), []), [draw], keys, scored=False)
     steps = begun(run, responses)
     draw = dataclasses.replace(draw, responses=settings.continuations)
     params = sampling_params(run, better)
@@ -206,20 +208,18 @@ def _id_of(query_id: str, prefix: str) -> str:
 
 
 def split(run: Run, labelled: Rollouts) -> tuple[Rollouts, Rollouts]:
-    """The labelled responses to learn from, and those to be judged by: other queries.
+    """The labelled responses to learn from, and those to be judged by.
 
     Raises:
       UserError: If there are none of one kind.
     """
-    queries = queries_of(run)
-    count = max(round(run.config.prm.heldout * len(queries)), 1)
-    heldout = {query.query_id for query in queries[:count]}
-    is_heldout = [query_id in heldout for query_id in labelled.column("query_id")]
-    parts = labelled.filter([not each for each in is_heldout]), labelled.filter(is_heldout)
+    judging = {query.query_id for query in queries_of(run)[1]}
+    is_judging = [query_id in judging for query_id in labelled.column("query_id")]
+    parts = labelled.filter([not each for each in is_judging]), labelled.filter(is_judging)
     if not all(map(len, parts)):
         raise UserError(
             f"of {len(labelled)} responses with labelled steps {len(parts[0])} are there to learn "
-            f"from and {len(parts[1])} to judge by; raise prm.queries, see prm.heldout"
+            f"from and {len(parts[1])} to judge by; raise prm.queries, or prm.heldout"
         )
     return parts
 
@@ -259,7 +259,7 @@ def encoded(run: Run, labelled: Rollouts) -> Encoded:
         "max_prompt_tokens": run.config.generate.max_prompt_tokens,
         "max_tokens": run.config.generate.max_tokens,
     }
-    rows, ends_only = list(examples.values()), run.config.prm.judged == "end"
+    rows, ends_only = list(examples.values()), run.config.prm.label_tokens == "end"
     data, too_long = encode_steps(run.tokenizer, rows, **limits, ends_only=ends_only)
     if too_long:
         run.console.warn(
