@@ -7,9 +7,9 @@ solutions, so there is no warm-up, and no process reward: the label is all that 
 the paper (arXiv:2412.17256), which starts from an instruction-tuned model.
 
 Hardware: 2 CPU cores.
-Time: not yet measured.
-Result: not yet measured. A random model names no option; the point is that every phase runs, and
-that the settings are those to put a real checkpoint under.
+Time: 72 s to where it stops, on one core.
+Result: a random model names no option, so iteration 1 selects none of 1,024 responses and the run
+says so and stops. These are the settings to put a model under that follows instructions.
 """
 
 from bstar_jax.config import (
