@@ -14,7 +14,12 @@ _given = os.environ.get("XLA_FLAGS", "")
 _added = [f"{flag}={value}" for flag, value in _FLAGS.items() if flag not in _given]
 os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402  the environment above has to stand first
 
 # Arrays of different rank combine only where the code says how.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Random examples are the same in every run, and a busy machine is no failure.
+hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("seeded")

@@ -274,7 +274,8 @@ VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(
         st.characters(codec=None, categories=None)
     ) | st.binary() | st.fractions() | st.decimals(allow_nan=False) | st.dates()
-    | st.datetimes() | st.timedeltas() | st.complex_numbers(allow_nan=False),
+    | st.datetimes().map(lambda time: time.replace(fold=0)) | st.timedeltas()
+    | st.complex_numbers(allow_nan=False),
     lambda inner: st.lists(inner) | st.lists(inner).map(tuple)
     | st.dictionaries(st.integers() | st.text(), inner) | st.sets(st.integers())
     | st.frozensets(st.text()),
