@@ -112,7 +112,9 @@ def completer(run: Run, params: dict) -> dict:
 
 def queries_of(run: Run) -> tuple[list[Query], list[Query]]:
     """The train queries whose responses are learnt from, in an order of their own, and the
-    calibration queries that judge: no query of train is one of these in other words."""
+    calibration queries that judge, which are no train queries. (Of stories these have no set of
+    numbers in common; two train queries may, so one would not judge what another taught.)
+    """
     train_queries = run.task.splits["train"]
     rng = np.random.default_rng([3, run.config.seed, 0, _ORDER])
     chosen = rng.permutation(len(train_queries))[: run.config.prm.queries]
