@@ -4,7 +4,8 @@
     checkpoints/training/<serial>      the newest parameters with their optimizer state, saved
                                        within and after every training phase
 
-What is on disk has the true vocabulary and does not depend on the mesh that wrote it.
+What is on disk has the true vocabulary and does not depend on the mesh that wrote it. Of a model
+with adapters it is the adapters alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from bstar_jax import model, sharding
+from bstar_jax import adapters, model, sharding
 from bstar_jax.config import ModelConfig, UserError
 
 _SERIAL = 10**8  # a training phase has fewer optimizer steps than this
@@ -83,9 +84,7 @@ class Checkpoints:
             raise UserError(
                 f"there is no checkpoint of iteration {iteration}; there are {self.iterations()}"
             )
-        init = functools.partial(model.init, self._config)
-        like = jax.eval_shape(init, jax.random.key(0))
-        return self._restore(self._params, iteration, like)
+        return self._restore(self._params, iteration, adapters.trained_shapes(self._config))
 
     def mark(self) -> Mark | None:
         """Where the newest training state was saved."""

@@ -1,32 +1,38 @@
-"""Scores a checkpoint of a run: `python -m bstar_jax.evaluate RUN[@ITERATION]`.
+"""Scores a checkpoint: `python -m bstar_jax.evaluate RUN[@ITERATION]`, or `--checkpoint=DIR`.
 
     python -m bstar_jax.evaluate runs/first                    # its last iteration, held out
     python -m bstar_jax.evaluate runs/first@2 --split=train
     python -m bstar_jax.evaluate runs/first --config.monitor.responses=128 --json=scores.json
+    python -m bstar_jax.evaluate --checkpoint=/models/Qwen3-0.6B --config=configs/gsm8k.py \\
+        --config.task.path=gsm8k/
 
 The draws are those of the run's own monitor phase: with the run's settings the held-out split
 gives the figures that the run wrote, to the last digit. Settings are the run's; `monitor.*`,
-`generate.batch`, `generate.slots` and `mesh.*` may be overridden.
+`generate.batch`, `generate.slots` and `mesh.*` may be overridden. A Hugging Face checkpoint is
+scored as iteration 0 of a run with the settings of `--config`; it has no learnt process reward.
 
 Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from bstar_jax.console import Console, silence_libraries
-from bstar_jax.flags import parse, run_door
+from bstar_jax.flags import CommandLine, allow_overrides, parse, run_door, run_target
 
 silence_libraries()
 
-from bstar_jax.config import UserError  # noqa: E402
+from bstar_jax.config import Config, UserError  # noqa: E402
 from bstar_jax.phases.monitor import evaluate  # noqa: E402
-from bstar_jax.phases.run import open_run, read_config  # noqa: E402
+from bstar_jax.phases.run import Run, open_run, read_config  # noqa: E402
 from bstar_jax.phases.train import sampling_params  # noqa: E402
 from bstar_jax.records import SPLITS  # noqa: E402
 
@@ -35,57 +41,71 @@ _MAY_DIFFER = ("monitor.", "mesh.", "generate.batch", "generate.slots", "log.")
 
 def main(argv: Sequence[str]) -> None:
     """Runs the door."""
-    directory, iteration = _target(argv)
-    line = parse(argv, _define, stored=read_config(directory))
+    is_run = not any(word.startswith("--checkpoint") for word in argv)
+    directory, iteration = run_target("evaluate", argv) if is_run else ("", None)
+    stored = read_config(directory) if is_run else None
+    line = parse(argv, _define, stored=stored)
     silence_libraries(verbose=line.flags.verbose)
-    for name in line.overridden:
-        if not name.startswith(_MAY_DIFFER):
-            raise UserError(
-                f"{name} belongs to how the run was made; evaluate changes {', '.join(_MAY_DIFFER)}"
-            )
     console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
-    with open_run(directory, line.config, console, write=False) as run:
-        iterations = run.checkpoints.iterations()
-        if not iterations:
-            raise UserError(f"{directory} has no checkpoint yet")
-        iteration = iterations[-1] if iteration is None else iteration
-        params = sampling_params(run, run.checkpoints.restore_params(iteration))
-        queries = run.task.splits[line.flags.split][: line.config.monitor.queries]
-        if not queries:
-            raise UserError(f"split {line.flags.split} of the run has no queries")
-        figures = evaluate(run, iteration, params, queries)
+    with contextlib.ExitStack() as stack:
+        if is_run:
+            allow_overrides("evaluate", line, _MAY_DIFFER)
+            run = stack.enter_context(open_run(directory, line.config, console, write=False))
+            iteration = run.checkpointed(iteration)
+            params = run.checkpoints.restore_params(iteration)
+        else:
+            room = stack.enter_context(tempfile.TemporaryDirectory())
+            config = _config_for_checkpoint(line)
+            run = stack.enter_context(open_run(room, config, console))
+            iteration, params = 0, run.start()
+        _score(run, iteration, params, line)
+
+
+def _score(run: Run, iteration: int, params: dict, line: CommandLine) -> None:
+    """Answers, prints, and writes the file that was asked for."""
+    queries = run.task.splits[line.flags.split][: run.config.monitor.queries]
+    if not queries:
+        raise UserError(f"split {line.flags.split} of the run has no queries")
+    figures = evaluate(run, iteration, sampling_params(run, params), queries)
     row = {
         "iteration": iteration,
         "split": line.flags.split,
         "queries": len(queries),
-        "responses": line.config.monitor.responses,
+        "responses": run.config.monitor.responses,
         **figures,
     }
-    console.summary([], {name: _text(value) for name, value in row.items()})
+    run.console.summary([], {name: _text(value) for name, value in row.items()})
     if line.flags.json:
         Path(line.flags.json).write_text(json.dumps(row, indent=2, allow_nan=False) + "\n")
 
 
+def _config_for_checkpoint(line: CommandLine) -> Config:
+    """The settings of `--config`, for a run that starts from the checkpoint and goes nowhere."""
+    if line.arguments:
+        raise UserError(
+            f"evaluate scores a run or a --checkpoint, not both; drop {line.arguments[0]!r}"
+        )
+    if not line.config_file:
+        raise UserError(
+            "--checkpoint needs the task and settings to score it by; add --config=FILE, such as "
+            "--config=configs/gsm8k.py"
+        )
+    config = line.config
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, checkpoint=line.flags.checkpoint),
+        prm=dataclasses.replace(config.prm, enabled=False),
+        log=dataclasses.replace(config.log, tensorboard=False, wandb_project=""),
+    )
+
+
 def _define(values: flags.FlagValues) -> None:
+    text = "Score this Hugging Face directory or hub name, not a run."
+    flags.DEFINE_string("checkpoint", "", text, flag_values=values)
     flags.DEFINE_enum("split", "heldout", SPLITS, "Queries to answer.", flag_values=values)
     flags.DEFINE_string("json", "", "Also write the figures to this file.", flag_values=values)
     flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
     flags.DEFINE_boolean("verbose", False, "Also details.", flag_values=values)
-
-
-def _target(argv: Sequence[str]) -> tuple[str, int | None]:
-    targets = [word for word in argv[1:] if not word.startswith("-")]
-    if len(targets) != 1:
-        raise UserError(
-            f"evaluate takes one run directory, such as runs/first or runs/first@2, "
-            f"not {len(targets)}; write flags as --name=value"
-        )
-    directory, at, iteration = targets[0].rpartition("@")
-    if not at:
-        return targets[0], None
-    if not iteration.isdecimal():
-        raise UserError(f"{targets[0]}: what follows @ is an iteration, such as @2")
-    return directory, int(iteration)
 
 
 def _text(value) -> str:

@@ -113,6 +113,42 @@ def pick_variant(variant: str, variants: dict[str, Callable[[], Config]]) -> Con
     return variants[variant]()
 
 
+def run_target(door: str, argv: Sequence[str]) -> tuple[str, int | None]:
+    """The run directory that a door takes, and the iteration where one is named.
+
+    Example: ["evaluate", "runs/first@2", "--quiet"] -> ("runs/first", 2); without @ the second
+    is None.
+
+    Raises:
+      UserError: If there is not exactly one, or what follows @ is no number.
+    """
+    targets = [word for word in argv[1:] if not word.startswith("-")]
+    if len(targets) != 1:
+        raise UserError(
+            f"{door} takes one run directory, such as runs/first or runs/first@2, not "
+            f"{len(targets)}; write flags as --name=value"
+        )
+    directory, at, iteration = targets[0].rpartition("@")
+    if not at:
+        return targets[0], None
+    if not iteration.isdecimal():
+        raise UserError(f"{targets[0]}: what follows @ is an iteration, such as @2")
+    return directory, int(iteration)
+
+
+def allow_overrides(door: str, line: CommandLine, allowed: tuple[str, ...]) -> None:
+    """Refuses overrides of settings that a finished run was made with.
+
+    Raises:
+      UserError: With the first setting whose name begins with none of those allowed.
+    """
+    for name in line.overridden:
+        if not name.startswith(allowed):
+            raise UserError(
+                f"{name} belongs to how the run was made; {door} changes {', '.join(allowed)}"
+            )
+
+
 def run_door(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a door and exits: 0, 2 on bad input, 75 when preempted, 1 on anything else."""
     try:

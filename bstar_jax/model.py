@@ -1,10 +1,14 @@
-"""One decoder for every family: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+"""One decoder for every family: RMSNorm, rotary positions, grouped-query attention, gated units.
 
 Layers are stacked along a leading axis and scanned, so a deep model compiles like a shallow
 one. Layers name logical axes only; `sharding` says where they lie. Parameters cross function
 borders as the nested dict of `nnx.split`; `forward` and the sampling room merge them inside.
 
     tokens_BL -> embedding -> [norm, attention, +, norm, feed-forward, +] x Y -> norm -> head
+
+Families differ by fields of the config: biases, norms of queries and keys, norms after a part,
+capped scores, windows. Whether a layer is windowed is data of the scan, so that layers of both
+kinds share one program.
 
 How a layer attends is a function passed in (`Attend`): over the whole sequence in training
 and prefill, over stored keys and values in decoding. Everything else is written once.
@@ -13,6 +17,7 @@ and prefill, over stored keys and values in decoding. Everything else is written
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -25,8 +30,11 @@ from bstar_jax import sharding
 from bstar_jax.config import ModelConfig
 from bstar_jax.kernels import attention
 
-# (query_BLAE, key_BLGE, value_BLGE, layer_Y_state) -> (mixed_BLAE, layer_Y_state)
-Attend = Callable[[jax.Array, jax.Array, jax.Array, object], tuple[jax.Array, object]]
+# Whether a layer is windowed: known while tracing where all are alike.
+IsWindowed = bool | jax.Array
+
+# (query_BLAE, key_BLGE, value_BLGE, layer_Y_state, is_windowed) -> (mixed_BLAE, layer_Y_state)
+Attend = Callable[[jax.Array, jax.Array, jax.Array, object, IsWindowed], tuple[jax.Array, object]]
 
 
 def _normal(shape: tuple[int, ...], axes: tuple[str, ...], scale: float) -> nnx.Param:
@@ -42,73 +50,147 @@ def _constant(shape: tuple[int, ...], axes: tuple[str, ...], start: float) -> nn
 class Norm(nnx.Module):
     """Divides by the root mean square, in f32, and scales each channel."""
 
-    def __init__(self, config: ModelConfig):
-        self.scale = _constant((config.width,), ("width",), 1.0)
-        self.epsilon = config.norm_epsilon
+    def __init__(self, config: ModelConfig, size: int, axis: str):
+        self.scale = _constant((size,), (axis,), 0.0 if config.norm_offset else 1.0)
+        self.epsilon, self.offset = config.norm_epsilon, config.norm_offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
         normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
-        scale = jnp.expand_dims(self.scale[...], range(normed.ndim - 1))
+        scale = self.scale[...] + 1.0 if self.offset else self.scale[...]
+        scale = jnp.expand_dims(scale, range(normed.ndim - 1))
         return (normed * scale).astype(x.dtype)
 
 
-class Attention(nnx.Module):
+class Projections(nnx.Module):
+    """Products of the last dimensions of activations with weights, each with what belongs to it.
+
+    A weight `name` may have a bias `name_bias`, and an adapter (LoRA, arXiv:2106.09685):
+    `name_lora_in` and `name_lora_out`, whose product, times alpha / rank, is added to the weight
+    without ever being formed.
+    """
+
+    def __init__(self, config: ModelConfig):
+        self.config = config
+
+    def add(self, name: str, summed: dict, kept: dict, scale: float, bias: bool = False) -> None:
+        """Makes a weight.
+
+        Args:
+          name: What it is called.
+          summed: Sizes of what its product sums over, by logical axis.
+          kept: Sizes of what its product gives, by logical axis.
+          scale: Deviation at the start.
+          bias: Whether there is one.
+        """
+        both = {**summed, **kept}
+        setattr(self, name, _normal(tuple(both.values()), tuple(both), scale))
+        if bias:
+            setattr(self, f"{name}_bias", _constant(tuple(kept.values()), tuple(kept), 0.0))
+        rank = self.config.lora_rank
+        if rank and name in self.config.lora_targets:
+            enter, leave = {**summed, "rank": rank}, {"rank": rank, **kept}
+            fan_in = math.prod(summed.values())
+            start = _normal(tuple(enter.values()), tuple(enter), fan_in**-0.5)
+            setattr(self, f"{name}_lora_in", start)
+            setattr(self, f"{name}_lora_out", _constant(tuple(leave.values()), tuple(leave), 0.0))
+
+    def apply(self, name: str, x: jax.Array, summed: int = 1) -> jax.Array:
+        """The product with a weight; `summed` is the number of dimensions that it sums over."""
+        product = self._product(x, getattr(self, name), summed)
+        if hasattr(self, f"{name}_bias"):
+            bias = getattr(self, f"{name}_bias")[...].astype(x.dtype)
+            product += jnp.expand_dims(bias, range(product.ndim - bias.ndim))
+        if hasattr(self, f"{name}_lora_in"):
+            low = self._product(x, getattr(self, f"{name}_lora_in"), summed)
+            low *= self.config.lora_alpha / self.config.lora_rank
+            product += self._product(low, getattr(self, f"{name}_lora_out"), 1)
+        return product
+
+    @staticmethod
+    def _product(x, weight, summed: int):
+        """The last `summed` dimensions of x with the first of the weight."""
+        weight = weight[...].astype(x.dtype)
+        inner, outer = "xyz"[:summed], "uvw"[: weight.ndim - summed]
+        return jnp.einsum(f"...{inner},{inner}{outer}->...{outer}", x, weight)
+
+
+class Attention(Projections):
     """Grouped-query attention with rotary positions; `attend` mixes the values."""
 
     def __init__(self, config: ModelConfig):
-        d, a, g, e = config.width, config.heads, config.kv_heads, config.width_per_head
-        self.query = _normal((d, a, e), ("width", "heads", "head_width"), d**-0.5)
-        self.key = _normal((d, g, e), ("width", "kv_heads", "head_width"), d**-0.5)
-        self.value = _normal((d, g, e), ("width", "kv_heads", "head_width"), d**-0.5)
-        scale = (a * e * 2 * config.layers) ** -0.5
-        self.output = _normal((a, e, d), ("heads", "head_width", "width"), scale)
-        self.rope_theta = config.rope_theta
+        super().__init__(config)
+        width, each = {"width": config.width}, {"head_width": config.width_per_head}
+        heads, groups = {"heads": config.heads, **each}, {"kv_heads": config.kv_heads, **each}
+        narrow = config.width**-0.5
+        self.add("query", width, heads, narrow, config.qkv_bias)
+        self.add("key", width, groups, narrow, config.qkv_bias)
+        self.add("value", width, groups, narrow, config.qkv_bias)
+        scale = (math.prod(heads.values()) * 2 * config.layers) ** -0.5
+        self.add("output", heads, width, scale, config.output_bias)
+        if config.qk_norm:
+            self.query_norm = Norm(config, config.width_per_head, "head_width")
+            self.key_norm = Norm(config, config.width_per_head, "head_width")
 
-    def __call__(self, x, positions_BL, attend: Attend, state):
-        cast = lambda weight: weight[...].astype(x.dtype)  # noqa: E731
-        query = jnp.einsum("bld,dae->blae", x, cast(self.query))
-        key = jnp.einsum("bld,dge->blge", x, cast(self.key))
-        value = jnp.einsum("bld,dge->blge", x, cast(self.value))
+    def __call__(self, x, positions_BL, attend: Attend, state, is_windowed: IsWindowed):
+        query, key, value = (self.apply(name, x) for name in ("query", "key", "value"))
         query = sharding.constrain(query, "batch", "length", "heads", "head_width")
-        query = rotate(query, positions_BL, self.rope_theta)
-        key = rotate(key, positions_BL, self.rope_theta)
-        mixed, state = attend(query, key, value, state)
-        return jnp.einsum("blae,aed->bld", mixed, cast(self.output)), state
+        if self.config.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        rates = rotary_rates(self.config, is_windowed)
+        query, key = (rotate(part, positions_BL, rates) for part in (query, key))
+        if self.config.query_divisor:
+            query = query * (self.config.width_per_head / self.config.query_divisor) ** 0.5
+        mixed, state = attend(query, key, value, state, is_windowed)
+        return self.apply("output", mixed, summed=2), state
 
 
-class FeedForward(nnx.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+class FeedForward(Projections):
+    """The gated unit: down(activation(gate(x)) * up(x))."""
 
     def __init__(self, config: ModelConfig):
-        d, f = config.width, config.feed_forward
-        self.gate = _normal((d, f), ("width", "feed_forward"), d**-0.5)
-        self.up = _normal((d, f), ("width", "feed_forward"), d**-0.5)
-        scale = (f * 2 * config.layers) ** -0.5
-        self.down = _normal((f, d), ("feed_forward", "width"), scale)
+        super().__init__(config)
+        width, inner = {"width": config.width}, {"feed_forward": config.feed_forward}
+        bias = config.feed_forward_bias
+        self.add("gate", width, inner, config.width**-0.5, bias)
+        self.add("up", width, inner, config.width**-0.5, bias)
+        scale = (config.feed_forward * 2 * config.layers) ** -0.5
+        self.add("down", inner, width, scale, bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        gate = x @ self.gate[...].astype(x.dtype)
-        up = x @ self.up[...].astype(x.dtype)
-        hidden = sharding.constrain(jax.nn.silu(gate) * up, "batch", "length", "feed_forward")
-        return hidden @ self.down[...].astype(x.dtype)
+        gate = ACTIVATIONS[self.config.activation](self.apply("gate", x))
+        hidden = sharding.constrain(gate * self.apply("up", x), "batch", "length", "feed_forward")
+        return self.apply("down", hidden)
+
+
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu": functools.partial(jax.nn.gelu, approximate=True)}
 
 
 class Block(nnx.Module):
     """One layer: attention and feed-forward, each behind a norm and beside a residual."""
 
     def __init__(self, config: ModelConfig):
-        self.attention_norm = Norm(config)
+        norm = functools.partial(Norm, config, config.width, "width")
+        self.attention_norm = norm()
         self.attention = Attention(config)
-        self.feed_forward_norm = Norm(config)
+        self.feed_forward_norm = norm()
         self.feed_forward = FeedForward(config)
+        self.has_post_norms = config.post_norms
+        if config.post_norms:
+            self.attention_post_norm, self.feed_forward_post_norm = norm(), norm()
 
-    def __call__(self, x, positions_BL, attend: Attend, state):
-        mixed, state = self.attention(self.attention_norm(x), positions_BL, attend, state)
+    def __call__(self, x, positions_BL, attend: Attend, state, is_windowed: IsWindowed):
+        mixed, state = self.attention(
+            self.attention_norm(x), positions_BL, attend, state, is_windowed
+        )
+        if self.has_post_norms:
+            mixed = self.attention_post_norm(mixed)
         x = sharding.constrain(x + mixed, "batch", "length", None)
-        x = x + self.feed_forward(self.feed_forward_norm(x))
-        return sharding.constrain(x, "batch", "length", None), state
+        hidden = self.feed_forward(self.feed_forward_norm(x))
+        if self.has_post_norms:
+            hidden = self.feed_forward_post_norm(hidden)
+        return sharding.constrain(x + hidden, "batch", "length", None), state
 
 
 class Decoder(nnx.Module):
@@ -120,7 +202,7 @@ class Decoder(nnx.Module):
 
         stacked = nnx.vmap(lambda: Block(config), axis_size=config.layers, out_axes=0)
         self.blocks = stacked()
-        self.final_norm = Norm(config)
+        self.final_norm = Norm(config, d, "width")
         if not config.tied:
             self.head = _normal((d, v), ("width", "vocab"), d**-0.5)
         if config.scalar_head:
@@ -138,24 +220,31 @@ class Decoder(nnx.Module):
             for each layer comes back stacked the same way.
         """
         x = self.embedding[...][tokens_BL].astype(self.config.dtype)
+        if self.config.embedding_scale:
+            x = x * jnp.asarray(self.config.width**0.5, x.dtype)
         x = sharding.constrain(x, "batch", "length", None)
         graphdef, blocks_Y = nnx.split(self.blocks)
+        windowed = self.config.windowed
+        alike = len(set(windowed)) == 1
 
-        def layer(x, block_and_state):
-            block, state = block_and_state
-            return nnx.merge(graphdef, block)(x, positions_BL, attend, state)
+        def layer(x, scanned):
+            block, state, is_windowed = scanned
+            is_windowed = windowed[0] if alike else is_windowed
+            return nnx.merge(graphdef, block)(x, positions_BL, attend, state, is_windowed)
 
-        x, states = jax.lax.scan(_remat(layer, self.config.remat), x, (blocks_Y, states))
+        scanned = blocks_Y, states, None if alike else jnp.array(windowed)
+        x, states = jax.lax.scan(_remat(layer, self.config.remat), x, scanned)
         return self.final_norm(x), states
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Scores of the next token, f32 [..., V]."""
-        if self.config.tied:
-            weight_DV = self.embedding[...].astype(hidden.dtype).T
-        else:
-            weight_DV = self.head[...].astype(hidden.dtype)
+        weight_DV = self.head_weight().astype(hidden.dtype)
         product = jnp.matmul(hidden, weight_DV, preferred_element_type=jnp.float32)
-        return product.astype(jnp.float32)
+        return attention.capped(product.astype(jnp.float32), self.config.logit_cap)
+
+    def head_weight(self) -> jax.Array:
+        """What hidden states are multiplied with, [D, V]."""
+        return self.embedding[...].T if self.config.tied else self.head[...]
 
     def values(self, hidden: jax.Array) -> jax.Array:
         """The scalar head, f32 [...]: one value a token, without a unit."""
@@ -171,13 +260,36 @@ def _remat(layer, policy: str):
     return jax.checkpoint(layer, policy=saved, prevent_cse=False)
 
 
-def rotate(x_BLAE: jax.Array, positions_BL: jax.Array, theta: float) -> jax.Array:
-    """Turns channel pairs (i, i + E/2) by position * theta^(-2i/E), in f32.
+def rotary_rates(config: ModelConfig, is_windowed: IsWindowed) -> jax.Array:
+    """Radians a position by which each channel pair turns, f32 [E / 2].
+
+    Pair i turns by theta^(-2i/E). Stretched texts turn slower: by `rope_factor` all pairs, or
+    ("llama3") those that turn fewer than `rope_low_frequency` times within `rope_length` tokens;
+    between that and `rope_high_frequency` turns the two rates are mixed in proportion.
+
+    Source: arXiv:2104.09864; section 3.2 of arXiv:2306.15595; the released code of Llama 3.1.
+    """
+    half = config.width_per_head // 2
+    places = jnp.arange(half, dtype=jnp.float32) / half
+    rates = config.rope_theta**-places
+    slow = rates / config.rope_factor
+    if config.rope_scaling == "linear":
+        rates = slow
+    elif config.rope_scaling == "llama3":
+        low, high = config.rope_low_frequency, config.rope_high_frequency
+        turns = config.rope_length * rates / (2 * jnp.pi)
+        share = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+        rates = (1.0 - share) * slow + share * rates
+    if config.rope_local_theta:
+        rates = jnp.where(is_windowed, config.rope_local_theta**-places, rates)
+    return rates
+
+
+def rotate(x_BLAE: jax.Array, positions_BL: jax.Array, rates: jax.Array) -> jax.Array:
+    """Turns channel pairs (i, i + E/2) by position * rates[i], in f32.
 
     Source: rotary position embedding, arXiv:2104.09864, in the split-half layout of Llama.
     """
-    half = x_BLAE.shape[-1] // 2
-    rates = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions_BL[..., None, None].astype(jnp.float32) * rates[None, None, None, :]
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     left, right = jnp.split(x_BLAE.astype(jnp.float32), 2, axis=-1)
@@ -186,18 +298,34 @@ def rotate(x_BLAE: jax.Array, positions_BL: jax.Array, theta: float) -> jax.Arra
 
 
 def attend_whole(
-    segments_BL: jax.Array, *, keep_state: bool = False, packed: bool = True
+    config: ModelConfig,
+    segments_BL: jax.Array,
+    *,
+    keep_state: bool = False,
+    packed: bool = True,
 ) -> Attend:
     """Attention over the tokens at hand: each reads its own text, up to itself.
 
     Args:
+      config: The model.
       segments_BL: Which text a token belongs to, from 1; 0 is padding, which reads itself alone.
       keep_state: Whether each layer hands back its (keys, values), as prefill wants them.
       packed: Whether rows may hold several texts; see `attention.attend_segments`.
     """
+    # A window that reaches over the whole row leaves nothing out.
+    window = config.window if config.window < segments_BL.shape[1] else 0
 
-    def attend(query, key, value, state):
-        mixed = attention.attend_segments(query, key, value, segments_BL, packed=packed)
+    def attend(query, key, value, state, is_windowed):
+        def mix(window):
+            return attention.attend_segments(
+                query, key, value, segments_BL,
+                packed=packed, window=window, cap=config.attention_cap,
+            )  # fmt: skip
+
+        if not window or isinstance(is_windowed, bool):
+            mixed = mix(window if is_windowed is not False else 0)
+        else:
+            mixed = jax.lax.cond(is_windowed, lambda: mix(window), lambda: mix(0))
         return mixed, ((key, value) if keep_state else state)
 
     return attend
@@ -213,23 +341,34 @@ def merge(config: ModelConfig, params: dict) -> Decoder:
     return nnx.merge(_abstract(config)[0], params)
 
 
-def init(config: ModelConfig, key: jax.Array) -> dict:
+def init(
+    config: ModelConfig, key: jax.Array, wanted: Callable[[str], bool] = lambda name: True
+) -> dict:
     """Random f32 parameters, the nested dict of `nnx.split`; a function of config and key.
 
     All noise is drawn at once: one generator compiles in a tenth of the time of one for each
     parameter.
+
+    Args:
+      config: The model.
+      key: Of the noise.
+      wanted: By its name, whether a parameter is made; the others are left out.
     """
-    leaves, structure = jax.tree.flatten(_abstract(config)[1], is_leaf=_is_variable)
-    total = sum(leaf.size for leaf in leaves if leaf.noise)
+    leaves = jax.tree_util.tree_leaves_with_path(_abstract(config)[1], is_leaf=_is_variable)
+    leaves = [(path, leaf) for path, leaf in leaves if wanted(path[-1].key)]
+    total = sum(leaf.size for _, leaf in leaves if leaf.noise)
     noise = jax.random.truncated_normal(key, -2.0, 2.0, (total,), jnp.float32)
-    used, values = 0, []
-    for leaf in leaves:
+    used, params = 0, {}
+    for path, leaf in leaves:
         value = jnp.full(leaf.shape, leaf.start, jnp.float32)
         if leaf.noise:
             value += leaf.noise * noise[used : used + leaf.size].reshape(leaf.shape)
             used += leaf.size
-        values.append(leaf.replace(value))
-    return nnx.to_pure_dict(jax.tree.unflatten(structure, values))
+        place = params
+        for entry in path[:-1]:
+            place = place.setdefault(entry.key, {})
+        place[path[-1].key] = value
+    return params
 
 
 def _is_variable(leaf) -> bool:
@@ -305,7 +444,7 @@ def forward_hidden(
     if positions_BL is None:
         positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1])[None], tokens_BL.shape)
     decoder = merge(config, params)
-    attend = attend_whole(segments_BL, packed=packed)
+    attend = attend_whole(config, segments_BL, packed=packed)
     hidden, _ = decoder.hidden(tokens_BL, positions_BL, attend, None)
     return hidden, decoder
 

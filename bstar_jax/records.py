@@ -56,6 +56,7 @@ class Query:
       solution: A human solution, answer line included; "" where the task has none.
       fields: The task's own data about the query, such as its quantities.
       prefix: The beginning of a response, where the model is to continue one; else "".
+      more_solutions: Other human solutions.
     """
 
     query_id: str
@@ -65,6 +66,11 @@ class Query:
     solution: str = ""
     fields: Mapping[str, object] = dataclasses.field(default_factory=dict)
     prefix: str = ""
+    more_solutions: tuple[str, ...] = ()
+
+    def solutions(self, count: int) -> tuple[str, ...]:
+        """The first human solutions, at most `count`."""
+        return tuple(filter(None, (self.solution, *self.more_solutions)))[:count]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,7 @@ STORAGE: Mapping[str, str | tuple[str, ...] | None] = {
     "head_width": None,
     "feed_forward": "tensor",
     "vocab": "tensor",
+    "rank": None,
 }
 
 SAMPLING: Mapping[str, str | tuple[str, ...] | None] = {**STORAGE, "width": None}

@@ -1,5 +1,6 @@
 """Small real things that many tests start from: a model, its parameters, words, queries, meshes."""
 
+import dataclasses
 import functools
 
 import jax
@@ -15,6 +16,17 @@ WORDS = tokenizer.word_tokenizer(tasks.arithmetic.WORDS)
 MODEL = ModelConfig(
     vocab_size=WORDS.vocab_size, width=16, layers=2, heads=4, kv_heads=2, feed_forward=32
 )
+
+# Every field that families differ by, in two models.
+GEMMA = dataclasses.replace(
+    MODEL, layers=3, head_width=6, window=5, window_pattern="wwf", rope_local_theta=30.0,
+    rope_scaling="linear", rope_factor=8.0, activation="gelu", qk_norm=True, post_norms=True,
+    norm_offset=True, embedding_scale=True, query_divisor=11.0, attention_cap=3.0, logit_cap=5.0,
+)  # fmt: skip
+QWEN = dataclasses.replace(
+    MODEL, tied=False, qkv_bias=True, output_bias=True, feed_forward_bias=True,
+    rope_scaling="llama3", rope_factor=4.0, rope_length=64,
+)  # fmt: skip
 
 
 @functools.lru_cache

@@ -34,7 +34,7 @@ def inputs(length, dtype=jnp.float32, heads=4, groups=2, width=8, seed=0):
     return normal(heads), normal(groups), normal(groups)
 
 
-def by_hand(query_BLAE, key_BLGE, value_BLGE, segments_BL):
+def by_hand(query_BLAE, key_BLGE, value_BLGE, segments_BL, window=0, cap=0.0):
     """Token by token and head by head, in f64."""
     query, key, value = (np.asarray(a, np.float64) for a in (query_BLAE, key_BLGE, value_BLGE))
     segments_BL = np.asarray(segments_BL)
@@ -42,8 +42,11 @@ def by_hand(query_BLAE, key_BLGE, value_BLGE, segments_BL):
     share = query.shape[2] // key.shape[2]
     for b, at, head in np.ndindex(query.shape[:3]):
         mine = segments_BL[b, at]
-        reads = [k for k in range(at + 1) if k == at or (mine > 0 and segments_BL[b, k] == mine)]
+        first = max(at + 1 - window, 0) if window else 0
+        mates = [k for k in range(first, at) if mine > 0 and segments_BL[b, k] == mine]
+        reads = [*mates, at]
         scores = key[b, reads, head // share] @ query[b, at, head] / np.sqrt(query.shape[3])
+        scores = cap * np.tanh(scores / cap) if cap else scores
         mass = np.exp(scores - scores.max())
         mixed[b, at, head] = mass / mass.sum() @ value[b, reads, head // share]
     return mixed
@@ -65,10 +68,48 @@ def test_xla_is_the_formula_token_by_token(heads, groups):
     np.testing.assert_allclose(got, by_hand(*parts, segments_BL), atol=2e-6)
 
 
-def test_the_mask_is_what_its_docstring_draws():
-    rows = ["x....", "xx...", "..x..", "..xx.", "....x"]
-    mask_BLL = attention.causal_mask(jnp.asarray([[1, 1, 2, 2, 0]]))
+@pytest.mark.parametrize(
+    ("window", "rows"),
+    [
+        (0, ["x....", "xx...", "xxx..", "...x.", "....x"]),
+        (2, ["x....", "xx...", ".xx..", "...x.", "....x"]),
+        (5, ["x....", "xx...", "xxx..", "...x.", "....x"]),
+    ],
+)
+def test_the_mask_is_what_its_docstring_draws(window, rows):
+    mask_BLL = attention.causal_mask(jnp.asarray([[1, 1, 1, 2, 0]]), window)
     np.testing.assert_array_equal(mask_BLL[0], [[mark == "x" for mark in row] for row in rows])
+
+
+LIMITS = pytest.mark.parametrize(
+    "limits", [{"window": 3}, {"cap": 0.7}, {"window": 5, "cap": 0.7}], ids=str
+)
+
+
+@LIMITS
+def test_windows_and_caps_are_the_formula_token_by_token(limits):
+    parts, segments_BL = inputs(13), segments(3, 13)
+    run = jax.jit(functools.partial(attention.attend_segments, **limits))
+    np.testing.assert_allclose(
+        run(*parts, segments_BL), by_hand(*parts, segments_BL, **limits), atol=2e-6
+    )
+
+
+@LIMITS
+def test_splash_has_windows_and_caps(limits):
+    parts, segments_BL = inputs(140), segments(3, 140)
+    limits = {name: 20 * value if name == "window" else value for name, value in limits.items()}
+    got = jax.jit(functools.partial(SPLASH, **limits))(*parts, segments_BL)
+    expected = jax.jit(functools.partial(attention.by_xla, **limits))(*parts, segments_BL)
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_request_to_cudnn_has_the_window(packed):
+    parts, segments_BL = inputs(14), segments(3, 14, packed)
+    asked = functools.partial(attention.by_cudnn, packed=packed, window=4, library="xla")
+    got = jax.jit(asked)(*parts, segments_BL)
+    np.testing.assert_allclose(got, by_hand(*parts, segments_BL, window=4), atol=2e-6)
 
 
 # Splash.

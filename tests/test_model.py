@@ -135,14 +135,15 @@ def test_gradients_flow_to_earlier_tokens_of_the_same_text_alone():
     np.testing.assert_array_equal(reads_LL, expected_LL)
 
 
-def test_packed_texts_equal_texts_in_rows_of_their_own():
+@pytest.mark.parametrize("config", [builders.MODEL, builders.GEMMA], ids=["plain", "windows"])
+def test_packed_texts_equal_texts_in_rows_of_their_own(config):
     lengths = (4, 1, 6)
     texts = [tokens(1, length, seed=length)[0] for length in lengths]
     padding = np.zeros(2, np.int32)
     packed = np.concatenate([*texts, padding])[None]
     segments = np.concatenate([np.full(n, i + 1) for i, n in enumerate(lengths)] + [padding])
     positions = np.concatenate([np.arange(n) for n in lengths] + [padding])
-    run = functools.partial(forward, builders.MODEL, builders.params())
+    run = functools.partial(forward, config, builders.params(config))
     together = run(packed, segments[None], positions[None])[0]
     alone = np.zeros((3, 6), np.int32)
     for row, text in enumerate(texts):

@@ -398,7 +398,7 @@ def test_warm_up_of_no_steps_is_the_random_start(tmp_path):
     )
     with opened(tmp_path, config) as run:
         got = jax.device_get(train.warm_up(run))
-        start = jax.device_get(train.initial_params(run))
+        start = jax.device_get(run.start())
         run.checkpoints.wait()
         assert run.checkpoints.iterations() == [0] and run.checkpoints.mark() is None
     jax.tree.map(np.testing.assert_array_equal, got, start)

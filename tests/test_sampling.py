@@ -254,8 +254,11 @@ def plain_logprobs(config, params, prompts, tokens_URL):
             vocab_size=1500, width=16, layers=2, heads=4, kv_heads=1, head_width=6,
             feed_forward=24, tied=False,
         ),
+        dataclasses.replace(builders.MODEL, window=4),
+        builders.GEMMA,
+        builders.QWEN,
     ],
-    ids=["tied", "untied"],
+    ids=["tied", "untied", "windows", "Gemma 3", "Qwen 3"],
 )  # fmt: skip
 @pytest.mark.parametrize("slots", [100, 6])
 def test_logprobs_are_those_of_a_plain_forward_pass(config, slots):

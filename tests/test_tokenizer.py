@@ -246,8 +246,9 @@ def test_a_prompt_begins_with_start_of_text_where_there_is_one(byte_pairs, tmp_p
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model_type": "unigram", "byte_fallback": True}, "not byte pairs"),
-        ({"model_type": "bpe", "byte_fallback": False}, "not byte pairs with byte fallback"),
+        ({"model_type": "word", "byte_fallback": True}, "neither byte pairs nor unigrams"),
+        ({"model_type": "bpe", "byte_fallback": False}, "no byte fallback"),
+        ({"model_type": "unigram", "byte_fallback": True}, "changes the spaces or characters"),
         ({"model_type": "bpe", "byte_fallback": True}, "changes the spaces or characters"),
     ],
 )

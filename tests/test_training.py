@@ -212,6 +212,7 @@ def test_vocabulary_padding_changes_no_loss_and_gets_no_gradient():
         (Schedule(2.0, 0, 6, 1.0), {0: 2.0, 3: 2.0, 100: 2.0}),
         (Schedule(2.0, 4, 4, 1.0), {0: 0.5, 1: 1.0, 3: 2.0, 9: 2.0}),
         (Schedule(2.0, 0, 1, 0.5), {0: 2.0, 1: 1.0}),
+        (Schedule(2.0, 1, 6, 0.5, "cosine"), {0: 2.0, 1: 2.0, 2: 1.853553, 3: 1.5, 5: 1.0, 9: 1.0}),
     ],
 )
 def test_schedule_values(schedule, rates):

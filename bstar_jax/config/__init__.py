@@ -6,6 +6,7 @@ field is None: "none" is 0 or "". A value outside its range, or a combination th
 work, raises `UserError` naming the value, the rule and the remedy.
 """
 
+from bstar_jax.config.architecture import ModelConfig
 from bstar_jax.config.sections import (
     BalanceConfig,
     CalibrateConfig,
@@ -17,7 +18,6 @@ from bstar_jax.config.sections import (
     LogConfig,
     LoopConfig,
     MeshConfig,
-    ModelConfig,
     MonitorConfig,
     OptimizerConfig,
     PrmConfig,
@@ -25,8 +25,9 @@ from bstar_jax.config.sections import (
     SftConfig,
     TaskConfig,
     TokenizerConfig,
+    TrainingConfig,
 )
-from bstar_jax.config.whole import Config, check_resume, from_dict, total_steps
+from bstar_jax.config.whole import Config, check_resume, from_dict, schedule_steps, total_steps
 from bstar_jax.schema import Preempted, UserError, to_dict
 
 __all__ = [
@@ -50,9 +51,11 @@ __all__ = [
     "SftConfig",
     "TaskConfig",
     "TokenizerConfig",
+    "TrainingConfig",
     "UserError",
     "check_resume",
     "from_dict",
+    "schedule_steps",
     "to_dict",
     "total_steps",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bstar_jax.schema import Checked, UserError, setting
+from bstar_jax.schema import Checked, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,11 @@ class TaskConfig(Checked):
     )
     fields: FieldNames = dataclasses.field(default_factory=FieldNames)
     shots: int = setting(0, "solved train examples put before every prompt", low=0)
+    chat_template: bool = setting(
+        False,
+        "the prompt becomes a user message in the tokenizer's chat template, with the "
+        "assistant's turn opened",
+    )
     train_queries: int = setting(10240, "train queries that a generated task makes", low=1)
 
 
@@ -59,53 +64,6 @@ class TokenizerConfig(Checked):
 
     path: str = setting("", "tokenizer file or directory; '' takes the task's own or trains one")
     vocab_size: int = setting(2048, "pieces of a sentencepiece tokenizer trained here", low=300)
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig(Checked):
-    """The decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU."""
-
-    prefix = "model."
-
-    vocab_size: int = setting(0, "tokens; 0 takes the tokenizer's", low=0)
-    width: int = setting(96, "D, of the residual stream", low=1)
-    layers: int = setting(3, "Y", low=1)
-    heads: int = setting(4, "A, attention heads", low=1)
-    kv_heads: int = setting(2, "G, key-value heads; divides heads", low=1)
-    head_width: int = setting(0, "E; 0 is width / heads", low=0)
-    feed_forward: int = setting(256, "F", low=1)
-    rope_theta: float = setting(10000.0, "base of the rotary wavelengths", above=0)
-    norm_epsilon: float = setting(1e-6, "added to the mean square", above=0)
-    tied: bool = setting(True, "the head is the transposed embedding")
-    dtype: str = setting(
-        "float32", "of the computation; parameters are f32", choices=("float32", "bfloat16")
-    )
-    remat: str = setting(
-        "full", "what the backward pass computes again", choices=("none", "dots", "full")
-    )
-    scalar_head: bool = setting(False, "a second head with one value a token")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.heads % self.kv_heads:
-            raise UserError(
-                f"model.heads is {self.heads} and model.kv_heads {self.kv_heads}; every "
-                "key-value head serves the same number of heads: kv_heads must divide heads"
-            )
-        if self.head_width == 0 and self.width % self.heads:
-            raise UserError(
-                f"model.width is {self.width} and model.heads {self.heads}; heads must divide "
-                "width, or model.head_width be given"
-            )
-        if self.width_per_head % 2:
-            raise UserError(
-                f"a head is {self.width_per_head} wide; rotary positions turn pairs: make it even"
-            )
-
-    @property
-    def width_per_head(self) -> int:
-        """E, the width of one attention head."""
-        return self.head_width or self.width // self.heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +91,26 @@ class OptimizerConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainingConfig(Checked):
+    """How the rows of an optimizer step are computed, in every training phase.
+
+    Neither changes what is learnt, but by rounding.
+    """
+
+    prefix = "training."
+
+    row_tokens: int = setting(
+        0, "texts of a step are packed into rows of so many tokens; 0 is a row a text", low=0
+    )
+    micro_rows: int = setting(
+        0,
+        "rows of one forward and backward pass, whose gradients are added up; 0 is all rows of a "
+        "step",
+        low=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class SftConfig(Checked):
     """Warm-up on human solutions, before the first iteration."""
 
@@ -143,9 +121,14 @@ class SftConfig(Checked):
     learning_rate: float = setting(3e-3, "peak", above=0)
     warmup_steps: int = setting(50, "steps of linear growth from 0", low=0)
     final_rate: float = setting(
-        0.1, "share of the peak that a linear fall ends at; 1 is constant", low=0, high=1
+        0.1, "share of the peak that the fall ends at; 1 is constant", low=0, high=1
     )
-    examples: int = setting(1500, "human solutions used", low=0)
+    fall: str = setting("linear", "how the rate falls", choices=("linear", "cosine"))
+    schedule_steps: int = setting(
+        0, "steps that growth and fall span; 0 is all that the phase has", low=0
+    )
+    examples: int = setting(1500, "queries whose human solutions are used", low=0)
+    solutions: int = setting(1, "human solutions used of a query that has several", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,12 +141,16 @@ class PrmConfig(Checked):
     queries: int = setting(1024, "train queries that it learns from", low=1)
     responses: int = setting(4, "labelled responses a query", low=1)
     completer_steps: int = setting(
-        0,
-        "further steps on human solutions of the model that continues; 0 takes it as it is",
-        low=0,
+        0, "further steps of the model that continues; 0 takes it as it is", low=0
     )
+    completer_data: str = setting(
+        "human",
+        "what these learn: human solutions, the model's own right responses, or both",
+        choices=("human", "own", "both"),
+    )
+    completer_temperature: float = setting(1.0, "of continuations", above=0, high=10)
     continuations: int = setting(8, "n, drawn from the end of every step", low=1)
-    temperature: float = setting(1.0, "of responses and continuations", above=0, high=10)
+    temperature: float = setting(1.0, "of responses", above=0, high=10)
     labels: str = setting(
         "soft",
         "soft: share of continuations that are right; hard: whether any is",
@@ -187,7 +174,11 @@ class PrmConfig(Checked):
     learning_rate: float = setting(1e-3, "peak", above=0)
     warmup_steps: int = setting(20, "steps of linear growth from 0", low=0)
     final_rate: float = setting(
-        0.1, "share of the peak that a linear fall ends at; 1 is constant", low=0, high=1
+        0.1, "share of the peak that the fall ends at; 1 is constant", low=0, high=1
+    )
+    fall: str = setting("linear", "how the rate falls", choices=("linear", "cosine"))
+    schedule_steps: int = setting(
+        0, "steps that growth and fall span; 0 is all that the phase has", low=0
     )
     score_batch: int = setting(256, "responses scored at once", low=1)
 
@@ -303,7 +294,11 @@ class ImproveConfig(Checked):
     learning_rate: float = setting(1e-3, "peak", above=0)
     warmup_steps: int = setting(0, "steps of linear growth from 0", low=0)
     final_rate: float = setting(
-        1.0, "share of the peak that a linear fall ends at; 1 is constant", low=0, high=1
+        1.0, "share of the peak that the fall ends at; 1 is constant", low=0, high=1
+    )
+    fall: str = setting("linear", "how the rate falls", choices=("linear", "cosine"))
+    schedule_steps: int = setting(
+        0, "steps that growth and fall span; 0 is all that the phase has", low=0
     )
     init_from: str = setting(
         "last", "parameters a round starts from", choices=("last", "warmup", "base")

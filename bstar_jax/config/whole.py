@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from bstar_jax import schema
+from bstar_jax.config.architecture import ModelConfig
 from bstar_jax.config.sections import (
     BalanceConfig,
     CalibrateConfig,
@@ -14,7 +15,6 @@ from bstar_jax.config.sections import (
     LogConfig,
     LoopConfig,
     MeshConfig,
-    ModelConfig,
     MonitorConfig,
     OptimizerConfig,
     PrmConfig,
@@ -22,6 +22,7 @@ from bstar_jax.config.sections import (
     SftConfig,
     TaskConfig,
     TokenizerConfig,
+    TrainingConfig,
 )
 from bstar_jax.schema import Checked, UserError, flatten, setting, to_dict
 
@@ -40,6 +41,7 @@ class Config(Checked):
     model: ModelConfig = _section(ModelConfig)
     mesh: MeshConfig = _section(MeshConfig)
     optimizer: OptimizerConfig = _section(OptimizerConfig)
+    training: TrainingConfig = _section(TrainingConfig)
     sft: SftConfig = _section(SftConfig)
     prm: PrmConfig = _section(PrmConfig)
     loop: LoopConfig = _section(LoopConfig)
@@ -97,14 +99,15 @@ def _check_grid(config):
 
 
 def _check_training(config):
-    if config.improve.init_from == "base":
+    if config.improve.init_from == "base" and not config.model.checkpoint:
         raise UserError(
             "improve.init_from=base starts from the model before warm-up, which is random "
-            "here; use improve.init_from=warmup"
+            "here; use improve.init_from=warmup, or give model.checkpoint"
         )
     if config.sft.steps and config.sft.examples == 0:
         raise UserError("sft.steps is set but sft.examples is 0; set sft.steps=0 to skip warm-up")
-    if config.prm.completer_steps and config.sft.examples == 0:
+    learns_human = config.prm.completer_steps and config.prm.completer_data == "human"
+    if learns_human and config.sft.examples == 0:
         raise UserError(
             f"prm.completer_steps is {config.prm.completer_steps}, but sft.examples is 0; it is "
             "taught on those human solutions: raise sft.examples"
@@ -121,11 +124,39 @@ def _check_training(config):
         )
     for name in ("sft", "prm", "improve"):
         section = getattr(config, name)
-        if section.steps and section.warmup_steps > total_steps(config, name):
+        if section.schedule_steps and section.schedule_steps < total_steps(config, name):
             raise UserError(
-                f"{name}.warmup_steps is {section.warmup_steps} of {total_steps(config, name)} "
-                "steps in all; warm-up must fit in the schedule"
+                f"{name}.schedule_steps is {section.schedule_steps}, but there are "
+                f"{total_steps(config, name)} steps in all, and the schedule must span them; "
+                "raise it, or 0 takes all"
             )
+        if section.steps and section.warmup_steps > schedule_steps(config, name):
+            raise UserError(
+                f"{name}.warmup_steps is {section.warmup_steps} of "
+                f"{schedule_steps(config, name)} steps in all; warm-up must fit in the schedule"
+            )
+
+
+def _check_rows(config):
+    packed, micro = config.training.row_tokens, config.training.micro_rows
+    longest = config.generate.max_prompt_tokens + config.generate.max_tokens
+    if packed and packed < longest:
+        raise UserError(
+            f"training.row_tokens is {packed}, but a text may have generate.max_prompt_tokens + "
+            f"generate.max_tokens = {longest} tokens; give at least so many, or 0 for a row a text"
+        )
+    # Packed rows are made as many as divide.
+    if micro and not packed:
+        for name in ("sft", "prm", "improve"):
+            batch = getattr(config, name).batch
+            is_used = config.prm.enabled if name == "prm" else getattr(config, name).steps
+            if is_used and batch % micro:
+                divisors = [rows for rows in range(1, batch + 1) if batch % rows == 0]
+                nearest = min(divisors, key=lambda rows: abs(rows - micro))
+                raise UserError(
+                    f"training.micro_rows is {micro} and {name}.batch {batch}; each pass takes as "
+                    f"many rows: the nearest that divides is training.micro_rows={nearest}"
+                )
 
 
 _WITHOUT_EQUATIONS = ("arc", "humaneval", "mbpp", "apps", "choice", "code")
@@ -150,15 +181,20 @@ def _check_task(config):
                 raise UserError(f"task.{name} is {template!r}; it must hold {part}")
 
 
-_COMBINATIONS = (_check_monitor, _check_grid, _check_training, _check_task)
+_COMBINATIONS = (_check_monitor, _check_grid, _check_training, _check_rows, _check_task)
 
 
 def total_steps(config: Config, phase: str) -> int:
-    """Optimizer steps that one schedule of phase "sft", "prm" or "improve" spans."""
+    """Optimizer steps of phase "sft", "prm" or "improve" that one schedule serves."""
     if phase != "improve":
         return getattr(config, phase).steps
     rounds = config.loop.iterations if config.improve.optimizer_from == "last" else 1
     return max(rounds, 1) * config.improve.steps
+
+
+def schedule_steps(config: Config, phase: str) -> int:
+    """Optimizer steps that the learning rate of phase "sft", "prm" or "improve" is laid out for."""
+    return getattr(config, phase).schedule_steps or total_steps(config, phase)
 
 
 def from_dict(values: dict) -> Config:

@@ -39,11 +39,14 @@ def attend_segments(
     segments_BL: Int[Array, "B L"],
     *,
     packed: bool = True,
+    window: int = 0,
+    cap: float = 0.0,
     impl: str = "auto",
 ) -> Float[Array, "B L A E"]:
     """Mixes the values of the tokens that each token may read, by softmax of scaled scores.
 
-        mixed_l = sum_k softmax_k(query_l . key_k / sqrt(E)) value_k,   k as in `causal_mask`
+        mixed_l = sum_k softmax_k(score_lk) value_k,   k as in `causal_mask`
+        score_lk = query_l . key_k / sqrt(E), or of that s, cap tanh(s / cap)
 
     Head a reads key-value head a // (A / G). Scores and their softmax are f32. Implementations
     differ by rounding; cuDNN may sum its gradients in another order from run to run.
@@ -58,6 +61,8 @@ def attend_segments(
       segments_BL: Which text a token belongs to, from 1; 0 is padding.
       packed: Whether rows may hold several texts. False says that every row is one text of
         segment 1 from the first column on, then padding: cuDNN then needs no mask.
+      window: Tokens that one reads, itself included; 0 is all up to itself.
+      cap: What no score reaches; 0 is none.
       impl: "xla", "cudnn", "splash", or "auto": what the devices of the mesh in force, or else
         of the default backend, have a kernel for, where it supports the case; XLA otherwise.
 
@@ -68,11 +73,17 @@ def attend_segments(
     is_spread = not (mesh.empty or mesh.manual_axes or mesh.size == 1)
     divides = not is_spread or _divides(mesh, query_BLAE.shape, key_BLGE.shape)
     _, length, _, width = query_BLAE.shape
-    case = Case(_target(), query_BLAE.dtype.name, length, width, packed, divides)
+    case = Case(
+        _target(), query_BLAE.dtype.name, length, width, packed, divides, window > 0, cap > 0
+    )
     impl = choose(impl, case)
+    limits = {"window": window, "cap": cap}
     if impl == "xla":
-        return by_xla(query_BLAE, key_BLGE, value_BLGE, segments_BL)
-    run = functools.partial(by_cudnn, packed=packed) if impl == "cudnn" else by_splash
+        return by_xla(query_BLAE, key_BLGE, value_BLGE, segments_BL, **limits)
+    if impl == "splash":
+        run = functools.partial(by_splash, **limits)
+    else:
+        run = functools.partial(by_cudnn, packed=packed, window=window)
     if is_spread:
         # A kernel is not partitioned by the compiler: each device has its rows and heads.
         place = functools.partial(sharding.spec, table=sharding.SAMPLING)
@@ -83,17 +94,20 @@ def attend_segments(
     return run(query_BLAE, key_BLGE, value_BLGE, segments_BL)
 
 
-def causal_mask(segments_BL: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
-    """Token l reads tokens k <= l of its own segment.
+def causal_mask(segments_BL: Int[Array, "B L"], window: int = 0) -> Bool[Array, "B L L"]:
+    """Token l reads tokens k <= l of its own segment, with a window those with l - k < window.
 
-    segments 1 1 2 2 0      reads   x . . . .
-                                    x x . . .
-                                    . . x . .
-                                    . . x x .
+    segments 1 1 1 2 0      reads   x . . . .    and with a window of 2   x . . . .
+                                    x x . . .                             x x . . .
+                                    x x x . .                             . x x . .
+                                    . . . x .                             . . . x .
                                     . . . . x    (0 is padding: it reads itself alone)
     """
     length = segments_BL.shape[1]
-    below = jnp.tril(jnp.ones((length, length), bool))[None]
+    below = jnp.tril(jnp.ones((length, length), bool))
+    if window:
+        below &= ~jnp.tril(below, -window)
+    below = below[None]
     same = segments_BL[:, :, None] == segments_BL[:, None, :]
     real = (segments_BL > 0)[:, :, None]
     return (below & same & real) | jnp.eye(length, dtype=bool)[None]
@@ -113,6 +127,8 @@ class Case:
       width: E.
       packed: Whether rows may hold several texts.
       divides: Whether the mesh in force cuts rows and heads evenly.
+      windowed: Whether a token reads only so many before it.
+      capped: Whether scores are capped.
     """
 
     target: str
@@ -121,6 +137,8 @@ class Case:
     width: int
     packed: bool = True
     divides: bool = True
+    windowed: bool = False
+    capped: bool = False
 
 
 def choose(impl: str, case: Case) -> str:
@@ -161,6 +179,8 @@ def _lacks(impl: str, case: Case) -> str:
         return f"takes heads of 8, 16 ... 128 channels, not {case.width}"
     if case.packed and case.length % 2:
         return f"takes packed rows of even length, not {case.length}"
+    if case.capped:
+        return "takes no capped scores"
     return ""
 
 
@@ -185,20 +205,27 @@ def _divides(mesh, query_shape, key_shape) -> bool:
 # The implementations.
 
 
-def by_xla(query_BLAE, key_BLGE, value_BLGE, segments_BL):
+def by_xla(query_BLAE, key_BLGE, value_BLGE, segments_BL, window: int = 0, cap: float = 0.0):
     """The formula; every score is computed, and those of what is not read become -inf."""
     batch, length, heads, width = query_BLAE.shape
     groups = key_BLGE.shape[2]
     query = query_BLAE.reshape(batch, length, groups, heads // groups, width)
     scores = jnp.einsum("blghe,bkge->bghlk", query, key_BLGE, preferred_element_type=jnp.float32)
-    scores = scores * width**-0.5
-    scores = jnp.where(causal_mask(segments_BL)[:, None, None], scores, -jnp.inf)
+    scores = capped(scores * width**-0.5, cap)
+    scores = jnp.where(causal_mask(segments_BL, window)[:, None, None], scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(value_BLGE.dtype)
     mixed = jnp.einsum("bghlk,bkge->blghe", weights, value_BLGE)
     return mixed.reshape(query_BLAE.shape)
 
 
-def by_cudnn(query_BLAE, key_BLGE, value_BLGE, segments_BL, packed: bool, library: str = "cudnn"):
+def capped(scores: jax.Array, cap: float) -> jax.Array:
+    """Scores s as cap * tanh(s / cap); as they are where cap is 0. Source: arXiv:2408.00118."""
+    return cap * jnp.tanh(scores / cap) if cap else scores
+
+
+def by_cudnn(
+    query_BLAE, key_BLGE, value_BLGE, segments_BL, packed: bool, window: int = 0, library="cudnn"
+):
     """cuDNN's flash attention: by the rows' lengths, or packed by a mask [B, 1, L, L].
 
     With library="xla" the same call runs everywhere, so that a test can compare its results.
@@ -212,27 +239,42 @@ def by_cudnn(query_BLAE, key_BLGE, value_BLGE, segments_BL, packed: bool, librar
         implementation=library,
     )
     if packed:
-        return flash(mask=causal_mask(segments_BL)[:, None])
+        return flash(mask=causal_mask(segments_BL, window)[:, None])
     is_text_BL = segments_BL > 0
     # A row without text has one token that reads itself, like all padding.
     lengths_B = jnp.maximum(is_text_BL.sum(axis=1, dtype=jnp.int32), 1)
-    mixed_BLAE = flash(query_seq_lengths=lengths_B, key_value_seq_lengths=lengths_B)
+    mixed_BLAE = flash(
+        query_seq_lengths=lengths_B,
+        key_value_seq_lengths=lengths_B,
+        local_window_size=(window - 1, 0) if window else None,
+    )
     own_BLAE = jnp.repeat(value_BLGE, query_BLAE.shape[2] // value_BLGE.shape[2], axis=2)
     return jnp.where(is_text_BL[..., None, None], mixed_BLAE, own_BLAE)
 
 
-def by_splash(query_BLAE, key_BLGE, value_BLGE, segments_BL, interpret: bool = False):
-    """The TPU's kernel: blocks above the diagonal are left out, segments are compared inside."""
+def by_splash(
+    query_BLAE,
+    key_BLGE,
+    value_BLGE,
+    segments_BL,
+    window: int = 0,
+    cap: float = 0.0,
+    interpret=False,
+):
+    """The TPU's kernel: blocks that nothing reads are left out, segments are compared inside."""
     _, length, heads, width = query_BLAE.shape
     missing = -length % SPLASH_BLOCKS[-1]
     padded = length + missing
     block = next(block for block in SPLASH_BLOCKS if padded % block == 0)
     names = ("q", "kv", "q_dkv", "kv_dkv", "q_dq", "kv_dq")
+    shape = (padded, padded)
+    mask = masks.LocalMask(shape, (window - 1, 0), 0) if window else masks.CausalMask(shape)
     kernel = splash_lib.make_splash_mha(
-        masks.MultiHeadMask([masks.CausalMask((padded, padded))] * heads),
+        masks.MultiHeadMask([mask] * heads),
         block_sizes=splash_lib.BlockSizes(**{f"block_{name}": block for name in names}),
         head_shards=1,
         q_seq_shards=1,
+        attn_logits_soft_cap=cap or None,
         interpret=interpret,
     )
 

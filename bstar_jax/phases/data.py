@@ -33,15 +33,29 @@ def check_inputs(run: Run) -> None:
         if config.generate.rationalize and query.split == "train":
             hint = encode_prompt(run.tokenizer, run.task.hint(query))
             check_prompt(f"{query.query_id} with its hint", hint, limit)
-    if config.sft.steps or config.improve.reference_share or config.prm.completer_steps:
+    teaches = config.prm.completer_steps and config.prm.completer_data != "own"
+    if config.sft.steps or config.improve.reference_share or teaches:
         human_data(run)
 
 
 def human_data(run: Run) -> Encoded:
-    """The human solutions as training rows.
+    """The human solutions as training rows; errors as of `human_examples`, and
 
     Raises:
-      UserError: If one is missing, or does not fit the lengths.
+      UserError: If one does not fit the lengths.
+    """
+    examples = human_examples(run)
+    data, too_long = encode(run.tokenizer, examples, **limits(run))
+    if too_long:
+        raise UserError(explain(too_long, len(examples), **limits(run)))
+    return data
+
+
+def human_examples(run: Run) -> list[Example]:
+    """The human solutions.
+
+    Raises:
+      UserError: If one is missing.
     """
     queries = run.task.splits["sft"]
     missing = [query.query_id for query in queries if not query.solution]
@@ -50,11 +64,11 @@ def human_data(run: Run) -> Encoded:
             f"{len(missing)} of {len(queries)} queries of split sft have no human solution, such "
             f"as {missing[0]!r}; name the field in task.fields.solution, or set sft.steps=0"
         )
-    examples = [Example(query.prompt, query.solution, query.query_id) for query in queries]
-    data, too_long = encode(run.tokenizer, examples, **_limits(run))
-    if too_long:
-        raise UserError(explain(too_long, len(examples), **_limits(run)))
-    return data
+    return [
+        Example(query.prompt, solution, query.query_id)
+        for query in queries
+        for solution in query.solutions(run.config.sft.solutions)
+    ]
 
 
 def selected_data(run: Run, iteration: int, selected: Rollouts) -> Encoded:
@@ -77,18 +91,19 @@ def selected_data(run: Run, iteration: int, selected: Rollouts) -> Encoded:
     ]
     # What several iterations selected alike counts once.
     examples = dict.fromkeys(Example(*row) for row in zip(*columns, strict=True))
-    data, too_long = encode(run.tokenizer, list(examples), **_limits(run))
+    data, too_long = encode(run.tokenizer, list(examples), **limits(run))
     if too_long:
         run.console.warn(
             f"iteration {iteration}: {len(too_long)} of {len(examples)} selected texts are longer "
             "than the limits once they are encoded again; training leaves them out"
         )
     if len(data) == 0:
-        raise UserError(explain(too_long, len(examples), **_limits(run)))
+        raise UserError(explain(too_long, len(examples), **limits(run)))
     return data
 
 
-def _limits(run: Run) -> dict[str, int]:
+def limits(run: Run) -> dict[str, int]:
+    """The lengths that `encode` takes."""
     settings = run.config.generate
     return {
         "max_prompt_tokens": settings.max_prompt_tokens,

@@ -1,7 +1,7 @@
 """Warm-up of the process model: label solution steps by continuing them, learn, judge.
 
-completer    the warm-up model, taught further on the human solutions
 responses    the warm-up model answers some train queries, and some calibration queries
+completer    the warm-up model, taught further: by human solutions, or its own right responses
 labels       from the end of every step the completer goes on n times; the share that reaches
              the reference answer is the step's label, that of the last step the answer's grade
 training     a copy of the completer with a scalar head learns the labels
@@ -25,14 +25,22 @@ from bstar_jax import metrics
 from bstar_jax.config import UserError
 from bstar_jax.journal import write_json
 from bstar_jax.phases import plots
-from bstar_jax.phases.data import human_data
+from bstar_jax.phases.data import human_examples, limits
 from bstar_jax.phases.run import Run
 from bstar_jax.phases.sampled import discard_units, finish, sample
 from bstar_jax.phases.train import Learner, sampling_params, schedule_of, train
 from bstar_jax.records import Query, Rollouts
 from bstar_jax.rewards.process import step_ends, with_scalar_head
 from bstar_jax.sampling import Draw, Keys
-from bstar_jax.training.batches import Encoded, StepExample, encode_steps, explain, order
+from bstar_jax.training.batches import (
+    Encoded,
+    Example,
+    StepExample,
+    encode,
+    encode_steps,
+    explain,
+    order,
+)
 from bstar_jax.training.losses import response_loss, step_loss
 from bstar_jax.training.optimizer import Schedule
 
@@ -54,8 +62,8 @@ def learn_process_rewards(run: Run, params: dict) -> None:
     if not run.config.prm.enabled:
         return
     if not file.exists():
-        better = completer(run, params)
-        learnt_from, judged_by = split(run, _labelled(run, params, better))
+        better, labelled = _labelled(run, params)
+        learnt_from, judged_by = split(run, labelled)
         _train(run, better, learnt_from)
         started = time.perf_counter()
         figures = judge(run, judged_by)
@@ -78,8 +86,8 @@ def _summary(run: Run, figures: dict) -> dict:
     return {"iteration": 0, "phase": "prm", "wall_seconds": total, **figures, **seconds}
 
 
-def completer(run: Run, params: dict) -> dict:
-    """The parameters of the model that goes on from steps, on the storage map.
+def completer(run: Run, params: dict, responses: Rollouts) -> dict:
+    """The parameters of the model that goes on from steps.
 
     A weak model misses the answer from good steps too, so its continuations tell less. The
     warm-up model itself may stay weak, which keeps it diverse.
@@ -87,6 +95,7 @@ def completer(run: Run, params: dict) -> dict:
     Args:
       run: The run.
       params: The warm-up model's parameters.
+      responses: What it answered, graded.
     """
     settings, steps = run.config.sft, run.config.prm.completer_steps
     if not steps:
@@ -94,17 +103,42 @@ def completer(run: Run, params: dict) -> dict:
     with contextlib.closing(run.completer_checkpoints()) as checkpoints:
         if checkpoints.iterations():
             return checkpoints.restore_params(0)
-        data = human_data(run)
+        data = _completer_data(run, responses)
         batch_at = lambda step: data.take(  # noqa: E731
             order(len(data), settings.batch, step, (run.config.seed, 0, _COMPLETER))
         )
-        rate = Schedule(settings.learning_rate, 0, steps, settings.final_rate)
+        rate = Schedule(settings.learning_rate, 0, steps, settings.final_rate, settings.fall)
         learner = Learner(run.model, checkpoints, response_loss, steps, rate)
         # A copy: what is trained is given up, and the warm-up model is still wanted.
         start = jax.tree.map(jnp.copy, params)
         trained = train(run, learner, 0, "completer", start, None, batch_at)
         checkpoints.save_params(0, trained.params)
         return trained.params
+
+
+def _completer_data(run: Run, responses: Rollouts) -> Encoded:
+    """What the completer learns; of calibration queries, which judge, nothing.
+
+    Raises:
+      UserError: If nothing is there to learn.
+    """
+    wanted, examples = run.config.prm.completer_data, []
+    if wanted != "own":
+        examples += human_examples(run)
+    if wanted != "human":
+        right = responses.filter(responses.column("correct"))
+        right = right.filter([split == "train" for split in right.column("split")])
+        rows = zip(*map(right.column, ("prompt", "response", "query_id")), strict=True)
+        examples += dict.fromkeys(Example(*row) for row in rows)
+    data, too_long = encode(run.tokenizer, examples, **limits(run))
+    if len(data) == 0:
+        raise UserError(
+            f"prm.completer_data is {wanted!r}, but of {len(responses)} responses none to a train "
+            "query is right; warm up longer (sft.steps), or raise prm.queries"
+        )
+    if too_long:
+        run.console.warn(explain(too_long, len(examples), **limits(run)) + "; they are left out")
+    return data
 
 
 # Labels.
@@ -122,34 +156,37 @@ def queries_of(run: Run) -> tuple[list[Query], list[Query]]:
     return [train_queries[place] for place in chosen], list(judging)
 
 
-def _labelled(run: Run, params: dict, better: dict) -> Rollouts:
-    """Responses with the label of every step as its reward, 2 label - 1.
+def _labelled(run: Run, params: dict) -> tuple[dict, Rollouts]:
+    """The completer's parameters, and responses with the label of every step as its reward.
+
+    A reward is 2 label - 1.
 
     Args:
       run: The run.
       params: The parameters that answer.
-      better: The parameters that go on from steps.
     """
     file = run.path(0, "prm.parquet")
     if file.exists():
         discard_units(run, 0, "prm")
-        return Rollouts.read(file)
+        labelled = Rollouts.read(file)
+        return completer(run, params, labelled), labelled
     settings = run.config.prm
     keys = Keys(run.config.seed, 0, "prm")
     draw = Draw(settings.temperature, 0, settings.responses)
-    params = sampling_params(run, params)
-    responses = sample(run, params, sum(queries_of(run), []), [draw], keys, scored=False)
-    steps = begun(run, responses)
-    draw = dataclasses.replace(draw, responses=settings.continuations)
-    params = sampling_params(run, better)
-    continued = sample(run, params, steps, [draw], keys, name="prm-continued", scored=False)
+    answering = sampling_params(run, params)
+    responses = sample(run, answering, sum(queries_of(run), []), [draw], keys, scored=False)
+    del answering
+    better = completer(run, params, responses)
+    draw = Draw(settings.completer_temperature, 0, settings.continuations)
+    steps, going_on = begun(run, responses), sampling_params(run, better)
+    continued = sample(run, going_on, steps, [draw], keys, name="prm-continued", scored=False)
     seconds = {  # where every response is one step, there is nothing to continue
         name: responses.seconds[name] + continued.seconds.get(name, 0.0)
         for name in ("sample", "grade")
     }
     labelled = label(run, responses, continued).with_seconds(**seconds)
     finish(run, 0, "prm.parquet", labelled, "prm")
-    return labelled
+    return better, labelled
 
 
 def begun(run: Run, responses: Rollouts) -> list[Query]:
@@ -232,7 +269,9 @@ def _train(run: Run, params: dict, labelled: Rollouts) -> None:
             return
         data = encoded(run, labelled)
         # A copy, as above.
-        config, start = with_scalar_head(run.model, jax.tree.map(jnp.copy, params), run.mesh)
+        whole = functools.partial(jnp.array, dtype=jnp.float32, copy=True)
+        start = jax.tree.map(whole, run.whole(params))
+        config, start = with_scalar_head(run.whole_model, start, run.mesh)
         batch_at = lambda step: data.take(  # noqa: E731
             order(len(data), run.config.prm.batch, step, (run.config.seed, 0, _ORDER))
         )
@@ -257,12 +296,8 @@ def encoded(run: Run, labelled: Rollouts) -> Encoded:
         labels = _targets(run, rewards)
         example = StepExample(prompt, response, tuple(ends), tuple(labels), query_id)
         examples.setdefault((query_id, response), example)
-    limits = {
-        "max_prompt_tokens": run.config.generate.max_prompt_tokens,
-        "max_tokens": run.config.generate.max_tokens,
-    }
     rows, ends_only = list(examples.values()), run.config.prm.label_tokens == "end"
-    data, too_long = encode_steps(run.tokenizer, rows, **limits, ends_only=ends_only)
+    data, too_long = encode_steps(run.tokenizer, rows, **limits(run), ends_only=ends_only)
     if too_long:
         run.console.warn(
             f"{len(too_long)} of {len(examples)} labelled responses are longer than the limits "
@@ -270,7 +305,7 @@ def encoded(run: Run, labelled: Rollouts) -> Encoded:
         )
     if len(data) == 0:
         if too_long:
-            raise UserError(explain(too_long, len(examples), **limits))
+            raise UserError(explain(too_long, len(examples), **limits(run)))
         raise UserError("no response has a labelled step to learn from; warm up longer (sft.steps)")
     return data
 

@@ -13,13 +13,13 @@ import pathlib
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.sharding import Mesh
 
-from bstar_jax import sharding, tasks, tokenizer
-from bstar_jax.checkpoint import Checkpoints
+from bstar_jax import adapters, hub, model, sharding, tasks, tokenizer
+from bstar_jax.checkpoint import Checkpoints, place_params
 from bstar_jax.config import (
     Config,
     ModelConfig,
@@ -68,7 +68,7 @@ class Run:
       config: All settings.
       task: The queries.
       tokenizer: Text to tokens and back.
-      model: The model, its vocabulary size resolved.
+      model: The model as it trains, its vocabulary size resolved.
       mesh: The devices.
       checkpoints: Parameters and training state on disk.
       log: metrics.jsonl and its mirrors.
@@ -89,11 +89,61 @@ class Run:
     stop: StopRequest
     grader: Grader
 
+    @property
+    def source(self) -> pathlib.Path | None:
+        """What is kept of the checkpoint that the run started from, but its weights."""
+        return self.directory / "source" if self.config.model.checkpoint else None
+
+    @property
+    def whole_model(self) -> ModelConfig:
+        """The model with its adapters merged: what answers."""
+        return adapters.without(self.model)
+
+    def start(self) -> dict:
+        """What training changes, before warm-up, on the storage map.
+
+        All parameters, from the checkpoint or random; or adapters that change nothing yet.
+
+        Raises:
+          UserError: If the checkpoint is not there any more.
+        """
+        if not self.model.lora_rank:
+            return adapters.trained(self.model, self._base("float32"))
+        init = jax.jit(functools.partial(adapters.start, self.model))
+        return place_params(self.model, self.mesh, init(jax.random.key(self.config.seed)))
+
+    @functools.cached_property
+    def frozen(self) -> dict:
+        """The parameters that no training changes, as the computation wants them; {} without."""
+        if adapters.all_train(self.model):
+            return {}
+        return adapters.frozen(self.model, self._base(self.model.dtype))
+
+    def _base(self, dtype: str) -> dict:
+        """The parameters that the run starts from, without adapters."""
+        name = self.config.model.checkpoint
+        if name:
+            return hub.import_checkpoint(hub.locate(name), self.mesh, dtype)[1]
+        init = jax.jit(functools.partial(model.init, self.whole_model))
+        return place_params(self.model, self.mesh, init(jax.random.key(self.config.seed)))
+
+    def whole(self, params: dict, dtype: str = "") -> dict:
+        """What training changes made one with what it leaves: parameters of `whole_model`.
+
+        Args:
+          params: What training changes.
+          dtype: Of what it leaves; "" is that of the computation.
+        """
+        frozen = self.frozen
+        if dtype and frozen:
+            frozen = adapters.frozen(self.model, self._base(dtype))
+        return adapters.merge(self.model, adapters.join(frozen, params))
+
     @functools.cached_property
     def sampler(self) -> Sampler:
         """Draws responses with this run's model and lengths."""
         settings = self.config.generate
-        config = rollout_config(self.model, settings.weights)
+        config = rollout_config(self.whole_model, settings.weights)
         return Sampler(config, self.tokenizer, settings, self.mesh)
 
     @functools.cached_property
@@ -106,7 +156,7 @@ class Run:
         settings = self.config.prm
         if not settings.enabled:
             return None
-        config = dataclasses.replace(self.model, scalar_head=True)
+        config = dataclasses.replace(self.whole_model, scalar_head=True)
         with contextlib.closing(self.process_checkpoints(read_only=True)) as checkpoints:
             if not checkpoints.iterations():
                 raise UserError(
@@ -132,7 +182,7 @@ class Run:
 
     def process_checkpoints(self, *, read_only: bool) -> Checkpoints:
         """The checkpoints of the process model."""
-        config = dataclasses.replace(self.model, scalar_head=True)
+        config = dataclasses.replace(self.whole_model, scalar_head=True)
         return Checkpoints(
             self.directory / "checkpoints" / "prm", config, self.mesh, read_only=read_only
         )
@@ -144,16 +194,35 @@ class Run:
     def begin(self) -> None:
         """Puts config and tokenizer in the directory: from here on it holds this run."""
         if not (self.directory / "config.json").exists():
-            # A tokenizer without a config is left of a start that was cut short.
-            shutil.rmtree(self.directory / "tokenizer", ignore_errors=True)
-            temporary = self.directory / "tokenizer.tmp"
-            self.tokenizer.save(temporary)
-            os.replace(temporary, self.directory / "tokenizer")
+            self._keep("tokenizer", self.tokenizer.save)
+            if self.source:
+                checkpoint = hub.locate(self.config.model.checkpoint)
+                self._keep("source", functools.partial(hub.keep_source, checkpoint))
         _write_config(self.directory, self.config)
+
+    def _keep(self, name: str, write: Callable[[pathlib.Path], None]) -> None:
+        """A folder of the run, whole or not there."""
+        # One without a config is left of a start that was cut short.
+        shutil.rmtree(self.directory / name, ignore_errors=True)
+        temporary = self.directory / f"{name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        write(temporary)
+        os.replace(temporary, self.directory / name)
 
     def path(self, iteration: int, name: str) -> pathlib.Path:
         """A file of an iteration."""
         return self.directory / "iterations" / f"{iteration:04d}" / name
+
+    def checkpointed(self, wanted: int | None) -> int:
+        """An iteration whose parameters are on disk: the one wanted, or the last.
+
+        Raises:
+          UserError: If there is none yet.
+        """
+        iterations = self.checkpoints.iterations()
+        if not iterations:
+            raise UserError(f"{self.directory} has no checkpoint yet")
+        return iterations[-1] if wanted is None else wanted
 
     def iterations_left(self) -> list[int]:
         """Iterations that are not over; 0 is warm-up. Monitor's row is the last thing written."""
@@ -197,14 +266,17 @@ def open_run(
     directory = pathlib.Path(directory)
     mesh = sharding.make_mesh(config.mesh)
     task = load_task(config)
-    words = _tokenizer(directory, config, task)
-    model_config = resolve_model(config.model, words)
+    source = _source(directory, config)
+    words = _tokenizer(directory, config, task, source)
+    words = tokenizer.for_chat(words) if config.task.chat_template else words
+    model_config = resolve_model(config.model, words, source)
     sharding.check_model(mesh, model_config)
     names = ["sft.batch", "improve.batch"]
     for name in names + (["prm.batch", "prm.score_batch"] if config.prm.enabled else []):
         section, field = name.split(".")
         sharding.check_rows(mesh, name, getattr(getattr(config, section), field))
     _check_texts(words, task)
+    _check_special(words, config)
     for note in task.notes:
         console.warn(note)
     with contextlib.ExitStack() as stack:
@@ -245,7 +317,7 @@ def open_run(
 def load_task(config: Config) -> Task:
     """The task of a config."""
     fields = dataclasses.asdict(config.task)
-    del fields["fields"]
+    del fields["fields"], fields["chat_template"]
     return tasks.load(
         **fields,
         fields=config.task.fields,
@@ -256,12 +328,22 @@ def load_task(config: Config) -> Task:
     )
 
 
-def resolve_model(config: ModelConfig, words: Tokenizer) -> ModelConfig:
-    """The model with its vocabulary size.
+def resolve_model(
+    config: ModelConfig, words: Tokenizer, source: pathlib.Path | None = None
+) -> ModelConfig:
+    """The model with its vocabulary size, its architecture that of a checkpoint where there is one.
+
+    Args:
+      config: As the run's config has it.
+      words: The tokenizer.
+      source: The checkpoint's directory, or what is kept of it.
 
     Raises:
-      UserError: If the config states one that the tokenizer's ids do not fit in.
+      UserError: If the config states a vocabulary that the tokenizer's ids do not fit in, or
+        something that the checkpoint has otherwise.
     """
+    if source:
+        config = hub.architecture(config, source)
     if config.vocab_size == 0:
         return dataclasses.replace(config, vocab_size=words.vocab_size)
     if config.vocab_size < words.vocab_size:
@@ -288,12 +370,25 @@ def read_config(directory: str | os.PathLike) -> Config:
         raise UserError(f"{path} is not a run's config: {error}") from error
 
 
-def _tokenizer(directory: pathlib.Path, config: Config, task: Task) -> Tokenizer:
+def _source(directory: pathlib.Path, config: Config) -> pathlib.Path | None:
+    """The directory of the checkpoint to start from; of a run that has begun, what it keeps."""
+    if not config.model.checkpoint:
+        return None
+    if (directory / "config.json").exists():
+        return directory / "source"
+    return hub.locate(config.model.checkpoint)
+
+
+def _tokenizer(
+    directory: pathlib.Path, config: Config, task: Task, source: pathlib.Path | None
+) -> Tokenizer:
     stored = directory / "tokenizer"
     if (directory / "config.json").exists():
         return tokenizer.load(stored)
     if config.tokenizer.path:
         return tokenizer.load(config.tokenizer.path)
+    if source:
+        return tokenizer.load(source)
     if task.words:
         return tokenizer.word_tokenizer(task.words)
     return tokenizer.train_sentencepiece(_texts(task), config.tokenizer.vocab_size)
@@ -302,12 +397,29 @@ def _tokenizer(directory: pathlib.Path, config: Config, task: Task) -> Tokenizer
 def _texts(task: Task) -> list[str]:
     """All text that may be trained on; held-out and calibration queries have no part."""
     queries = (*task.splits["sft"], *task.splits["train"])
-    texts = [text for query in queries for text in (query.prompt, query.solution) if text]
-    return list(dict.fromkeys(texts))
+    every = ((query.prompt, query.solution, *query.more_solutions) for query in queries)
+    return list(dict.fromkeys(text for texts in every for text in texts if text))
 
 
 def _check_texts(words: Tokenizer, task: Task) -> None:
     check_round_trip(words, _texts(task))
+
+
+def _check_special(words: Tokenizer, config: Config) -> None:
+    """Refuses special tokens written in settings, where they would be plain text."""
+    values = {
+        "task.prompt": (config.task.prompt,),
+        "task.hint_prompt": (config.task.hint_prompt,),
+        "generate.stop": config.generate.stop,
+    }
+    for name, texts in values.items():
+        found = [token for token in words.special if any(token in text for text in texts)]
+        if found:
+            raise UserError(
+                f"{name} holds {found[0]!r}, a special token, but text never makes one; "
+                "task.chat_template=True writes the turns of a chat, and a response ends at every "
+                "eos_token_id of the tokenizer's generation_config.json: take it out"
+            )
 
 
 @contextlib.contextmanager

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from bstar_jax import model
-from bstar_jax.checkpoint import Checkpoints, Mark, place_params
-from bstar_jax.config import ModelConfig, UserError, total_steps
+from bstar_jax.checkpoint import Checkpoints, Mark
+from bstar_jax.config import ModelConfig, UserError, schedule_steps
 from bstar_jax.phases.data import human_data, selected_data
 from bstar_jax.phases.run import Run
 from bstar_jax.records import Rollouts
@@ -57,7 +55,7 @@ def warm_up(run: Run) -> dict:
     """
     if 0 in run.checkpoints.iterations():
         return run.checkpoints.restore_params(0)
-    params = initial_params(run)
+    params = run.start()
     if run.config.sft.steps:
         data = human_data(run)
         take = lambda step: data.take(  # noqa: E731
@@ -68,15 +66,10 @@ def warm_up(run: Run) -> dict:
     return params
 
 
-def initial_params(run: Run) -> dict:
-    """Random parameters, a function of the seed and the model, on the storage map."""
-    init = jax.jit(functools.partial(model.init, run.model))
-    return place_params(run.model, run.mesh, init(jax.random.key(run.config.seed)))
-
-
 def sampling_params(run: Run, params: dict) -> dict:
     """The parameters as sampling wants them: cast, gathered over fsdp, never on the host."""
-    return rollout_params(run.model, params, run.mesh, weights=run.config.generate.weights)
+    weights = run.config.generate.weights
+    return rollout_params(run.whole_model, run.whole(params), run.mesh, weights=weights)
 
 
 def improve(run: Run, iteration: int, last: TrainState, selected: Rollouts) -> TrainState:
@@ -105,6 +98,8 @@ def improve(run: Run, iteration: int, last: TrainState, selected: Rollouts) -> T
     params = last.params
     if settings.init_from == "warmup":
         params = run.checkpoints.restore_params(0)
+    elif settings.init_from == "base":
+        params = run.start()
     moments = last.optimizer if settings.optimizer_from == "last" else None
     learner = policy(run, "improve")
     state = train(run, learner, iteration, "improve", params, moments, batch_at)
@@ -206,8 +201,9 @@ def schedule_of(run: Run, phase: str) -> Schedule:
     return Schedule(
         settings.learning_rate,
         settings.warmup_steps,
-        total_steps(run.config, phase),
+        schedule_steps(run.config, phase),
         settings.final_rate,
+        settings.fall,
     )
 
 

@@ -81,14 +81,17 @@ class Sampler:
 
     @functools.cached_property
     def _stops(self) -> tuple[tuple[str, ...], np.ndarray | None]:
-        """The stop strings, and their automaton where there are any."""
+        """The stop strings, and what ends a response beside end-of-text, None for nothing."""
         stops = tuple(stop for stop in self.settings.stop if stop)
-        if not stops:
+        _, *more_ends = self.tokenizer.end_ids
+        if not stops and not more_ends:
             return stops, None
-        pieces = self.tokenizer.pieces()
+        pieces = self.tokenizer.pieces() if stops else []
         # The model may have columns that are no token.
         silent = [b""] * (self.config.vocab_size - len(pieces))
-        return stops, automaton([*pieces, *silent], stops)
+        stop_AV = automaton([*pieces, *silent], stops)
+        stop_AV[:, more_ends] = len(stop_AV) - 1
+        return stops, stop_AV
 
     def plan(self, queries: Sequence[Query], draws: Sequence[Draw]) -> list[Unit]:
         """Cuts the queries into units of at most `settings.batch` rows, as equal as can be.
@@ -219,9 +222,9 @@ class Sampler:
             by_query(getattr(responses, name))
             for name in ("tokens_DWL", "num_tokens_DW", "logprob_DW", "stopped_DW")
         )
-        # The token that ends a response is not text; a stop string is, and is cut off.
+        # A token that ends a response is not text; a stop string is, and is cut off.
         last = tokens[np.arange(len(tokens)), num_tokens - 1]
-        lengths = num_tokens - (last == self.tokenizer.end_id)
+        lengths = num_tokens - np.isin(last, self.tokenizer.end_ids)
         stops, _ = self._stops
         each = [query for query in unit.queries for _ in index_N]
         begun = [prefix for prefix in self._prefixes(unit.queries) for _ in index_N]

@@ -295,7 +295,8 @@ def _feed(decoder, prompts: Prompts, rows: _Rows, state: DecodeState):
     cache, slots = state.cache, state.slots
     lanes = rows.token.shape[0] * rows.token.shape[1]
     merge = lambda part: part.reshape(lanes, *part.shape[2:])  # noqa: E731
-    attend = attend_parts(merge(slots.side_UR), merge(rows.length - 1), merge(slots.age_UR))
+    counts = merge(slots.side_UR), merge(rows.length - 1), merge(slots.age_UR)
+    attend = attend_parts(decoder.config, *counts)
     shared = (cache.prompt_key, cache.prompt_value)
     if cache.prompt_key is None:
         shared = (prompts.key[:, :, :, None], prompts.value[:, :, :, None])

@@ -55,7 +55,8 @@ def prefill(
     column_1P = jnp.arange(length)[None]
     tokens_BP = tokens_DBP.reshape(-1, length)
     real_BP = column_1P < (lengths_DB.reshape(-1, 1) - 1)
-    attend = model.attend_whole(real_BP.astype(jnp.int32), keep_state=True, packed=False)
+    segments_BP = real_BP.astype(jnp.int32)
+    attend = model.attend_whole(config, segments_BP, keep_state=True, packed=False)
     positions_BP = jnp.broadcast_to(column_1P, tokens_BP.shape)
     _, (key, value) = decoder.hidden(tokens_BP, positions_BP, attend, None)
     key, value = (

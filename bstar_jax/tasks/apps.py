@@ -2,9 +2,9 @@
 
 Each line has a `question`, `starter_code` which may be empty, `solutions` (a JSON text: a list of
 programs) and `input_output` (a JSON text: an object with `inputs`, `outputs` and, where a
-function is called, `fn_name`). The human solution is the first of the list. Input or output that
-is published as a list of lines becomes one text. A `problem_id` is unique in its file alone, so a
-query's id is `<split>/<problem_id>`. `difficulty` and `url` are not read.
+function is called, `fn_name`). The human solutions are the distinct programs of the list. Input or
+output that is published as a list of lines becomes one text. A `problem_id` is unique in its file
+alone, so a query's id is `<split>/<problem_id>`. `difficulty` and `url` are not read.
 
 Some published problems have no solution, and a few no tests. The latter cannot be graded: they
 are left out, and the task's notes say how many.
@@ -35,17 +35,20 @@ def _read(record: Record) -> Parts | None:
     if record.has("starter_code"):
         starter = programs.block(record.text("starter_code", "starter code"))
         question.append(f"Start from this code:\n\n{starter}")
-    program = _first_solution(record)
-    return Parts("\n\n".join(question), program, programs.fenced(program), {"tests": tests})
+    found = _solutions(record)
+    first, *more = map(programs.fenced, found or [""])
+    reference = found[0] if found else ""
+    return Parts("\n\n".join(question), reference, first, {"tests": tests}, tuple(more))
 
 
-def _first_solution(record: Record) -> str:
+def _solutions(record: Record) -> list[str]:
+    """The distinct programs, in their order."""
     if not record.has("solutions"):
-        return ""
+        return []
     solutions = record.decoded("solutions", "solutions")
     if not isinstance(solutions, list) or not all(isinstance(text, str) for text in solutions):
         raise record.error("solutions", " is not the JSON of a list of programs")
-    return next(filter(None, map(programs.block, solutions)), "")
+    return list(dict.fromkeys(filter(None, map(programs.block, solutions))))
 
 
 def _read_tests(record: Record) -> dict[str, object] | None:

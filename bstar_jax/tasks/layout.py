@@ -26,12 +26,14 @@ class Parts(NamedTuple):
       reference: The reference answer; of code a program that passes, "" where there is none.
       solution: A human response, answer line included; "" where there is none.
       fields: What grading needs beside the reference, as `task` says.
+      more_solutions: Other human responses.
     """
 
     question: str
     reference: str
     solution: str
     fields: Mapping[str, object] = {}
+    more_solutions: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +144,7 @@ def _read(file: pathlib.Path, split: str, layout: Layout) -> _File:
             reference=parts.reference,
             solution=parts.solution,
             fields={"question": parts.question, **parts.fields},
+            more_solutions=parts.more_solutions,
         )
     notes = ()
     if left_out:

@@ -10,6 +10,8 @@ tokens    p p p p s s s t t      fed: two steps, s and t
 labels    . . . . 1 1 1 0 0      how good the step is that the token belongs to
 weights   . . . . 1 1 1 1 1      or, where its end alone is judged, . . . . . . 1 . 1
 language  . . . 1 1 1 1 1 .      the next token is one to learn, as the answer is right
+
+`packing` puts several of these rows into one.
 """
 
 from __future__ import annotations
@@ -50,13 +52,22 @@ class Batch:
       tokens_BL: Fed, int32.
       targets_BL: The token after each, int32.
       weights_BL: 1 where the target is part of a response, else 0, f32.
-      segments_BL: 1 where there is text, 0 where there is padding, int32.
+      segments_BL: Which text of its row a token belongs to, from 1; 0 is padding; int32.
+      positions_BL: Position in its text, from 0, int32; None where every row is one text.
     """
 
     tokens_BL: np.ndarray
     targets_BL: np.ndarray
     weights_BL: np.ndarray
     segments_BL: np.ndarray
+    positions_BL: np.ndarray | None = None
+
+    def shares(self) -> Batch:
+        """The same with weights that add up to 1, so that losses of parts add up to the whole's.
+
+        A batch without weight gives 0/0: every example ends in end-of-text, which has weight.
+        """
+        return dataclasses.replace(self, weights_BL=self.weights_BL / self.weights_BL.sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +99,8 @@ class StepBatch:
       labels_BL: Of the step that each token belongs to, in [0, 1], f32.
       weights_BL: 1 where the token is judged, else 0, f32.
       language_BL: 1 where the next token is part of a response whose last label is 1, else 0, f32.
-      segments_BL: 1 where there is text, 0 where there is padding, int32.
+      segments_BL: Which text of its row a token belongs to, from 1; 0 is padding; int32.
+      positions_BL: Position in its text, from 0, int32; None where every row is one text.
     """
 
     tokens_BL: np.ndarray
@@ -96,6 +108,15 @@ class StepBatch:
     weights_BL: np.ndarray
     language_BL: np.ndarray
     segments_BL: np.ndarray
+    positions_BL: np.ndarray | None = None
+
+    def shares(self) -> StepBatch:
+        """As that of `Batch`, of both weights; there may be no language to learn."""
+        return dataclasses.replace(
+            self,
+            weights_BL=self.weights_BL / self.weights_BL.sum(),
+            language_BL=self.language_BL / self.language_BL.sum().clip(1.0),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,18 +8,23 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from bstar_jax import sharding
-from bstar_jax.config import ModelConfig, OptimizerConfig, UserError
+from bstar_jax import model, sharding
+from bstar_jax.config import ModelConfig, OptimizerConfig, TrainingConfig, UserError
 from bstar_jax.training import losses, optimizer
-from bstar_jax.training.batches import Batch, StepBatch, cut_padding
+from bstar_jax.training.batches import Batch, StepBatch
 from bstar_jax.training.optimizer import Schedule, TrainState
+from bstar_jax.training.packing import arrange
 
-# (config, params, batch) -> loss: what training makes small.
+# (config, params, batch) -> loss: what training makes small, a sum over the batch's tokens.
 Objective = Callable[[ModelConfig, dict, Batch | StepBatch], jax.Array]
+
+PLAIN = TrainingConfig()
+"""A row a text, all rows at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +49,9 @@ class Progress:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "adam", "objective"), donate_argnames=("state",)
+    jax.jit,
+    static_argnames=("config", "adam", "objective", "micro_rows"),
+    donate_argnames=("state",),
 )
 def train_step(
     config: ModelConfig,
@@ -53,14 +60,45 @@ def train_step(
     batch: Batch | StepBatch,
     learning_rate: float | jax.Array,
     objective: Objective = losses.response_loss,
+    micro_rows: int = 0,
 ) -> tuple[TrainState, dict]:
-    """One optimizer step: (new state, {"loss", "grad_norm"})."""
-    value_and_grad = jax.value_and_grad(objective, argnums=1)
-    loss, gradient = value_and_grad(config, state.params, batch)
+    """One optimizer step: (new state, {"loss", "grad_norm"}).
+
+    Args:
+      config: The model.
+      adam: The optimizer's settings.
+      state: What is trained; given up.
+      batch: All rows of the step.
+      learning_rate: Of this step.
+      objective: What is made small.
+      micro_rows: Rows of one forward and backward pass, which divide those of the batch; 0 is all.
+    """
+    loss, gradient = _summed(config, objective, state.params, batch.shares(), micro_rows)
     transform = optimizer.make(adam, learning_rate)
     updates, moments = transform.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, moments), {"loss": loss, "grad_norm": optax.tree.norm(gradient)}
+
+
+def _summed(config, objective: Objective, params: dict, batch, micro_rows: int):
+    """Loss and gradient of a batch, a few rows after another, summed in f32."""
+    value_and_grad = functools.partial(jax.value_and_grad(objective, argnums=1), config, params)
+    if micro_rows in (0, len(batch.tokens_BL)):
+        return value_and_grad(batch)
+
+    def apart(column):
+        # Every device keeps its rows: each part has some of all of them.
+        return column.reshape(micro_rows, -1, *column.shape[1:]).swapaxes(0, 1)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, value_and_grad(part)), None
+
+    zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty:
+        places = sharding.shardings(mesh, params, model.axes_of(config, params))
+        zero = zero[0], jax.lax.with_sharding_constraint(zero[1], places)
+    return jax.lax.scan(add, zero, jax.tree.map(apart, batch))[0]
 
 
 def fit(
@@ -72,6 +110,7 @@ def fit(
     *,
     objective: Objective = losses.response_loss,
     mesh: Mesh,
+    training: TrainingConfig = PLAIN,
     first: int,
     steps: int,
     every: int,
@@ -87,26 +126,32 @@ def fit(
       adam: The optimizer's settings.
       schedule: Learning rate by the optimizer's own step count.
       state: Parameters and moments, on the storage map.
-      batch_at: The batch of a step, a function of the step alone.
+      batch_at: The batch of a step, one text a row, a function of the step alone.
       objective: What is made small; it takes the batches of `batch_at`.
       mesh: Where.
+      training: How rows are packed, and how many are computed at once.
       first: Steps of this phase done before.
       steps: Steps of this phase in all.
       every: Steps between reports.
       urgent: Asked after every step whether to report at once, to save and stop.
 
     Raises:
-      UserError: If the loss or the gradient is not finite, with the step.
+      UserError: If the loss or the gradient is not finite, with the step; or if the mesh cannot
+        share the rows of a pass evenly.
     """
+    shards, micro_rows = sharding.row_shards(mesh), training.micro_rows
+    sharding.check_rows(mesh, "training.micro_rows", micro_rows)
     tokens, since = 0, time.perf_counter()
     before = optimizer.steps_done(state) - first
     for step in range(first, steps):
-        batch = cut_padding(batch_at(step))
+        batch = arrange(batch_at(step), training, shards)
         tokens += int(np.sum(batch.weights_BL))
         with jax.set_mesh(mesh):
             rows = sharding.put_rows(mesh, batch)
             learning_rate = schedule(before + step)
-            state, measured = train_step(config, adam, state, rows, learning_rate, objective)
+            state, measured = train_step(
+                config, adam, state, rows, learning_rate, objective, micro_rows
+            )
         if (step + 1) % every == 0 or step + 1 == steps or urgent():
             measured = {name: float(value) for name, value in measured.items()}
             _check_finite(measured, step + 1)

@@ -1,45 +1,28 @@
-"""What training makes small."""
+"""What training makes small.
+
+An objective is a sum over tokens, each times its weight. Training gives it weights that add up to
+1 over a step (`Batch.shares`), which makes it their mean, and lets a step be computed in parts.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import Array, Float, Int, jaxtyped
+from jaxtyping import Array, Float, jaxtyped
 
 from bstar_jax import model
 from bstar_jax.config import ModelConfig
-
-
-@jaxtyped(typechecker=beartype)
-def cross_entropy(
-    logits_BLV: Float[Array, "B L V"],
-    targets_BL: Int[Array, "B L"],
-    weights_BL: Float[Array, "B L"],
-) -> Float[Array, ""]:
-    """Mean of -log p(target) over the weighted tokens, in nats.
-
-        loss = sum_bl w_bl (logsumexp_v z_blv - z_bl,target) / sum_bl w_bl
-
-    A batch without weight gives 0/0: callers make batches from examples, and every example
-    ends in end-of-text, which has weight.
-    """
-    surprise_BL = _surprise(logits_BLV, targets_BL)
-    return jnp.sum(surprise_BL * weights_BL) / jnp.sum(weights_BL)
-
-
-def _surprise(logits_BLV, targets_BL):
-    target_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits_BLV, axis=-1) - target_BL
+from bstar_jax.training.fused import total_surprise
 
 
 def response_loss(config: ModelConfig, params: dict, batch) -> jax.Array:
-    """Cross-entropy of the responses of a `batches.Batch` under the model."""
-    hidden, decoder = model.forward_hidden(
-        config, params, batch.tokens_BL, batch.segments_BL, packed=False
-    )
-    logits = model.mask_padding(decoder.logits(hidden), config.vocab_size)
-    return cross_entropy(logits, batch.targets_BL, batch.weights_BL)
+    """Cross-entropy of the responses of a `batches.Batch` under the model, in nats.
+
+    loss = sum_bl w_bl -log p(target_bl)
+    """
+    hidden, decoder = _hidden(config, params, batch)
+    return total_surprise(config, hidden, decoder.head_weight(), batch.targets_BL, batch.weights_BL)
 
 
 @jaxtyped(typechecker=beartype)
@@ -48,30 +31,39 @@ def binary_cross_entropy(
     labels_BL: Float[Array, "B L"],
     weights_BL: Float[Array, "B L"],
 ) -> Float[Array, ""]:
-    """Mean of -(y log p + (1 - y) log(1 - p)) over the weighted tokens, in nats, p = sigmoid(z).
+    """Sum of -w (y log p + (1 - y) log(1 - p)) over the tokens, in nats, p = sigmoid(z).
 
-        loss = sum_bl w_bl (log(1 + e^z_bl) - y_bl z_bl) / sum_bl w_bl
+        loss = sum_bl w_bl (log(1 + e^z_bl) - y_bl z_bl)
 
-    Example: value 0 everywhere -> log 2, whatever the labels.
+    Example: value 0 everywhere, weights that add up to 1 -> log 2, whatever the labels.
     """
     surprise = jax.nn.softplus(values_BL) - labels_BL * values_BL
-    return jnp.sum(surprise * weights_BL) / jnp.sum(weights_BL)
+    return jnp.sum(surprise * weights_BL)
 
 
 def step_loss(config: ModelConfig, params: dict, batch, *, language_weight: float) -> jax.Array:
     """Binary cross-entropy of the labels of a `batches.StepBatch` under the scalar head.
 
     A model that goes on learning to write right responses judges better what others wrote (Cobbe
-    et al., arXiv:2110.14168), so to this is added `language_weight` times the mean of
-    -log p(next token) over the responses with the right answer; nothing where a batch has none.
+    et al., arXiv:2110.14168), so to this is added `language_weight` times the sum of
+    -w log p(next token) over the responses with the right answer; nothing where there are none.
     """
-    hidden, decoder = model.forward_hidden(
-        config, params, batch.tokens_BL, batch.segments_BL, packed=False
-    )
+    hidden, decoder = _hidden(config, params, batch)
     loss = binary_cross_entropy(decoder.values(hidden), batch.labels_BL, batch.weights_BL)
     if not language_weight:
         return loss
-    logits = model.mask_padding(decoder.logits(hidden), config.vocab_size)
-    surprise_BL = _surprise(logits, jnp.roll(batch.tokens_BL, -1, axis=1)) * batch.language_BL
-    count = jnp.maximum(jnp.sum(batch.language_BL), 1.0)
-    return loss + language_weight * jnp.sum(surprise_BL) / count
+    # The last token of a text has no weight: what comes after it is another's.
+    next_BL = jnp.roll(batch.tokens_BL, -1, axis=1)
+    surprise = total_surprise(config, hidden, decoder.head_weight(), next_BL, batch.language_BL)
+    return loss + language_weight * surprise
+
+
+def _hidden(config, params, batch):
+    return model.forward_hidden(
+        config,
+        params,
+        batch.tokens_BL,
+        batch.segments_BL,
+        batch.positions_BL,
+        packed=batch.positions_BL is not None,
+    )

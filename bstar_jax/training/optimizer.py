@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import math
 
 import jax
 import optax
 from jax.sharding import Mesh
 
-from bstar_jax import model, sharding
+from bstar_jax import adapters, model, sharding
 from bstar_jax.config import ModelConfig, OptimizerConfig
 
 
@@ -29,7 +29,7 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Linear growth to a peak, then a linear fall.
+    """Linear growth to a peak, then a fall, linear or like half a cosine.
 
         rate
         peak        /\\_
@@ -42,19 +42,23 @@ class Schedule:
       warmup: Steps of growth from 0.
       steps: Steps in all.
       final: Share of the peak at the last step; 1 is constant after warm-up.
+      fall: "linear" or "cosine".
     """
 
     peak: float
     warmup: int
     steps: int
     final: float
+    fall: str = "linear"
 
     def __call__(self, step: int) -> float:
         """The learning rate of optimizer step `step`, from 0."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
-        fallen = (step - self.warmup) / max(self.steps - self.warmup - 1, 1)
-        return self.peak * (1.0 - (1.0 - self.final) * min(fallen, 1.0))
+        fallen = min((step - self.warmup) / max(self.steps - self.warmup - 1, 1), 1.0)
+        if self.fall == "cosine":
+            fallen = (1.0 - math.cos(math.pi * fallen)) / 2.0
+        return self.peak * (1.0 - (1.0 - self.final) * fallen)
 
 
 def make(config: OptimizerConfig, learning_rate) -> optax.GradientTransformation:
@@ -86,7 +90,7 @@ def start(config: ModelConfig, adam: OptimizerConfig, mesh: Mesh, params: dict) 
 
 def shapes(config: ModelConfig, adam: OptimizerConfig) -> TrainState:
     """Shapes of a state with the true vocabulary, as it lies on disk."""
-    params = jax.eval_shape(functools.partial(model.init, config), jax.random.key(0))
+    params = adapters.trained_shapes(config)
     return TrainState(params, jax.eval_shape(make(adam, 0.0).init, params))
 
 

@@ -1,0 +1,128 @@
+"""What of a model is trained: all, the weights of its layers, or low-rank adapters to them.
+
+Low-rank adapters (LoRA, arXiv:2106.09685) are trained instead of the weights beside which they are.
+A weight W [in, out] with an adapter A [in, R], B [R, out] acts as
+
+    W + alpha / R * A B
+
+Training changes A and B alone, and its checkpoints hold them alone; sampling reads the sum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import string
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from bstar_jax import model
+from bstar_jax.config import ModelConfig
+from bstar_jax.config.architecture import LORA_TARGETS
+
+ENTER, LEAVE = "_lora_in", "_lora_out"
+
+
+def all_train(config: ModelConfig) -> bool:
+    """Whether training changes every parameter."""
+    return config.lora_rank == 0 and config.trained == "all"
+
+
+def trained(config: ModelConfig, params: dict) -> dict:
+    """What training changes: the adapters where the model has some, or as `config.trained` says.
+
+    Example: {"embedding": e, "blocks": {"attention": {"query": q, "query_lora_in": a, ...}}} ->
+    {"blocks": {"attention": {"query_lora_in": a, ...}}}
+    """
+    return params if all_train(config) else _pick(params, _wanted(config))
+
+
+def trained_shapes(config: ModelConfig) -> dict:
+    """Shapes of what training changes, with the true vocabulary."""
+    init = functools.partial(model.init, config)
+    return trained(config, jax.eval_shape(init, jax.random.key(0)))
+
+
+def frozen(config: ModelConfig, params: dict) -> dict:
+    """What training leaves as it is: {} where it changes everything."""
+    is_trained = _wanted(config)
+    return {} if all_train(config) else _pick(params, lambda name: not is_trained(name))
+
+
+def join(*parts: dict) -> dict:
+    """Parameters from parts that have no leaf in common."""
+    joined: dict = {}
+    for part in parts:
+        for name, value in part.items():
+            both = isinstance(value, dict) and name in joined
+            joined[name] = join(joined[name], value) if both else value
+    return joined
+
+
+def without(config: ModelConfig) -> ModelConfig:
+    """The config of the model made one, of which everything is trained."""
+    return dataclasses.replace(config, lora_rank=0, trained="all")
+
+
+def merge(config: ModelConfig, params: dict) -> dict:
+    """The parameters with every adapter added to its weight, in f32, rounded to the weight's type.
+
+    On devices, each where it lies; parameters without adapters are handed back as they are.
+    """
+    return _merge(config, params) if config.lora_rank else params
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _merge(config: ModelConfig, params: dict) -> dict:
+    def sums(tree: dict) -> dict:
+        merged = {}
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                merged[name] = sums(value)
+            elif name + ENTER in tree:
+                added = product(tree[name + ENTER], tree[name + LEAVE])
+                added = config.lora_alpha / config.lora_rank * added
+                merged[name] = (value.astype(jnp.float32) + added).astype(value.dtype)
+            elif not _is_adapter(name):
+                merged[name] = value
+        return merged
+
+    return sums(params)
+
+
+def product(enter: jax.Array, leave: jax.Array) -> jax.Array:
+    """A B of stacked adapters, f32: [Y, *in, R] and [Y, R, *out] -> [Y, *in, *out]."""
+    letters = string.ascii_lowercase
+    into = letters[: enter.ndim - 2]
+    out = letters[len(into) : len(into) + leave.ndim - 2]
+    equation = f"y{into}z,yz{out}->y{into}{out}"
+    return jnp.einsum(equation, enter, leave, precision=jax.lax.Precision.HIGHEST)
+
+
+def start(config: ModelConfig, key: jax.Array) -> dict:
+    """Adapters that change nothing yet: A is noise, B is zero; a function of config and key."""
+    return model.init(config, key, _is_adapter)
+
+
+def _wanted(config: ModelConfig) -> Callable[[str], bool]:
+    """By its name, whether training changes a parameter; of models of which it leaves some."""
+    return _is_adapter if config.lora_rank else _is_weight
+
+
+def _is_weight(name: str) -> bool:
+    return name.removesuffix("_bias") in LORA_TARGETS
+
+
+def _is_adapter(name: str) -> bool:
+    return name.endswith((ENTER, LEAVE))
+
+
+def _pick(tree: dict, wanted) -> dict:
+    picked = {}
+    for name, value in tree.items():
+        inner = _pick(value, wanted) if isinstance(value, dict) else value
+        if inner if isinstance(value, dict) else wanted(name):
+            picked[name] = inner
+    return picked

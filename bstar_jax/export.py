@@ -1,0 +1,104 @@
+"""Writes a run for Transformers: `python -m bstar_jax.export RUN[@ITERATION] --output=DIR`.
+
+    python -m bstar_jax.export runs/first --output=/models/first       # its last iteration
+    python -m bstar_jax.export runs/first@2 --output=/models/second
+    python -m bstar_jax.export runs/lora --adapter --output=/models/adapter    # for PEFT
+
+The directory is one that Transformers loads: config, safetensors, tokenizer. A run that started
+from a checkpoint gives that checkpoint's family, names, dtypes and files; one that started from
+random parameters a Llama in f32, with the run's tokenizer. An output that holds something is left
+alone. Settings are the run's; `mesh.*` may be overridden.
+
+Exit codes: 0 done, 2 bad input, 1 any other failure.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from bstar_jax.console import Console, silence_libraries
+from bstar_jax.flags import allow_overrides, parse, run_door, run_target
+
+silence_libraries()
+
+from bstar_jax import hub  # noqa: E402
+from bstar_jax.config import UserError  # noqa: E402
+from bstar_jax.phases.run import Run, open_run, read_config  # noqa: E402
+
+_MAY_DIFFER = ("mesh.", "log.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the door."""
+    directory, iteration = run_target("export", argv)
+    line = parse(argv, _define, stored=read_config(directory))
+    silence_libraries(verbose=line.flags.verbose)
+    allow_overrides("export", line, _MAY_DIFFER)
+    if not line.flags.output:
+        raise UserError("export writes a directory; say which, as --output=DIR")
+    console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
+    with open_run(directory, line.config, console, write=False) as run:
+        iteration = run.checkpointed(iteration)
+        write = export_adapter if line.flags.adapter else export
+        write(run, iteration, pathlib.Path(line.flags.output))
+    console.summary([], {"iteration": str(iteration), "output": line.flags.output})
+
+
+def export(run: Run, iteration: int, output: pathlib.Path) -> None:
+    """Writes the parameters after an iteration as a Hugging Face directory, adapters merged.
+
+    Raises:
+      UserError: If there is no such checkpoint, the output holds something, or the model is one
+        that Transformers has no class for.
+    """
+    params = run.whole(run.checkpoints.restore_params(iteration), dtype="float32")
+    words = run.tokenizer
+    ids = {"bos_token_id": words.start_id, "eos_token_id": words.end_id}
+    ids |= {"pad_token_id": words.pad_id}
+    keeps_tokenizer = run.source and not run.config.tokenizer.path
+
+    def add_tokenizer(place: pathlib.Path) -> None:
+        for pattern in hub.TOKENIZER_FILES:
+            for file in place.glob(pattern):
+                file.unlink()
+        words.save(place)
+
+    hub.export_checkpoint(
+        run.whole_model,
+        params,
+        run.source,
+        output,
+        special_ids={name: token for name, token in ids.items() if token is not None},
+        add=None if keeps_tokenizer else add_tokenizer,
+    )
+
+
+def export_adapter(run: Run, iteration: int, output: pathlib.Path) -> None:
+    """Writes the adapters after an iteration for PEFT, without the model that they belong to.
+
+    Raises:
+      UserError: If the run has no adapters, or they belong to random parameters, which nobody
+        else has; if there is no such checkpoint, or the output holds something.
+    """
+    base = run.config.model.checkpoint
+    if not base:
+        raise UserError(
+            "--adapter writes what belongs to a checkpoint, but the run started from random "
+            "parameters; drop it"
+        )
+    hub.export_adapter(run.model, run.checkpoints.restore_params(iteration), base, output)
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("output", "", "The directory to make.", flag_values=values)
+    text = "Write the adapters alone, as PEFT reads them."
+    flags.DEFINE_boolean("adapter", False, text, flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
+    flags.DEFINE_boolean("verbose", False, "Also details.", flag_values=values)
+
+
+if __name__ == "__main__":
+    run_door(main)

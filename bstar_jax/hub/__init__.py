@@ -1,0 +1,26 @@
+"""Hugging Face checkpoints in and out: one table of names, read in both directions.
+
+    config, params = hub.import_checkpoint("/models/Qwen3-0.6B", mesh)
+    hub.export_checkpoint(config, params, "/models/Qwen3-0.6B", "/models/mine")
+
+Families: Llama 2 and 3, Mistral, Qwen 2, 2.5 and 3, Gemma 2 and 3 (text). Importing a checkpoint
+and exporting it again is the identity.
+"""
+
+from bstar_jax.hub.adapter import export_adapter
+from bstar_jax.hub.directory import TOKENIZER_FILES, keep_source, locate
+from bstar_jax.hub.families import read_config
+from bstar_jax.hub.output import export_checkpoint
+from bstar_jax.hub.parameters import import_checkpoint
+from bstar_jax.hub.settings import architecture
+
+__all__ = [
+    "TOKENIZER_FILES",
+    "architecture",
+    "export_adapter",
+    "export_checkpoint",
+    "import_checkpoint",
+    "keep_source",
+    "locate",
+    "read_config",
+]

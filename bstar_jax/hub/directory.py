@@ -1,0 +1,241 @@
+"""A checkpoint on disk: where it is, what its files say they hold, and parts of its tensors.
+
+Headers are read and checked before any tensor is. A part of a tensor is read with its file opened
+for it alone: pages of an open file count as the process's memory until it is closed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import shutil
+
+import huggingface_hub
+import ml_dtypes
+import numpy as np
+import safetensors
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from bstar_jax.config import ModelConfig, UserError
+from bstar_jax.hub import names
+from bstar_jax.hub.fields import read_json
+from bstar_jax.hub.writer import write_json, write_tensors
+
+# What a checkpoint's tensors may be, as the files call it; f32 holds them all exactly.
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+}
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_KEPT, _SPARE = "tensors.json", "spare.safetensors"
+TOKENIZER_FILES = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
+    "merges.txt", "*.model", "*.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
+)  # fmt: skip
+_COPIED = (
+    "config.json", "generation_config.json", *TOKENIZER_FILES,
+    "LICEN[CS]E*", "NOTICE*", "Notice*", "COPYING*", "USE_POLICY*",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What a header says of a tensor.
+
+    Attributes:
+      dtype: As safetensors files call it, such as BF16.
+      shape: As it is stored.
+      file: Where; None where only the header was kept.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: pathlib.Path | None = None
+
+
+def locate(name: str | os.PathLike) -> pathlib.Path:
+    """The directory of a checkpoint: the one given, or that of a hub name, fetched where missing.
+
+    Example: "google/gemma-3-1b-pt" -> ~/.cache/huggingface/hub/.../snapshots/<revision>.
+
+    Raises:
+      UserError: If there is no such directory, and no such name can be reached.
+    """
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir():
+        return path
+    remedy = "give the directory of a checkpoint that was fetched before, which needs no network"
+    text = os.fspath(name)
+    if path.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise UserError(
+            f"model.checkpoint is {text!r}, and there is no such directory; {remedy}, or a hub "
+            "name such as google/gemma-3-1b-pt"
+        )
+    try:
+        fetched = huggingface_hub.snapshot_download(
+            text,
+            allow_patterns=["*.json", "*.safetensors", *_COPIED],
+            ignore_patterns=["*/*", "consolidated*"],
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"model.checkpoint is {text!r}; there is no such directory, and the hub did not give "
+            f"it ({reason}); {remedy}"
+        ) from error
+    return pathlib.Path(fetched)
+
+
+def read_headers(path: pathlib.Path) -> dict[str, Stored]:
+    """What a directory says of its tensors, by their names; one made by `keep_source` too.
+
+    Raises:
+      UserError: If there are no weights, or a file is missing, broken or cut short.
+    """
+    if (path / _KEPT).is_file() and not _has_weights(path):
+        spare = _headers_of(path / _SPARE) if (path / _SPARE).is_file() else {}
+        kept = {
+            name: Stored(entry["dtype"], tuple(entry["shape"]))
+            for name, entry in read_json(path / _KEPT).items()
+        }
+        return kept | spare
+    if (path / _SINGLE).is_file():
+        return _headers_of(path / _SINGLE)
+    if not (path / _INDEX).is_file():
+        raise UserError(_no_weights(path))
+    listed = read_json(path / _INDEX).get("weight_map")
+    if not isinstance(listed, dict):
+        raise UserError(f"{path / _INDEX} has no weight_map; fetch it again")
+    found: dict[str, Stored] = {}
+    for file in sorted(set(listed.values())):
+        for name, stored in _headers_of(path / file).items():
+            if name in found:
+                raise UserError(
+                    f"tensor {name} is both in {found[name].file} and in {stored.file}; a name "
+                    "stands once: fetch the checkpoint again into an empty directory"
+                )
+            found[name] = stored
+    lost = sorted(set(listed) - set(found))
+    if lost:
+        raise UserError(
+            f"{path / listed[lost[0]]} lacks tensor {lost[0]}, which {_INDEX} says it has; fetch "
+            "both again"
+        )
+    return found
+
+
+def read_part(stored: Stored, name: str, part: tuple[slice, ...]) -> np.ndarray:
+    """A part of a tensor, in the file's dtype, as a copy of its own."""
+    with safetensors.safe_open(stored.file, framework="numpy") as file:
+        return file.get_slice(name)[part]
+
+
+def check_tensors(path: pathlib.Path, config: ModelConfig, headers: dict[str, Stored]) -> None:
+    """Refuses tensors that are not those of the model.
+
+    Raises:
+      UserError: With the first that is missing, too much, or has another dtype or shape.
+    """
+    wanted = names.by_name(config)
+    for name, stored in headers.items():
+        if stored.dtype not in DTYPES:
+            raise UserError(
+                f"{path}: tensor {name} is {stored.dtype}; supported are {', '.join(DTYPES)}: take "
+                "a checkpoint that is not quantized, or convert it"
+            )
+    missing = sorted(set(wanted) - set(headers))
+    extra = [name for name in headers if name not in wanted and not names.is_spare(config, name)]
+    for kind, found in (("lacks", missing), ("has", sorted(extra))):
+        if found:
+            rule = "has to have" if kind == "lacks" else "has no place for"
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            raise UserError(
+                f"{path} {kind} tensor {found[0]}{more}, which a model with its config.json "
+                f"{rule}; fetch both again, or correct config.json"
+            )
+    shapes = {name: entry.shape for name, entry in wanted.items()}
+    shapes[names.HEAD] = shapes.get(names.HEAD, shapes[names.EMBEDDING])
+    for name, stored in headers.items():
+        if stored.shape != shapes.get(name, stored.shape):
+            raise UserError(
+                f"{path}: tensor {name} is {list(stored.shape)}, but config.json makes it "
+                f"{list(shapes[name])}; fetch both again, or correct config.json"
+            )
+
+
+def keep_source(source: str | os.PathLike, directory: str | os.PathLike) -> None:
+    """Copies what an export needs of a checkpoint besides its weights.
+
+    That is config.json, generation_config.json, the tokenizer's files, licences, and
+    `tensors.json`, `{name: {"dtype": ..., "shape": [...]}}`.
+
+    Args:
+      source: A checkpoint, or a directory that this function made.
+      directory: Where to; made where it is missing.
+
+    Raises:
+      UserError: As `read_headers` does.
+    """
+    source, directory = pathlib.Path(source), pathlib.Path(directory)
+    headers = read_headers(source)
+    directory.mkdir(parents=True, exist_ok=True)
+    copy_texts(source, directory)
+    listed = {
+        name: {"dtype": stored.dtype, "shape": list(stored.shape)}
+        for name, stored in headers.items()
+    }
+    write_json(directory / _KEPT, listed)
+    spare = {name: stored for name, stored in headers.items() if names.is_computed(name)}
+    if spare:
+        layout = {name: (stored.dtype, stored.shape) for name, stored in spare.items()}
+        write_tensors(directory / _SPARE, layout, lambda name: read_whole(spare[name], name))
+
+
+def read_whole(stored: Stored, name: str) -> np.ndarray:
+    """A tensor that a file holds."""
+    return read_part(stored, name, (slice(None),) * len(stored.shape))
+
+
+def copy_texts(source: pathlib.Path, directory: pathlib.Path) -> None:
+    """Copies the files of a checkpoint that are not weights, as they are."""
+    for pattern in _COPIED:
+        for file in source.glob(pattern):
+            if file.is_file():
+                target = directory / file.relative_to(source)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, target)
+
+
+def _has_weights(path: pathlib.Path) -> bool:
+    return (path / _SINGLE).is_file() or (path / _INDEX).is_file()
+
+
+def _headers_of(file: pathlib.Path) -> dict[str, Stored]:
+    if not file.is_file():
+        raise UserError(f"{file} is missing, which {_INDEX} names; fetch the checkpoint again")
+    try:
+        with safetensors.safe_open(file, framework="numpy") as opened:
+            parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            return {
+                name: Stored(part.get_dtype(), tuple(part.get_shape()), file)
+                for name, part in parts.items()
+            }
+    except safetensors.SafetensorError as error:
+        raise UserError(
+            f"{file} ({file.stat().st_size} bytes) is broken or cut short ({error}); fetch it again"
+        ) from error
+
+
+def _no_weights(path: pathlib.Path) -> str:
+    """Why a directory without weights has none that can be read, and what to do."""
+    pickled = sorted(file.name for file in path.glob("*.bin"))
+    if pickled:
+        return (
+            f"{path} has its weights in {pickled[0]}, which can run code when it is read; only "
+            "safetensors are read: write it anew with Transformers' save_pretrained"
+        )
+    if (path / _KEPT).is_file():
+        return f"{path} keeps the names of tensors, not the weights; give the checkpoint itself"
+    return f"{path} has no weights: neither {_SINGLE} nor {_INDEX}; fetch the checkpoint again"

@@ -1,0 +1,213 @@
+"""A tokenizer that runs as a `tokenizer.json`, for texts and for those that go on from others."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+import tokenizers
+from tokenizers import models
+
+from bstar_jax.config import UserError
+from bstar_jax.tokenizer.pieces import decoding_steps, piece
+
+JSON_FILE = "tokenizer.json"  # of Hugging Face tokenizers
+SETTINGS_FILE = "tokenizer_config.json"
+GENERATION_FILE = "generation_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+PAD, END = "<pad>", "<end>"  # of word tokenizers
+_AT_ONCE = 1024  # texts
+
+
+@dataclasses.dataclass(frozen=True)
+class Special:
+    """Which tokens are special to a model, and how its chats are written.
+
+    Attributes:
+      end_id: As in `Tokenizer`.
+      pad_id: As in `Tokenizer`.
+      start_id: As in `Tokenizer`.
+      more_end_ids: What ends a response beside `end_id`.
+      names: The tokens that chat templates know by name, such as "bos_token": "<s>".
+      chat_template: The template of chats, in Jinja; "" where there is none.
+    """
+
+    end_id: int
+    pad_id: int
+    start_id: int | None
+    more_end_ids: tuple[int, ...] = ()
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    chat_template: str = ""
+
+
+class JsonTokenizer:
+    """See `Tokenizer`."""
+
+    def __init__(self, definition: tokenizers.Tokenizer, tokens: Special):
+        """Takes over the definition."""
+        self.definition, self.tokens = definition, tokens
+        self.end_id, self.pad_id, self.start_id = tokens.end_id, tokens.pad_id, tokens.start_id
+        self.end_ids = (tokens.end_id, *tokens.more_end_ids)
+        vocabulary = definition.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values()) + 1
+        content = json.loads(definition.to_str())
+        self.fingerprint = _fingerprint(content, tokens)
+        added = [token for token in content["added_tokens"] if token["special"]]
+        self.special = frozenset(token["content"] for token in added)
+        unknown_id = vocabulary.get(getattr(definition.model, "unk_token", None))
+        self._silent = {*self.end_ids, self.pad_id, self.start_id, unknown_id}
+        self._special_ids = {token["id"] for token in added}
+        continued = _continued(content)
+        self._decoder = continued["decoder"]
+        self._continued = self._plain(content, continued)
+        is_prefixed = any(continued[part] != content[part] for part in _PREFIXING)
+        self._prompts = self._plain(content, content) if is_prefixed else self._continued
+        is_words = isinstance(definition.model, models.WordLevel)
+        self._words = frozenset(vocabulary) - {PAD, END} if is_words else None
+
+    def encode(self, text: str) -> list[int]:
+        self._check_words(text)
+        return self._continued.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        for text in texts:
+            self._check_words(text)
+        encode = functools.partial(self._continued.encode_batch_fast, add_special_tokens=False)
+        return [encoding.ids for part in _parts(texts) for encoding in encode(part)]
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        self._check_words(prompt)
+        start = [] if self.start_id is None else [self.start_id]
+        return [*start, *self._prompts.encode(prompt, add_special_tokens=False).ids]
+
+    def encode_marked(self, text: str, *, continues: bool) -> list[int]:
+        """The ids of a text in which special tokens are meant as such.
+
+        Args:
+          text: The text.
+          continues: Whether it goes on from another one.
+        """
+        if not continues:
+            return self.definition.encode(text, add_special_tokens=False).ids
+        parts = self._special_pattern.split(text)
+        plain = self.encode_batch(parts[::2])
+        marked = [[self.definition.token_to_id(token)] for token in parts[1::2]]
+        pairs = itertools.zip_longest(plain, marked, fillvalue=())
+        return [token for pair in pairs for part in pair for token in part]
+
+    def ends(self, text: str) -> list[int]:
+        spans = self._continued.encode(text, add_special_tokens=False).offsets
+        return list(itertools.accumulate((end for _, end in spans), max))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._continued.decode(self._spoken(ids), skip_special_tokens=True)
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        decode = functools.partial(self._continued.decode_batch, skip_special_tokens=True)
+        return [text for part in _parts(rows) for text in decode(list(map(self._spoken, part)))]
+
+    def pieces(self) -> list[bytes]:
+        steps = decoding_steps(self._decoder)
+        silent = self._silent | self._special_ids
+        names = map(self.definition.id_to_token, range(self.vocab_size))
+        return [
+            b"" if name is None or index in silent else piece(name, steps)
+            for index, name in enumerate(names)
+        ]
+
+    def save(self, directory: str | os.PathLike) -> None:
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.definition.save(str(directory / JSON_FILE))
+        ids = {"eos_token": self.end_id, "pad_token": self.pad_id, "bos_token": self.start_id}
+        settings = {
+            name: self.definition.id_to_token(token)
+            for name, token in ids.items()
+            if token is not None
+        }
+        settings = {**self.tokens.names, **settings, "tokenizer_class": "PreTrainedTokenizerFast"}
+        _write_json(directory / SETTINGS_FILE, settings)
+        if self.tokens.more_end_ids:
+            _write_json(directory / GENERATION_FILE, {"eos_token_id": list(self.end_ids)})
+        if self.tokens.chat_template:
+            (directory / TEMPLATE_FILE).write_text(self.tokens.chat_template, encoding="utf-8")
+
+    @functools.cached_property
+    def _special_pattern(self) -> re.Pattern:
+        longest_first = sorted(self.special, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+    def _plain(self, content: dict, changed: dict) -> tokenizers.Tokenizer:
+        """The definition with `changed` in place of `content`, its special tokens plain text."""
+        if changed == content and not self.special:
+            return self.definition
+        definition = tokenizers.Tokenizer.from_str(json.dumps(changed))
+        definition.encode_special_tokens = True
+        return definition
+
+    def _spoken(self, ids: Sequence[int]) -> list[int]:
+        return [int(token) for token in ids if int(token) not in self._silent]
+
+    def _check_words(self, text: str) -> None:
+        words = text.split(" ") if text and self._words is not None else []
+        unknown = [word for word in words if word not in self._words]
+        if unknown:
+            raise UserError(
+                f"{unknown[0]!r} is not a word of the tokenizer, in {text[:80]!r}; its words, "
+                f"apart by single spaces, are: {' '.join(sorted(self._words))}"
+            )
+
+
+_PREFIXING = ("normalizer", "pre_tokenizer")
+"""The parts of a definition that may put a space before a text."""
+
+
+def _continued(content: dict) -> dict:
+    """The definition for texts that go on from others: no space put before, and none cut off.
+
+    Example: Llama 2 encodes the text "7" as "▁7", and decodes "▁7" to "7". Behind "3 + 4 =" the
+    text " 7" is "▁7" and "7" is "7", both ways.
+
+    Nor are the spans of tokens shortened by their spaces, as post-processors may do.
+    """
+    changed = {part: _without_prefix(content[part]) for part in (*_PREFIXING, "decoder")}
+    return {**content, **changed, "post_processor": None}
+
+
+def _without_prefix(part: dict | None) -> dict | None:
+    """A normalizer, pre-tokenizer or decoder that adds no space and cuts none off."""
+    kind = part and part["type"]
+    if kind == "Sequence":
+        name = next(name for name in part if name != "type")
+        kept = [_without_prefix(step) for step in part[name]]
+        return {**part, name: [step for step in kept if step is not None]}
+    is_strip = kind == "Strip" and (part.get("content"), part.get("stop")) == (" ", 0)
+    if kind == "Prepend" or is_strip:
+        return None
+    if kind == "Metaspace":
+        return {**part, "prepend_scheme": "never"}
+    if kind == "ByteLevel":
+        return {**part, "add_prefix_space": False}
+    return part
+
+
+def _fingerprint(content: dict, tokens: Special) -> str:
+    parts = [content, tokens.end_id, tokens.pad_id, tokens.start_id]
+    if tokens.more_end_ids or tokens.chat_template:
+        parts.append([tokens.more_end_ids, tokens.chat_template])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _parts(items: Sequence) -> list[Sequence]:
+    return [items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE)]
+
+
+def _write_json(path: pathlib.Path, values: dict) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")

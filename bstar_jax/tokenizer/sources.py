@@ -1,0 +1,92 @@
+"""Tokenizers made here: of known words, or trained on a task's text."""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import sentencepiece
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
+from bstar_jax.config import UserError
+from bstar_jax.tokenizer.definition import END, PAD, JsonTokenizer, Special
+from bstar_jax.tokenizer.interface import Tokenizer
+from bstar_jax.tokenizer.sentencepieces import from_model
+
+
+def word_tokenizer(words: Sequence[str]) -> Tokenizer:
+    """A token for each word; words stand apart by single spaces.
+
+    Example: words ("8", "-", "3") -> vocabulary of 5, with padding 0 and end-of-text 1;
+      encode("8 - 3") -> [2, 3, 4].
+
+    Args:
+      words: The words, distinct, without spaces.
+
+    Raises:
+      ValueError: If a word is empty, holds a space, stands twice or is `<pad>` or `<end>`.
+    """
+    listed = [PAD, END, *words]
+    odd = [word for word in words if word.split() != [word] or listed.count(word) > 1]
+    if odd:
+        raise ValueError(f"words are distinct and hold no spaces; not so: {odd}")
+    definition = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(listed)}))
+    definition.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return JsonTokenizer(definition, Special(end_id=1, pad_id=0, start_id=None))
+
+
+def train_sentencepiece(
+    texts: Iterable[str], vocab_size: int, path: str | os.PathLike | None = None
+) -> Tokenizer:
+    """Trains byte-pair pieces on texts; the same input makes the same tokenizer.
+
+    Nothing is normalised: spaces, line ends and every other character come back as they were,
+    those not seen in training as bytes. Digits and line ends are pieces of their own.
+
+    Args:
+      texts: The text that the pieces should fit.
+      vocab_size: Pieces in all, 256 bytes and 3 special ones included.
+      path: Where to write sentencepiece's own `.model` file, if anywhere.
+
+    Raises:
+      UserError: If the texts are too few for so many pieces, or there are none.
+    """
+    texts = [text for text in texts if text]
+    if not texts:
+        raise UserError("there is no text to train a tokenizer on; is task.fields right?")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            character_coverage=1.0,
+            split_digits=True,
+            user_defined_symbols=["\n"],
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            max_sentence_length=max(len(text.encode()) for text in texts) + 1,
+            num_threads=1,
+            pad_id=0,
+            unk_id=1,
+            eos_id=2,
+            bos_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"no tokenizer of {vocab_size} pieces can be trained on these {len(texts)} texts; "
+            f"change tokenizer.vocab_size ({error})"
+        ) from error
+    if path is not None:
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(model.getvalue())
+    return from_model(model.getvalue())

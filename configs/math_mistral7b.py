@@ -1,0 +1,154 @@
+r"""B-STaR on MATH with Mistral-7B, as in the paper (arXiv:2412.17256).
+
+    python -m bstar_jax.main --config=configs/math_mistral7b.py --workdir=RUN \
+        --config.model.checkpoint=MISTRAL_DIR --config.task.path=MATH_DIR
+
+MISTRAL_DIR has Mistral-7B-v0.1 in its published form. MATH_DIR/train.jsonl holds the 7,500
+problems of MATH's train file and the 4,000 of its test file that are not in MATH-500, each with
+`problem` and `solution`; MATH_DIR/test.jsonl is MATH-500.
+
+    SFT          3 epochs of 11,500 solutions, 5e-6 to 2e-7; the first epoch's model starts the loop
+    PRM          about 270,000 labelled steps: 15 responses a query, 8 continuations a step
+    iterations   9 of 500 steps of 128; one cosine from 4.12e-6 to 2e-7 over 4,743 steps
+    grid         temperatures 0.5 to 1.2, thresholds -1.0 to 1.0, in steps of 0.1; 64 responses
+    n*           6, which is 67,500 responses wanted of 11,500 queries
+
+What differs: prompts and responses may each have 768 tokens, where the authors cut the sum at
+1,024; parameters and moments are f32, products bf16. `:sft` is the baseline of three epochs.
+`:reference` trains what the authors' code trains, the layers without embeddings, norms and head.
+
+Hardware: TPU v5e:8x8 (64 chips of 16 GB), mesh fsdp=32, tensor=2.
+Time: not yet measured. benchmarks/README.md says what the compiler predicts.
+Result: not yet measured. The paper has, of Pass@1 / Pass@32 / Pass@32-4: 27.8 / 67.2 / 42.2 on
+MATH-500 (online RFT with the process reward 23.2 / 62.6 / 39.2, SFT 17.0 / 60.8 / 31.2).
+"""
+
+import dataclasses
+
+from bstar_jax.config import (
+    BalanceConfig,
+    CalibrateConfig,
+    Config,
+    GenerateConfig,
+    ImproveConfig,
+    LoopConfig,
+    MeshConfig,
+    ModelConfig,
+    MonitorConfig,
+    OptimizerConfig,
+    PrmConfig,
+    SftConfig,
+    TaskConfig,
+)
+from bstar_jax.flags import pick_variant
+
+EPOCH = 90  # steps of 128 that see 11,500 solutions once
+
+
+def tenths(low, high):
+    """Numbers from `low` to `high` tenths, as they are written."""
+    return tuple(tenth / 10 for tenth in range(low, high + 1))
+
+
+def get_config(variant="bstar"):
+    return pick_variant(variant, VARIANTS)
+
+
+def bstar():
+    """B-STaR with temperature and threshold chosen."""
+    return Config(
+        task=TaskConfig(name="math"),
+        model=ModelConfig(checkpoint="mistralai/Mistral-7B-v0.1", dtype="bfloat16", remat="full"),
+        mesh=MeshConfig(data=1, fsdp=32, tensor=2),
+        optimizer=OptimizerConfig(b1=0.9, b2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0),
+        sft=SftConfig(
+            steps=EPOCH,
+            batch=128,
+            learning_rate=5e-6,
+            warmup_steps=54,  # 20 %
+            final_rate=0.04,
+            fall="cosine",
+            schedule_steps=3 * EPOCH,
+            examples=10_900,  # of 11,500, as 600 calibrate
+        ),
+        prm=PrmConfig(
+            enabled=True,
+            queries=3_000,
+            responses=15,
+            continuations=8,
+            completer_steps=2 * EPOCH,
+            labels="hard",
+            label_tokens="step",
+            separator="\n",
+            heldout=600,
+            steps=352,  # 2 epochs
+            batch=256,
+            learning_rate=2e-6,
+            warmup_steps=70,
+            final_rate=0.1,
+            fall="cosine",
+        ),
+        loop=LoopConfig(iterations=9),
+        calibrate=CalibrateConfig(
+            queries=600,
+            responses=64,
+            temperatures=tenths(5, 12),
+            thresholds=tenths(-10, 10),
+        ),
+        generate=GenerateConfig(
+            queries=0,
+            responses=64,
+            max_prompt_tokens=768,
+            max_tokens=768,
+            batch=16_384,
+            slots=4_096,
+            weights="bfloat16",
+        ),
+        balance=BalanceConfig(target_correct=6),
+        improve=ImproveConfig(
+            steps=500,
+            batch=128,
+            learning_rate=4.12e-6,
+            warmup_steps=949,
+            final_rate=0.0485,
+            fall="cosine",
+            schedule_steps=4_743,
+        ),
+        monitor=MonitorConfig(queries=500, responses=32, ks=(1, 8, 32), s=4),
+    )
+
+
+def sft():
+    """Three epochs of warm-up alone."""
+    settings = bstar()
+    return dataclasses.replace(
+        settings,
+        sft=dataclasses.replace(settings.sft, steps=3 * EPOCH),
+        loop=LoopConfig(iterations=0),
+        prm=PrmConfig(),
+    )
+
+
+def online_rft():
+    """Temperature 1 and threshold 0 from start to end."""
+    settings = bstar()
+    fixed = dataclasses.replace(settings.calibrate, temperatures=(1.0,), thresholds=(0.0,))
+    return dataclasses.replace(settings, calibrate=fixed)
+
+
+def reference():
+    """The authors' code where it differs from their paper."""
+    settings = bstar()
+    return dataclasses.replace(
+        settings,
+        model=dataclasses.replace(settings.model, trained="weights"),
+        balance=BalanceConfig(rules="reference", target_correct=8, target_total=67_500),
+        calibrate=dataclasses.replace(
+            settings.calibrate,
+            temperatures=tuple(step / 20 for step in range(10, 25)),
+            thresholds=tuple(step / 100 for step in range(-100, 100)),
+        ),
+    )
+
+
+VARIANTS = {"bstar": bstar, "sft": sft, "online_rft": online_rft, "reference": reference}
