@@ -23,7 +23,11 @@ setup(
         "flax>=0.12,<0.13",  # NNX: the model's modules
         "optax>=0.2.8,<0.3",  # AdamW, clipping, schedules
         "orbax-checkpoint>=0.12,<0.13",  # checkpoints that restore onto another mesh
-        "transformers>=5.0,<6",  # tokenizers of checkpoints without a tokenizer.json
+        "transformers>=5.0,<6",  # tokenizers without a tokenizer.json; how chat templates render
+        "jinja2>=3.1,<4",  # the templates themselves
+        "safetensors>=0.8,<1",  # checkpoints: headers, and slices of tensors
+        "huggingface_hub>=1.0,<3",  # hub names to directories
+        "ml_dtypes>=0.5,<1",  # bfloat16 in NumPy
         "tokenizers>=0.22,<0.24",  # tokenizer.json
         "sentencepiece>=0.2,<0.3",  # tokenizer.model, and tokenizers trained here
         "protobuf>=5,<8",  # sentencepiece's model format
@@ -43,6 +47,7 @@ setup(
         "test": [
             "pytest>=8,<10",
             "hypothesis>=6,<7",  # laws over random inputs
+            "torch>=2.6,<3",  # Transformers as the other side of comparisons; never at run time
             "ruff>=0.14,<1",  # lint and format
             # The TPU compiler alone: TPU kernels compile in tests without a TPU.
             'libtpu==0.0.42.*; sys_platform == "linux" and platform_machine == "x86_64"',

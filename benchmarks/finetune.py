@@ -74,7 +74,7 @@ def prepare(args, room):
     (room / "ids.json").write_text(json.dumps(ids))
     ask(args, "make", room)
     examples = [Example(query.prompt, query.solution, query.query_id) for query in queries]
-    data, too_long = encode(words, examples, max_prompt_tokens=384, max_tokens=384)
+    data, too_long = encode(words, examples, max_prompt_tokens=384, max_tokens=640)
     assert not too_long, too_long[:1]
     index = [order(len(data), BATCH, step, (0,)) for step in range(STEPS)]
     rows = [data.take(each) for each in index]
@@ -110,7 +110,7 @@ def ask(args, *words):
     """What the peer answers, in its own interpreter."""
     settings = {"rates": RATES, "adam": dataclasses.asdict(ADAM)}
     done = subprocess.run(
-        [args.peer, pathlib.Path(__file__).with_name("peer_finetune.py"), *map(str, words)],
+        [args.peer, "-P", pathlib.Path(__file__).with_name("peer_finetune.py"), *map(str, words)],
         input=json.dumps(settings), stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])

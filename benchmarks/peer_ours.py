@@ -1,4 +1,4 @@
-"""Our engine, as `sampling` drives it; also writes the weights that the others read.
+"""Our engine and trainer, as `sampling` and `training` drive them; writes the others' weights.
 
     python benchmarks/peer_ours.py WEIGHTS.npz
 
@@ -8,6 +8,7 @@ the same slots.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import sys
@@ -23,11 +24,14 @@ import peers
 import workloads
 
 from bstar_jax import model
-from bstar_jax.config import ModelConfig
+from bstar_jax.config import ModelConfig, OptimizerConfig
 from bstar_jax.sampling import engine
 from bstar_jax.sampling.decode import Work
+from bstar_jax.training import fit, losses, optimizer
+from bstar_jax.training.batches import Batch
 
 CALIBRATION_ROWS = 512  # at most so many
+ADAM, RATE = OptimizerConfig(), 1e-3
 
 
 class Ours:
@@ -77,8 +81,52 @@ class Ours:
             "tokens_per_second": {str(batch): rate for batch, rate in rates.items()},
         }
 
+    def trainer(self, micro_rows):
+        config = dataclasses.replace(self._config, remat="dots")
+        state, batch = training(jax.tree.map(jnp.copy, self._params))
+
+        def step():
+            nonlocal state
+            state, measured = fit.train_step(
+                config, ADAM, state, batch, RATE, losses.response_loss, micro_rows
+            )
+            return float(jax.block_until_ready((state, measured["loss"]))[1])
+
+        return step
+
+    def memory(self):
+        """Bytes that a step needs beside its state, words as Qwen has, with and without fusion."""
+        config = dataclasses.replace(self._config, remat="dots", vocab_size=151936)
+        shapes = jax.eval_shape(lambda key: model.init(config, key), jax.random.key(0))
+        state, batch = jax.eval_shape(training, shapes)
+        needed = {"words": config.vocab_size, "tokens": batch.tokens_BL.size}
+        for name, objective in (("fused", losses.response_loss), ("plain", plain_loss)):
+            step = fit.train_step.lower(config, ADAM, state, batch, RATE, objective)
+            needed[name] = step.compile().memory_analysis().temp_size_in_bytes
+        return needed
+
     def rates(self):
         return peers.rates_of_jax()
+
+
+def training(params: dict):
+    """(state before the first step, batch)."""
+    texts = workloads.train_texts()
+    ones = jnp.ones((workloads.TRAIN_ROWS, workloads.TRAIN_TOKENS))
+    rows = Batch(texts[:, :-1], texts[:, 1:], ones, ones.astype(jnp.int32))
+    moments = optimizer.make(ADAM, RATE).init(params)
+    return optimizer.TrainState(params, moments), jax.tree.map(jnp.asarray, rows)
+
+
+def plain_loss(config, params, batch):
+    """The loss by all logits at once, as it is without `training.fused`."""
+    hidden, decoder = model.forward_hidden(
+        config, params, batch.tokens_BL, batch.segments_BL, packed=False
+    )
+    logits_BLV = decoder.logits(hidden)
+    target_BL1 = jnp.take_along_axis(logits_BLV, batch.targets_BL[..., None], axis=-1)
+    surprise_BL = jax.nn.logsumexp(logits_BLV, axis=-1) - target_BL1[..., 0]
+    return jnp.sum(surprise_BL * batch.weights_BL)
 
 
 def prepared(workload: workloads.Workload) -> engine.Prepared:

@@ -1,4 +1,4 @@
-"""Transformers' `generate` on the CPU, as `sampling` drives it.
+"""Transformers' `generate`, and its model under torch's AdamW, on the CPU; see `peers`.
 
     python benchmarks/peer_transformers.py WEIGHTS.npz
 
@@ -7,6 +7,7 @@ A batch runs to its longest response, prompts padded on the left.
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 
@@ -53,6 +54,30 @@ class Transformers:
 
     def best(self, workload):
         return peers.fastest_batch(workload, self._generate)
+
+    def trainer(self, micro_rows):
+        model = copy.deepcopy(self._model).train()
+        adam = torch.optim.AdamW(
+            model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        )
+        texts = torch.from_numpy(workloads.train_texts()).long()
+
+        def step():
+            total = 0.0
+            for rows in texts.split(micro_rows):
+                logits = model(rows[:, :-1], use_cache=False).logits
+                loss = torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum"
+                )
+                loss = loss / texts[:, 1:].numel()
+                loss.backward()
+                total += float(loss.detach())
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            adam.step()
+            adam.zero_grad()
+            return total
+
+        return step
 
     def rates(self):
         square, long = torch.ones(peers.SIZE, peers.SIZE), torch.ones(2**24)

@@ -1,4 +1,4 @@
-"""Tunix's sampler with its Llama, as `sampling` drives it.
+"""Tunix's sampler and trainer with its Llama; see `peers`.
 
     python benchmarks/peer_tunix.py WEIGHTS.npz
 
@@ -17,11 +17,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import peers
 import workloads
 from flax import nnx
 from tunix.generate import sampler
 from tunix.models.llama3 import model as llama3
+from tunix.sft import peft_trainer
 
 
 class Ids:
@@ -90,6 +92,33 @@ class Tunix:
     def best(self, workload):
         return peers.fastest_batch(workload, self._generate)
 
+    def trainer(self, micro_rows):
+        parts = workloads.TRAIN_ROWS // micro_rows
+        adam = optax.adamw(1e-3, b1=0.9, b2=0.98, weight_decay=0.01)
+        trainer = peft_trainer.PeftTrainer(
+            nnx.clone(self._model),
+            optax.chain(optax.clip_by_global_norm(1.0), adam),
+            peft_trainer.TrainingConfig(
+                eval_every_n_steps=10**9,
+                gradient_accumulation_steps=parts if parts > 1 else None,
+            ),
+        ).with_gen_model_input_fn(with_positions)
+        run, _ = trainer.jit_train_and_eval_step(cache_nnx_graph=True)
+        texts = np.split(workloads.train_texts(), parts)
+        rows = [
+            peft_trainer.TrainingInput(
+                input_tokens=jnp.asarray(part), input_mask=jnp.ones_like(part)
+            )
+            for part in texts
+        ]
+
+        def step():
+            values = [run(each)[0] for each in rows]
+            jax.block_until_ready(nnx.state(trainer.model))
+            return float(np.mean(values))
+
+        return step
+
     def rates(self):
         return peers.rates_of_jax()
 
@@ -123,6 +152,17 @@ class Tunix:
             top_p=1.0,
             seed=int(workload.lengths_Q[part].sum()),
         ).tokens
+
+
+def with_positions(rows) -> dict:
+    """What the model takes, of rows without padding."""
+    length = rows.input_tokens.shape[1]
+    return {
+        "input_tokens": rows.input_tokens,
+        "input_mask": rows.input_mask,
+        "positions": jnp.broadcast_to(jnp.arange(length), rows.input_tokens.shape),
+        "attention_mask": jnp.tril(jnp.ones((len(rows.input_tokens), length, length), bool)),
+    }
 
 
 def llama(weights) -> llama3.Llama3:

@@ -1,4 +1,4 @@
-"""One program a framework: `sampling` asks, each answers with its own timings.
+"""One program a framework: `sampling` or `training` asks, each answers with its own timings.
 
 A request is a line of JSON on standard input, the answer a line on standard output; weights and
 the logits to agree with go through an .npz file. So no interpreter ever holds two frameworks.
@@ -6,6 +6,7 @@ the logits to agree with go through an .npz file. So no interpreter ever holds t
     {"do": "rates"}                                          -> {"matmul": FLOP/s, "copy": B/s}
     {"do": "calibrate", "workload": "B", "small": false}     -> {"batch": 128, ...}
     {"do": "run", "workload": "B", "batch": 128, "cold": true}   -> {"seconds": ..., "tokens": ...}
+    {"do": "train", "micro_rows": 4}                         -> {"seconds": ..., "loss": ...}
 """
 
 from __future__ import annotations
@@ -54,6 +55,13 @@ class Side(Protocol):
         """{"batch": the best of `workload.batches`, ...}."""
         ...
 
+    def trainer(self, micro_rows: int) -> Callable[[], float]:
+        """An optimizer step on `workloads.train_texts`, so many rows at once: hands back the loss.
+
+        The first step starts from the common weights; AdamW, gradients clipped to norm 1.
+        """
+        ...
+
     def rates(self) -> dict:
         """{"matmul": operations/s of a large f32 product, "copy": bytes/s of a large copy}."""
         ...
@@ -68,9 +76,19 @@ def serve(side: Side) -> None:
         answers.write(json.dumps(record) + "\n")
         answers.flush()
 
+    trainers = {}
     answer(side.facts)
     for line in sys.stdin:
         request = json.loads(line)
+        if request["do"] == "train":
+            rows = request["micro_rows"]
+            if rows not in trainers:
+                trainers[rows] = side.trainer(rows)
+            answer(timed(trainers[rows]))
+            continue
+        if request["do"] == "memory":
+            answer(side.memory())
+            continue
         if request["do"] == "rates":
             answer(side.rates())
             continue
@@ -87,6 +105,18 @@ def serve(side: Side) -> None:
         answer(record)
 
 
+def timed(step: Callable[[], float]) -> dict:
+    """Wall and processor seconds of an optimizer step, and its loss."""
+    started, used = time.perf_counter(), time.process_time()
+    loss = step()
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - used,
+        "loss": loss,
+        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    }
+
+
 def median_seconds(action: Callable[[], object], repeats: int = 7) -> float:
     """Median time of an action that waits for its result; called once before."""
     action()
@@ -99,9 +129,16 @@ def median_seconds(action: Callable[[], object], repeats: int = 7) -> float:
 
 
 def rates_of(matmul: Callable[[], object], copy: Callable[[], object], copied: int) -> dict:
-    """Rates from a product of SIZE and an action that reads and writes `copied` bytes."""
+    """Rates from a product of SIZE and an action that reads and writes `copied` bytes.
+
+    "matmul_cpu" is operations by processor seconds: what others do on the machine changes it less.
+    """
+    used = time.process_time()
+    seconds = median_seconds(matmul)
+    used = (time.process_time() - used) / 8
     return {
-        "matmul": 2 * SIZE**3 / median_seconds(matmul),
+        "matmul": 2 * SIZE**3 / seconds,
+        "matmul_cpu": 2 * SIZE**3 / used,
         "copy": copied / median_seconds(copy),
     }
 

@@ -1,4 +1,4 @@
-"""What `sampling` measures: a model, three workloads, and the least that they take.
+"""What `sampling` and `training` measure: a model, workloads, and the least that they take.
 
 NumPy alone: the program of every side reads it, whatever framework that one runs.
 """
@@ -122,6 +122,33 @@ def load(name: str, small: bool = False) -> Workload:
 def probe() -> np.ndarray:
     """Tokens [2, 24] on which all sides must have equal logits."""
     return np.random.default_rng(0).integers(FIRST_ID, MODEL["vocab_size"], (2, 24))
+
+
+TRAIN_ROWS, TRAIN_TOKENS = 16, 256
+
+
+def train_texts() -> np.ndarray:
+    """Texts [16, 257] of an optimizer step: 256 tokens are fed, and the 256 after them learnt."""
+    shape = TRAIN_ROWS, TRAIN_TOKENS + 1
+    texts = np.random.default_rng(1).integers(FIRST_ID, MODEL["vocab_size"], shape)
+    return texts.astype(np.int32)
+
+
+def train_operations() -> float:
+    """Operations of the products of an optimizer step, two for a multiplication with an addition.
+
+        6 T (Y W + D V) + 12 Y A E T (L + 1) / 2    T tokens in rows of L, W weights a layer
+
+    A weight works once forward and twice backward. Of the attention's products, two forward and
+    four backward, what a token does not read is not counted. Nothing is computed twice.
+    """
+    d, y, v = MODEL["width"], MODEL["layers"], MODEL["vocab_size"]
+    tokens = TRAIN_ROWS * TRAIN_TOKENS
+    across = MODEL["heads"] * HEAD_WIDTH
+    stored = 2 * MODEL["kv_heads"] * HEAD_WIDTH
+    layer = 2 * d * across + d * stored + 3 * d * MODEL["feed_forward"]
+    attention = 12 * y * across * tokens * (TRAIN_TOKENS + 1) / 2
+    return float(6 * tokens * (y * layer + d * v) + attention)
 
 
 def best_batch(workload: Workload, seconds_a_step: dict[int, float]) -> int:

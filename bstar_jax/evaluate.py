@@ -31,8 +31,10 @@ from bstar_jax.flags import CommandLine, allow_overrides, parse, run_door, run_t
 silence_libraries()
 
 from bstar_jax.config import Config, UserError  # noqa: E402
+from bstar_jax.phases.directory import read_config  # noqa: E402
 from bstar_jax.phases.monitor import evaluate  # noqa: E402
-from bstar_jax.phases.run import Run, open_run, read_config  # noqa: E402
+from bstar_jax.phases.opening import open_run  # noqa: E402
+from bstar_jax.phases.run import Run  # noqa: E402
 from bstar_jax.phases.train import sampling_params  # noqa: E402
 from bstar_jax.records import SPLITS  # noqa: E402
 

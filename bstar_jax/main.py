@@ -25,7 +25,9 @@ import jax  # noqa: E402  (reads the environment at import)
 from bstar_jax.config import UserError  # noqa: E402
 from bstar_jax.iterate import self_train  # noqa: E402
 from bstar_jax.journal import iteration_rows  # noqa: E402
-from bstar_jax.phases.run import StopRequest, open_run, read_config  # noqa: E402
+from bstar_jax.phases.directory import read_config  # noqa: E402
+from bstar_jax.phases.opening import open_run  # noqa: E402
+from bstar_jax.phases.run import StopRequest  # noqa: E402
 
 
 def main(argv: Sequence[str]) -> None:

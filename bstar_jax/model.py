@@ -112,8 +112,10 @@ class Projections(nnx.Module):
     def _product(x, weight, summed: int):
         """The last `summed` dimensions of x with the first of the weight."""
         weight = weight[...].astype(x.dtype)
-        inner, outer = "xyz"[:summed], "uvw"[: weight.ndim - summed]
-        return jnp.einsum(f"...{inner},{inner}{outer}->...{outer}", x, weight)
+        rows, inner = x.shape[: x.ndim - summed], math.prod(x.shape[x.ndim - summed :])
+        kept = weight.shape[summed:]
+        product = x.reshape(-1, inner) @ weight.reshape(inner, -1)
+        return product.reshape(*rows, *kept)
 
 
 class Attention(Projections):
@@ -256,7 +258,10 @@ def _remat(layer, policy: str):
         return layer
     if policy == "full":
         return jax.checkpoint(layer, prevent_cse=False)
-    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policies = jax.checkpoint_policies
+    saved = policies.save_from_both_policies(
+        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names("attention")
+    )
     return jax.checkpoint(layer, policy=saved, prevent_cse=False)
 
 

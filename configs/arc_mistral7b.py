@@ -64,7 +64,7 @@ def bstar():
             max_prompt_tokens=512,
             max_tokens=512,
             batch=16_384,
-            slots=4_096,
+            slots=2_048,
             weights="bfloat16",
         ),
         balance=BalanceConfig(target_correct=6),

@@ -50,18 +50,28 @@ def sft():
 
 
 def prm():
-    """B-STaR with a process reward that is learnt from continuations, not checked exactly."""
+    """B-STaR with a process reward that is learnt from continuations, not checked exactly.
+
+    What made it learn the validity of steps instead of the answers of stories: many stories with
+    one response each, and a completer that has taught itself on its own right answers first.
+    """
     return change(
         Config(),
+        task={"train_queries": 131_072},
         prm={
             "enabled": True,
-            "queries": 8192,
-            "completer_steps": 500,
-            "continuations": 4,
+            "queries": 98_304,
+            "responses": 1,
+            "completer_steps": 1500,
+            "completer_data": "both",
+            "completer_temperature": 0.5,
+            "continuations": 1,
             "label_tokens": "end",
             "language_weight": 1.0,
             "heldout": 256,
+            "reduction": "product",
             "steps": 3000,
+            "batch": 128,
             "learning_rate": 2e-3,
             "warmup_steps": 100,
         },

@@ -101,7 +101,7 @@ def bstar():
             max_prompt_tokens=768,
             max_tokens=768,
             batch=16_384,
-            slots=4_096,
+            slots=2_048,
             weights="bfloat16",
         ),
         balance=BalanceConfig(target_correct=6),

@@ -11,7 +11,7 @@ from bstar_jax import evaluate
 from bstar_jax.config import UserError
 from bstar_jax.console import Console
 from bstar_jax.journal import read_rows
-from bstar_jax.phases.run import open_run
+from bstar_jax.phases.opening import open_run
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

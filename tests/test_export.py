@@ -13,7 +13,7 @@ import transformers
 from bstar_jax import export, hub, model, tokenizer
 from bstar_jax.config import ModelConfig, TaskConfig, UserError
 from bstar_jax.console import Console
-from bstar_jax.phases.run import open_run
+from bstar_jax.phases.opening import open_run
 from tests import builders, checkpoints, tiny
 
 

@@ -78,7 +78,15 @@ def greedy_of_transformers(directory, prompts):
     ("family", "flags"),
     [
         ("llama", ()),
-        ("qwen3", ("--config.model.lora_rank=4", "--config.model.lora_alpha=8")),
+        (
+            "qwen3",
+            (
+                "--config.model.lora_rank=16",
+                "--config.model.lora_alpha=32",
+                "--config.sft.steps=200",
+                "--config.sft.learning_rate=2e-2",
+            ),
+        ),
     ],
     ids=["all parameters of a Llama", "adapters of a Qwen 3"],
 )

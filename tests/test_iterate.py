@@ -14,7 +14,7 @@ from bstar_jax.config import CheckpointConfig, LogConfig, LoopConfig, MeshConfig
 from bstar_jax.console import Console
 from bstar_jax.iterate import self_train
 from bstar_jax.phases import data, train
-from bstar_jax.phases.run import open_run
+from bstar_jax.phases.opening import open_run
 from bstar_jax.records import Rollouts
 from tests import tiny
 

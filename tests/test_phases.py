@@ -25,9 +25,11 @@ from bstar_jax.config import (
 from bstar_jax.console import Console
 from bstar_jax.phases import data, pools, train
 from bstar_jax.phases.calibrate import calibrate
+from bstar_jax.phases.directory import read_config
 from bstar_jax.phases.generate import generate, queries_of, select
 from bstar_jax.phases.monitor import draws_of, evaluate, monitor
-from bstar_jax.phases.run import StopRequest, open_run, read_config, resolve_model
+from bstar_jax.phases.opening import open_run, resolve_model
+from bstar_jax.phases.run import StopRequest
 from bstar_jax.phases.sampled import sample
 from bstar_jax.records import Rollouts
 from bstar_jax.sampling import Draw, Keys

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bstar_jax.config import Preempted, PrmConfig, SftConfig, UserError
+from bstar_jax.phases import labels as labelling
 from bstar_jax.phases import prm, train
 from bstar_jax.phases.data import check_inputs
 from bstar_jax.phases.monitor import evaluate, monitor
@@ -46,13 +47,13 @@ def equal(ours, theirs):
 
 def test_labels_are_shares_of_continuations_and_the_answers_own_grade(learnt):
     with opened(learnt, LEARNT) as run:
-        queries = prm.queries_of(run)[0][:2]
+        queries = labelling.queries_of(run)[0][:2]
         texts = ["8 - 3 = 5 . 5 + 4 = 9 . # 9", "8 - 3 = 5 . # 9", "", "# 1"]
         ids = [queries[0].query_id] * 2 + [queries[1].query_id] * 2
         responses = Rollouts.from_columns(
             {"query_id": ids, "response": texts, "correct": [True, False, False, True]}
         )
-        begun = prm.begun(run, responses)
+        begun = labelling.begun(run, responses)
         assert [query.prefix for query in begun] == ["8 - 3 = 5 .", "8 - 3 = 5 . 5 + 4 = 9 ."]
         assert {query.reference for query in begun} == {queries[0].reference}
         continued = Rollouts.from_columns(
@@ -61,7 +62,7 @@ def test_labels_are_shares_of_continuations_and_the_answers_own_grade(learnt):
                 "correct": [True, False, False, False] + [True] * 4,
             }
         )
-        labelled = prm.label(run, responses, continued)
+        labelled = labelling.label(run, responses, continued)
         assert labelled.column("response") == [texts[0], texts[1], texts[3]]
         assert labelled.column("step_rewards") == [[-0.5, 1.0, 1.0], [-0.5, -1.0], [1.0]]
         assert labelled.column("process_reward") == [-0.5, -1.0, 1.0]
@@ -71,14 +72,14 @@ def test_a_step_at_the_length_limit_is_left_out_and_counted(learnt, monkeypatch)
     notes = []
     with opened(learnt, LEARNT) as run:
         monkeypatch.setattr(run.console, "warn", notes.append)
-        query_id = prm.queries_of(run)[0][0].query_id
+        query_id = labelling.queries_of(run)[0][0].query_id
         long = " ".join(["1 + 1 = 2 ."] * 9)
         responses = Rollouts.from_columns(
             {"query_id": [query_id], "response": [f"{long} # 2"], "correct": [False]}
         )
-        assert max(len(query.prefix) for query in prm.begun(run, responses)) < len(long)
+        assert max(len(query.prefix) for query in labelling.begun(run, responses)) < len(long)
         continued = Rollouts.from_columns({"query_id": [], "correct": []})
-        assert len(prm.label(run, responses, continued)) == 0
+        assert len(labelling.label(run, responses, continued)) == 0
         assert len(notes) == 1 and "1 of 1 responses have no step" in notes[0]
 
 
@@ -94,7 +95,7 @@ def test_what_is_left_behind(learnt):
     with opened(learnt, LEARNT) as run:
         row = run.log.last(0, "prm")
         assert row["step_accuracy"] == figures["step_accuracy"]
-        heldout = {query.query_id for query in prm.queries_of(run)[1]}
+        heldout = {query.query_id for query in labelling.queries_of(run)[1]}
         learnt_rows, judged_rows = prm.split(run, rows)
         assert set(judged_rows.column("query_id")) <= heldout
         assert not heldout & set(learnt_rows.column("query_id"))
@@ -162,7 +163,7 @@ def test_too_few_queries_are_refused(learnt):
 def test_nothing_to_learn_from_or_to_judge_by_is_refused(learnt):
     with opened(learnt, LEARNT) as run:
         rows = Rollouts.read(run.path(0, "prm.parquet"))
-        heldout = {query.query_id for query in prm.queries_of(run)[1]}
+        heldout = {query.query_id for query in labelling.queries_of(run)[1]}
         alone = rows.filter([query_id in heldout for query_id in rows.column("query_id")])
         with pytest.raises(UserError, match="0 are there to learn from"):
             prm.split(run, alone)
@@ -178,7 +179,7 @@ def test_responses_of_one_step_need_no_continuation(learnt, tmp_path, monkeypatc
         calls.append(len(queries))
         return answers if not name else Rollouts.concatenate([])
 
-    monkeypatch.setattr(prm, "sample", sampled)
+    monkeypatch.setattr(labelling, "sample", sampled)
     with opened(tmp_path, LEARNT) as run:
         prm.learn_process_rewards(run, train.warm_up(run))
         stored = Rollouts.read(run.path(0, "prm.parquet"))
@@ -198,7 +199,7 @@ def test_the_last_row_says_how_long_each_part_took(learnt):
 def test_judgement_of_a_model_that_is_always_right(learnt, monkeypatch):
     """The exact check in the model's place tells all good responses from all bad ones."""
     with opened(learnt, LEARNT) as run:
-        query = prm.queries_of(run)[0][0]
+        query = labelling.queries_of(run)[0][0]
         texts = [query.solution, query.solution.replace("=", "+"), f"# {query.reference}"]
         rows = Rollouts.from_columns(
             {

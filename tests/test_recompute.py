@@ -18,7 +18,7 @@ import pytest
 from bstar_jax.config import from_dict
 from bstar_jax.console import Console
 from bstar_jax.iterate import self_train
-from bstar_jax.phases.run import open_run
+from bstar_jax.phases.opening import open_run
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "recompute.py"
 

@@ -143,6 +143,8 @@ def test_apps_reads_input_and_output_as_text(tmp_path):
     }
     assert query.reference == "print(sum(map(int, input().split())))"
     assert query.solution == f"```python\n{query.reference}\n```"
+    assert query.more_solutions == ("```python\nother\n```",)
+    assert query.solutions(1) == (query.solution,) and len(query.solutions(9)) == 2
     assert "Add the numbers.\n\nThe program reads standard input" in query.prompt
     assert task.notes == ()
 

@@ -18,7 +18,7 @@ from bstar_jax import tokenizer
 from bstar_jax.balance import Choice
 from bstar_jax.config import TokenizerConfig, UserError
 from bstar_jax.console import Console
-from bstar_jax.phases.run import open_run
+from bstar_jax.phases.opening import open_run
 from bstar_jax.sampling import Keys, generate
 from bstar_jax.tokenizer.definition import JsonTokenizer, Special
 from tests import builders, published, tiny

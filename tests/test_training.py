@@ -22,7 +22,7 @@ from bstar_jax.training.batches import (
     order,
 )
 from bstar_jax.training.fit import fit, train_step
-from bstar_jax.training.losses import binary_cross_entropy, cross_entropy, response_loss, step_loss
+from bstar_jax.training.losses import binary_cross_entropy, response_loss, step_loss
 from bstar_jax.training.optimizer import Schedule, TrainState
 from tests import builders
 
@@ -31,8 +31,12 @@ SCHEDULE = Schedule(peak=3e-3, warmup=3, steps=20, final=0.1)
 WORD = {word: builders.WORDS.encode(word)[0] for word in ("Ann", "has", "3", ".", "#")}
 
 
-loss_of = jax.jit(response_loss, static_argnums=0)
-value_and_grad = jax.jit(jax.value_and_grad(response_loss, argnums=1), static_argnums=0)
+def mean_loss(config, params, batch):
+    return response_loss(config, params, batch.shares())
+
+
+loss_of = jax.jit(mean_loss, static_argnums=0)
+value_and_grad = jax.jit(jax.value_and_grad(mean_loss, argnums=1), static_argnums=0)
 
 
 def batch_at(step, rows=8, length=10):
@@ -149,15 +153,6 @@ def plain_loss(logits_BLV, batch):
         total += batch.weights_BL[place] * surprise
         weight += batch.weights_BL[place]
     return total / weight
-
-
-def test_cross_entropy_is_the_mean_surprise_of_weighted_tokens():
-    rng = np.random.default_rng(0)
-    batch = batch_at(0)
-    batch = dataclasses.replace(batch, weights_BL=batch.weights_BL * np.float32(0.5))
-    logits_BLV = 30 * rng.standard_normal((*batch.tokens_BL.shape, 50)).astype(np.float32)
-    got = cross_entropy(*map(jnp.asarray, (logits_BLV, batch.targets_BL, batch.weights_BL)))
-    np.testing.assert_allclose(got, plain_loss(logits_BLV, batch), rtol=1e-6)
 
 
 def test_response_loss_is_that_of_the_forward_pass():
@@ -423,8 +418,9 @@ def test_binary_cross_entropy():
     weights_BL[0, 0] = 1
     p = 1 / (1 + np.exp(-values_BL))
     surprise = -(labels_BL * np.log(p) + (1 - labels_BL) * np.log(1 - p))
+    weights_BL /= weights_BL.sum()
     wide = [jnp.asarray(array, jnp.float32) for array in (values_BL, labels_BL, weights_BL)]
-    expected = (surprise * weights_BL).sum() / weights_BL.sum()
+    expected = (surprise * weights_BL).sum()
     assert float(binary_cross_entropy(*wide)) == pytest.approx(expected, rel=1e-5)
     zero = binary_cross_entropy(jnp.zeros(shape), *wide[1:])
     assert float(zero) == pytest.approx(np.log(2), rel=1e-6)
@@ -444,16 +440,14 @@ def test_the_language_of_right_responses_is_learnt_beside_the_labels():
 
     def loss(rows, weight):
         batch = jax.tree.map(jnp.asarray, data.take(np.array(rows)))
-        return float(step_loss(config, params, batch, language_weight=weight))
+        return float(step_loss(config, params, batch.shares(), language_weight=weight))
 
     text, _ = encode(words, [Example(right.prompt, right.response, "a")], **limits)
     batch = text.take(np.array([0]))
     # The end of text is not part of what is judged.
     end = int(batch.weights_BL[0].nonzero()[0][-1])
     batch.weights_BL[0, end] = 0
-    language = float(
-        response_loss(builders.MODEL, builders.params(), jax.tree.map(jnp.asarray, batch))
-    )
+    language = float(loss_of(builders.MODEL, builders.params(), batch))
     for rows in ([0], [0, 1]):
         assert loss(rows, 0.5) == pytest.approx(loss(rows, 0.0) + 0.5 * language, rel=1e-5)
     assert loss([1], 0.5) == loss([1], 0.0)

@@ -16,6 +16,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from beartype import beartype
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_lib
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jaxtyping import Array, Bool, Float, Int, jaxtyped
@@ -79,7 +80,7 @@ def attend_segments(
     impl = choose(impl, case)
     limits = {"window": window, "cap": cap}
     if impl == "xla":
-        return by_xla(query_BLAE, key_BLGE, value_BLGE, segments_BL, **limits)
+        return by_xla(query_BLAE, key_BLGE, value_BLGE, segments_BL, window, cap)
     if impl == "splash":
         run = functools.partial(by_splash, **limits)
     else:
@@ -205,17 +206,86 @@ def _divides(mesh, query_shape, key_shape) -> bool:
 # The implementations.
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def by_xla(query_BLAE, key_BLGE, value_BLGE, segments_BL, window: int = 0, cap: float = 0.0):
-    """The formula; every score is computed, and those of what is not read become -inf."""
-    batch, length, heads, width = query_BLAE.shape
-    groups = key_BLGE.shape[2]
-    query = query_BLAE.reshape(batch, length, groups, heads // groups, width)
-    scores = jnp.einsum("blghe,bkge->bghlk", query, key_BLGE, preferred_element_type=jnp.float32)
-    scores = capped(scores * width**-0.5, cap)
-    scores = jnp.where(causal_mask(segments_BL, window)[:, None, None], scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value_BLGE.dtype)
-    mixed = jnp.einsum("bghlk,bkge->blghe", weights, value_BLGE)
-    return mixed.reshape(query_BLAE.shape)
+    """The formula; every score is computed, and those of what is not read become -inf.
+
+    The backward pass computes the scores again from the logarithm of their mass. All products are
+    of rows with columns, so that on CPUs no score is moved to be transposed: the heads of a group
+    stand above one another, S = A / G x L rows.
+    """
+    return _xla_forward(query_BLAE, key_BLGE, value_BLGE, segments_BL, window, cap)[0]
+
+
+_product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+
+def _stacked(x_BLAE, groups: int):
+    """[B, L, A, E] as [B, G, S, E]."""
+    batch, length, heads, width = x_BLAE.shape
+    x = x_BLAE.reshape(batch, length, groups, heads // groups, width)
+    return x.transpose(0, 2, 3, 1, 4).reshape(batch, groups, -1, width)
+
+
+def _unstacked(x_BGSE, length: int):
+    """The inverse of `_stacked`."""
+    batch, groups, rows, width = x_BGSE.shape
+    x = x_BGSE.reshape(batch, groups, rows // length, length, width)
+    return x.transpose(0, 3, 1, 2, 4).reshape(batch, length, -1, width)
+
+
+def _xla_scores(query_BGSE, key_BLGE, segments_BL, window, cap):
+    """Scores [B, G, S, L], capped but not masked, and the mask that broadcasts to them."""
+    scores_BGSL = capped(_product(query_BGSE, key_BLGE.transpose(0, 2, 3, 1)), cap)
+    times = scores_BGSL.shape[2] // scores_BGSL.shape[3]
+    return scores_BGSL, jnp.tile(causal_mask(segments_BL, window), (1, times, 1))[:, None]
+
+
+def _xla_forward(query_BLAE, key_BLGE, value_BLGE, segments_BL, window, cap):
+    _, length, _, width = query_BLAE.shape
+    query_BGSE = _stacked(query_BLAE * width**-0.5, key_BLGE.shape[2])
+    scores_BGSL, reads = _xla_scores(query_BGSE, key_BLGE, segments_BL, window, cap)
+    scores_BGSL = jnp.where(reads, scores_BGSL, -jnp.inf)
+    largest_BGS1 = jnp.max(scores_BGSL, axis=-1, keepdims=True)
+    weights_BGSL = jnp.exp(scores_BGSL - largest_BGS1)
+    mass_BGS1 = jnp.sum(weights_BGSL, axis=-1, keepdims=True)
+    mixed_BGSE = _product(weights_BGSL.astype(value_BLGE.dtype), value_BLGE.transpose(0, 2, 1, 3))
+    mixed_BLAE = _unstacked((mixed_BGSE / mass_BGS1).astype(query_BLAE.dtype), length)
+    # Named, so that what keeps them need not attend again.
+    mixed_BLAE = checkpoint_name(mixed_BLAE, "attention")
+    log_mass_BGS1 = checkpoint_name(largest_BGS1 + jnp.log(mass_BGS1), "attention")
+    kept = query_BLAE, key_BLGE, value_BLGE, segments_BL, mixed_BLAE, log_mass_BGS1
+    return mixed_BLAE, kept
+
+
+def _xla_backward(window, cap, kept, change_BLAE):
+    query_BLAE, key_BLGE, value_BLGE, segments_BL, mixed_BLAE, log_mass_BGS1 = kept
+    _, length, groups, width = key_BLGE.shape
+    stack = functools.partial(_stacked, groups=groups)
+    query_BGSE, change_BGSE = stack(query_BLAE * width**-0.5), stack(change_BLAE)
+    scores_BGSL, reads = _xla_scores(query_BGSE, key_BLGE, segments_BL, window, cap)
+    weights_BGSL = jnp.where(reads, jnp.exp(scores_BGSL - log_mass_BGS1), 0.0)
+    wide = change_BGSE.astype(jnp.float32) * stack(mixed_BLAE).astype(jnp.float32)
+    by_weights_BGSL = _product(change_BGSE, value_BLGE.transpose(0, 2, 3, 1))
+    by_scores_BGSL = weights_BGSL * (by_weights_BGSL - jnp.sum(wide, axis=-1, keepdims=True))
+    if cap:
+        by_scores_BGSL *= 1.0 - (scores_BGSL / cap) ** 2
+    by_scores_BGSL = by_scores_BGSL.astype(query_BLAE.dtype)
+    by_query_BGSE = _product(by_scores_BGSL, key_BLGE.transpose(0, 2, 1, 3)) * width**-0.5
+
+    def by_columns(rows_BGSE, scores_BGSL):
+        turned_BGES = jax.lax.optimization_barrier(rows_BGSE.swapaxes(2, 3))
+        return _product(turned_BGES, scores_BGSL).transpose(0, 3, 1, 2).astype(key_BLGE.dtype)
+
+    return (
+        _unstacked(by_query_BGSE, length).astype(query_BLAE.dtype),
+        by_columns(query_BGSE, by_scores_BGSL),
+        by_columns(change_BGSE, weights_BGSL.astype(change_BGSE.dtype)),
+        None,
+    )
+
+
+by_xla.defvjp(_xla_forward, _xla_backward)
 
 
 def capped(scores: jax.Array, cap: float) -> jax.Array:

@@ -1,42 +1,31 @@
-"""A run: its directory opened, its task, tokenizer, model and mesh made, ready for phases."""
+"""A run: what every phase works with, and where its files are."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
-import importlib.metadata
-import json
 import os
 import pathlib
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh
 
-from bstar_jax import adapters, hub, model, sharding, tasks, tokenizer
+from bstar_jax import adapters, hub, model
 from bstar_jax.checkpoint import Checkpoints, place_params
-from bstar_jax.config import (
-    Config,
-    ModelConfig,
-    Preempted,
-    UserError,
-    check_resume,
-    from_dict,
-    to_dict,
-)
+from bstar_jax.config import Config, ModelConfig, Preempted, UserError
 from bstar_jax.console import Console
-from bstar_jax.journal import MetricsLog, iteration_rows, write_json
-from bstar_jax.rewards import Grader, open_grader
+from bstar_jax.journal import MetricsLog, iteration_rows
+from bstar_jax.phases.directory import write_config
+from bstar_jax.rewards import Grader
 from bstar_jax.rewards.process import ProcessModel
 from bstar_jax.sampling import Sampler
 from bstar_jax.sampling.weights import rollout_config, rollout_params
 from bstar_jax.tasks import Task
-from bstar_jax.tokenizer import Tokenizer, check_round_trip
+from bstar_jax.tokenizer import Tokenizer
 
 
 class StopRequest:
@@ -198,7 +187,7 @@ class Run:
             if self.source:
                 checkpoint = hub.locate(self.config.model.checkpoint)
                 self._keep("source", functools.partial(hub.keep_source, checkpoint))
-        _write_config(self.directory, self.config)
+        write_config(self.directory, self.config)
 
     def _keep(self, name: str, write: Callable[[pathlib.Path], None]) -> None:
         """A folder of the run, whole or not there."""
@@ -239,252 +228,3 @@ class Run:
         if self.log.last(iteration, phase) is None:
             row = {"iteration": iteration, "phase": phase, "wall_seconds": seconds, **figures}
             self.log.append(row)
-
-
-@contextlib.contextmanager
-def open_run(
-    directory: str | os.PathLike,
-    config: Config,
-    console: Console,
-    *,
-    stop: StopRequest | None = None,
-    write: bool = True,
-) -> Iterator[Run]:
-    """Creates a run directory, or opens the run that it holds.
-
-    Args:
-      directory: Where the run is or will be.
-      config: All settings.
-      console: What a person sees.
-      stop: Where a request to stop is noted; by default nothing listens.
-      write: Whether the run goes on; else it is only read, and its config may differ.
-
-    Raises:
-      UserError: On bad input, a config that is not that of the run, a mesh that does not
-        divide, or a directory that another process has open.
-    """
-    directory = pathlib.Path(directory)
-    mesh = sharding.make_mesh(config.mesh)
-    task = load_task(config)
-    source = _source(directory, config)
-    words = _tokenizer(directory, config, task, source)
-    words = tokenizer.for_chat(words) if config.task.chat_template else words
-    model_config = resolve_model(config.model, words, source)
-    sharding.check_model(mesh, model_config)
-    names = ["sft.batch", "improve.batch"]
-    for name in names + (["prm.batch", "prm.score_batch"] if config.prm.enabled else []):
-        section, field = name.split(".")
-        sharding.check_rows(mesh, name, getattr(getattr(config, section), field))
-    _check_texts(words, task)
-    _check_special(words, config)
-    for note in task.notes:
-        console.warn(note)
-    with contextlib.ExitStack() as stack:
-        if write:
-            stack.enter_context(_claim(directory, config, console))
-        grader = stack.enter_context(open_grader(task, config.rewards))
-        checkpoints = Checkpoints(
-            directory / "checkpoints",
-            model_config,
-            mesh,
-            keep=config.checkpoint.keep,
-            read_only=not write,
-        )
-        stack.callback(checkpoints.close)
-        log = MetricsLog(
-            directory / "metrics.jsonl",
-            write=write,
-            tensorboard=config.log.tensorboard,
-            wandb=config.log.wandb_project,
-            config=to_dict(config),
-        )
-        stack.callback(log.close)
-        yield Run(
-            directory,
-            config,
-            task,
-            words,
-            model_config,
-            mesh,
-            checkpoints,
-            log,
-            console,
-            stop or StopRequest(),
-            grader,
-        )
-
-
-def load_task(config: Config) -> Task:
-    """The task of a config."""
-    fields = dataclasses.asdict(config.task)
-    del fields["fields"], fields["chat_template"]
-    return tasks.load(
-        **fields,
-        fields=config.task.fields,
-        seed=config.seed,
-        sft_examples=config.sft.examples,
-        calibration_queries=config.calibrate.queries,
-        heldout_queries=config.monitor.queries,
-    )
-
-
-def resolve_model(
-    config: ModelConfig, words: Tokenizer, source: pathlib.Path | None = None
-) -> ModelConfig:
-    """The model with its vocabulary size, its architecture that of a checkpoint where there is one.
-
-    Args:
-      config: As the run's config has it.
-      words: The tokenizer.
-      source: The checkpoint's directory, or what is kept of it.
-
-    Raises:
-      UserError: If the config states a vocabulary that the tokenizer's ids do not fit in, or
-        something that the checkpoint has otherwise.
-    """
-    if source:
-        config = hub.architecture(config, source)
-    if config.vocab_size == 0:
-        return dataclasses.replace(config, vocab_size=words.vocab_size)
-    if config.vocab_size < words.vocab_size:
-        raise UserError(
-            f"model.vocab_size is {config.vocab_size}, but the tokenizer has {words.vocab_size} "
-            "tokens; the model needs one row for each: set model.vocab_size=0 to take the "
-            "tokenizer's"
-        )
-    return config
-
-
-def read_config(directory: str | os.PathLike) -> Config:
-    """The config that a run directory was made with.
-
-    Raises:
-      UserError: If there is no run.
-    """
-    path = pathlib.Path(directory) / "config.json"
-    if not path.is_file():
-        raise UserError(f"{directory} holds no run: there is no {path}")
-    try:
-        return from_dict(json.loads(path.read_text())["config"])
-    except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(f"{path} is not a run's config: {error}") from error
-
-
-def _source(directory: pathlib.Path, config: Config) -> pathlib.Path | None:
-    """The directory of the checkpoint to start from; of a run that has begun, what it keeps."""
-    if not config.model.checkpoint:
-        return None
-    if (directory / "config.json").exists():
-        return directory / "source"
-    return hub.locate(config.model.checkpoint)
-
-
-def _tokenizer(
-    directory: pathlib.Path, config: Config, task: Task, source: pathlib.Path | None
-) -> Tokenizer:
-    stored = directory / "tokenizer"
-    if (directory / "config.json").exists():
-        return tokenizer.load(stored)
-    if config.tokenizer.path:
-        return tokenizer.load(config.tokenizer.path)
-    if source:
-        return tokenizer.load(source)
-    if task.words:
-        return tokenizer.word_tokenizer(task.words)
-    return tokenizer.train_sentencepiece(_texts(task), config.tokenizer.vocab_size)
-
-
-def _texts(task: Task) -> list[str]:
-    """All text that may be trained on; held-out and calibration queries have no part."""
-    queries = (*task.splits["sft"], *task.splits["train"])
-    every = ((query.prompt, query.solution, *query.more_solutions) for query in queries)
-    return list(dict.fromkeys(text for texts in every for text in texts if text))
-
-
-def _check_texts(words: Tokenizer, task: Task) -> None:
-    check_round_trip(words, _texts(task))
-
-
-def _check_special(words: Tokenizer, config: Config) -> None:
-    """Refuses special tokens written in settings, where they would be plain text."""
-    values = {
-        "task.prompt": (config.task.prompt,),
-        "task.hint_prompt": (config.task.hint_prompt,),
-        "generate.stop": config.generate.stop,
-    }
-    for name, texts in values.items():
-        found = [token for token in words.special if any(token in text for text in texts)]
-        if found:
-            raise UserError(
-                f"{name} holds {found[0]!r}, a special token, but text never makes one; "
-                "task.chat_template=True writes the turns of a chat, and a response ends at every "
-                "eos_token_id of the tokenizer's generation_config.json: take it out"
-            )
-
-
-@contextlib.contextmanager
-def _claim(directory: pathlib.Path, config: Config, console: Console):
-    """Holds the directory for this process, the config of a run in it checked."""
-    directory.mkdir(parents=True, exist_ok=True)
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{directory} is in use by another process; wait for it, or use another --workdir"
-            ) from None
-        if (directory / "config.json").exists():
-            check_resume(read_config(directory), config)
-            _compare_versions(directory, console)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _write_config(directory: pathlib.Path, config: Config) -> None:
-    """Writes config.json; a resume changes the settings in it, not what the run was made with."""
-    path = directory / "config.json"
-    if path.exists():
-        record = {**json.loads(path.read_text()), "config": to_dict(config)}
-    else:
-        record = {
-            "config": to_dict(config),
-            "versions": _versions(),
-            "devices": [str(device.device_kind) for device in jax.devices()],
-            "revision": _revision(),
-        }
-    write_json(path, record, indent=2)
-
-
-def _compare_versions(directory: pathlib.Path, console: Console) -> None:
-    stored = json.loads((directory / "config.json").read_text())["versions"]
-    changed = [
-        f"{name} {stored.get(name)} -> {version}"
-        for name, version in _versions().items()
-        if stored.get(name) != version
-    ]
-    if changed:
-        console.warn(f"the run was made with other versions: {', '.join(changed)}")
-
-
-def _versions() -> dict[str, str]:
-    names = ("bstar_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
-    normal = {name.replace("-", "_"): version for name, version in installed.items() if name}
-    return {name: normal.get(name.replace("-", "_"), "") for name in names}
-
-
-def _revision() -> str:
-    """The git revision of the source, "" where there is none."""
-    here = pathlib.Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip()

@@ -32,6 +32,7 @@ class Learner:
       objective: What is made small.
       steps: Optimizer steps of the phase.
       schedule: The learning rate by the optimizer's own step count.
+      frozen: Parameters that it leaves as they are.
     """
 
     model: ModelConfig
@@ -39,12 +40,13 @@ class Learner:
     objective: Objective
     steps: int
     schedule: Schedule
+    frozen: dict = dataclasses.field(default_factory=dict)
 
 
 def policy(run: Run, phase: str) -> Learner:
     """The model that answers, in phase "sft" or "improve"."""
     steps, schedule = getattr(run.config, phase).steps, schedule_of(run, phase)
-    return Learner(run.model, run.checkpoints, response_loss, steps, schedule)
+    return Learner(run.model, run.checkpoints, response_loss, steps, schedule, run.frozen)
 
 
 def warm_up(run: Run) -> dict:
@@ -162,6 +164,7 @@ def train(
         state,
         batch_at,
         objective=learner.objective,
+        frozen=learner.frozen,
         mesh=run.mesh,
         first=first,
         steps=steps,

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from bstar_jax import model, sharding
+from bstar_jax import adapters, model, sharding
 from bstar_jax.config import ModelConfig, OptimizerConfig, TrainingConfig, UserError
 from bstar_jax.training import losses, optimizer
 from bstar_jax.training.batches import Batch, StepBatch
@@ -61,6 +61,7 @@ def train_step(
     learning_rate: float | jax.Array,
     objective: Objective = losses.response_loss,
     micro_rows: int = 0,
+    frozen: dict | None = None,
 ) -> tuple[TrainState, dict]:
     """One optimizer step: (new state, {"loss", "grad_norm"}).
 
@@ -72,8 +73,13 @@ def train_step(
       learning_rate: Of this step.
       objective: What is made small.
       micro_rows: Rows of one forward and backward pass, which divide those of the batch; 0 is all.
+      frozen: Parameters that no step changes, where the state has not all of them.
     """
-    loss, gradient = _summed(config, objective, state.params, batch.shares(), micro_rows)
+
+    def whole(config, trained, batch):
+        return objective(config, adapters.join(frozen or {}, trained), batch)
+
+    loss, gradient = _summed(config, whole, state.params, batch.shares(), micro_rows)
     transform = optimizer.make(adam, learning_rate)
     updates, moments = transform.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -111,6 +117,7 @@ def fit(
     objective: Objective = losses.response_loss,
     mesh: Mesh,
     training: TrainingConfig = PLAIN,
+    frozen: dict | None = None,
     first: int,
     steps: int,
     every: int,
@@ -130,6 +137,7 @@ def fit(
       objective: What is made small; it takes the batches of `batch_at`.
       mesh: Where.
       training: How rows are packed, and how many are computed at once.
+      frozen: Parameters that no step changes, on the storage map; they are not given up.
       first: Steps of this phase done before.
       steps: Steps of this phase in all.
       every: Steps between reports.
@@ -150,7 +158,7 @@ def fit(
             rows = sharding.put_rows(mesh, batch)
             learning_rate = schedule(before + step)
             state, measured = train_step(
-                config, adam, state, rows, learning_rate, objective, micro_rows
+                config, adam, state, rows, learning_rate, objective, micro_rows, frozen
             )
         if (step + 1) % every == 0 or step + 1 == steps or urgent():
             measured = {name: float(value) for name, value in measured.items()}

@@ -168,18 +168,21 @@ def _chunk(work: _Work, weight_DV, hidden_TD, targets_T, weights_T):
     words_1V = jnp.arange(scores_TV.shape[1])[None]
     if work.is_spread:
         words_1V += scores_TV.shape[1] * jax.lax.axis_index("tensor")
-    is_target_TV = words_1V == targets_T[:, None]
-    scores_TV = jnp.where(words_1V < work.config.vocab_size, scores_TV, -jnp.inf)
+    if work.is_spread or scores_TV.shape[1] > work.config.vocab_size:
+        scores_TV = jnp.where(words_1V < work.config.vocab_size, scores_TV, -jnp.inf)
     largest_T = work.across(jax.lax.pmax, jnp.max(scores_TV, axis=1), "tensor")
     mass_TV = jnp.exp(scores_TV - largest_T[:, None])
     mass_T = work.across(jax.lax.psum, jnp.sum(mass_TV, axis=1), "tensor")
-    target_T = jnp.sum(jnp.where(is_target_TV, scores_TV, 0.0), axis=1)
+    place_T1 = (targets_T - words_1V[0, 0])[:, None]
+    is_here_T1 = (place_T1 >= 0) & (place_T1 < scores_TV.shape[1])
+    target_T1 = jnp.take_along_axis(scores_TV, jnp.where(is_here_T1, place_T1, 0), axis=1)
+    target_T = jnp.where(is_here_T1, target_T1, 0.0)[:, 0]
     target_T = work.across(jax.lax.psum, target_T, "tensor")
     surprise_T = jnp.log(mass_T) + largest_T - target_T
     if not work.differentiate:
         return surprise_T
     change_TV = mass_TV * (weights_T / mass_T)[:, None]
-    change_TV -= jnp.where(is_target_TV, weights_T[:, None], 0.0)
+    change_TV -= jnp.where(words_1V == targets_T[:, None], weights_T[:, None], 0.0)
     if cap:
         change_TV *= 1.0 - turned_TV**2
     change_TV = change_TV.astype(hidden_TD.dtype)
