@@ -164,6 +164,7 @@ def train(
         state,
         batch_at,
         objective=learner.objective,
+        training=run.config.training,
         frozen=learner.frozen,
         mesh=run.mesh,
         first=first,
