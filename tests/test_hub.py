@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 import transformers
 from safetensors.numpy import save_file
 
 from bstar_jax import hub, model
-from tests import checkpoints
+from tests import checkpoints, flights
 from tests.builders import WORDS
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
@@ -27,6 +28,41 @@ def test_logits_are_those_of_transformers_at_every_position(tmp_path, case):
     difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
     print(f"{case}: {difference:.2e}")
     assert difference <= 2e-5
+
+
+@pytest.mark.parametrize("case", checkpoints.CASES)
+def test_packed_and_padded_texts_have_the_logits_of_transformers(tmp_path, case):
+    made = checkpoints.model(case)
+    made.save_pretrained(tmp_path)
+    config, params = hub.import_checkpoint(tmp_path)
+    rng = np.random.default_rng(1)
+    texts = [rng.integers(0, config.vocab_size, length) for length in (7, 5, 10)]
+    rows = [np.concatenate([texts[0], texts[1], [0, 0]]), np.concatenate([texts[2], [0] * 4])]
+    segments = [[1] * 7 + [2] * 5 + [0, 0], [1] * 10 + [0] * 4]
+    positions = [[*range(7), *range(5), 0, 0], [*range(10), 0, 0, 0, 0]]
+    tables = (jnp.asarray(np.array(table, np.int32)) for table in (rows, segments, positions))
+    ours = np.asarray(model.forward(config, params, *tables))
+    for text, got in zip(texts, (ours[0, :7], ours[0, 7:12], ours[1, :10]), strict=True):
+        theirs = checkpoints.logits(made, text[None])[0]
+        assert np.abs(got - theirs).max() <= 2e-5 * np.abs(theirs).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", checkpoints.CASES)
+def test_greedy_responses_are_those_of_transformers(tmp_path, case):
+    """64 tokens through our cache and theirs, behind prompts of several lengths."""
+    made = checkpoints.model(case)
+    made.save_pretrained(tmp_path)
+    config, params = hub.import_checkpoint(tmp_path)
+    prompts = [[5], [7, 3, 9, 20], [*range(2, 15)]]
+    drawn, _ = flights.fly(config, params, prompts, [(0.0, 0)], max_tokens=64, end_id=-1)
+    for prompt, ours in zip(prompts, drawn.tokens_DWL[:, 0], strict=True):
+        ids = torch.tensor([prompt])
+        theirs = made.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=64,
+            eos_token_id=None, pad_token_id=0,
+        )  # fmt: skip
+        assert theirs[0, len(prompt) :].tolist() == ours.tolist()
 
 
 @pytest.mark.parametrize(
