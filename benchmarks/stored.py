@@ -30,12 +30,15 @@ def arrays(directory):
 
 
 def checkpoints(run):
-    """Names and folders of the parameters of every iteration and of the newest training state."""
+    """Names and folders of all parameters, and of the newest training state of each model."""
     folder = pathlib.Path(run) / "checkpoints"
-    found = {f"params/{path.name}": path for path in (folder / "params").glob("*[0-9]")}
-    serials = sorted(int(path.name) for path in (folder / "training").glob("*[0-9]"))
-    if serials:
-        found[f"training/{serials[-1]}"] = folder / "training" / str(serials[-1])
+    found = {}
+    for model in (".", "prm", "completer"):
+        params, training = folder / model / "params", folder / model / "training"
+        found |= {f"{model}/params/{path.name}": path for path in params.glob("*[0-9]")}
+        serials = sorted(int(path.name) for path in training.glob("*[0-9]"))
+        if serials:
+            found[f"{model}/training/{serials[-1]}"] = training / str(serials[-1])
     return dict(sorted(found.items()))
 
 
@@ -91,9 +94,14 @@ def untimed(run):
     rows = launching.metrics_rows(run)
     config = launching.read_config(run)
     every = config["log"]["every"]
-    lasts = {"sft": config["sft"]["steps"], "improve": config["improve"]["steps"]}
+    lasts = {name: config[name]["steps"] for name in ("sft", "prm", "improve")}
+    lasts["completer"] = config["prm"]["completer_steps"]
     return {
-        key: {name: value for name, value in row.items() if name not in launching.TIMINGS}
+        key: {name: value for name, value in row.items() if not _is_time(name)}
         for key, row in rows.items()
         if key[2] is None or key[2] % every == 0 or key[2] == lasts[key[1]]
     }
+
+
+def _is_time(name):
+    return name in launching.TIMINGS or name.endswith("_seconds")

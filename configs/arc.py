@@ -1,15 +1,18 @@
-"""ARC from nothing: a small random model through every phase on questions with options.
+r"""ARC: questions with options, from a small model that has been shown how to name one.
 
-    python -m bstar_jax.main --config=configs/arc.py --config.task.path=train.jsonl --workdir=RUN
+    python -m bstar_jax.main --config=configs/arc.py --config.task.path=train.jsonl --workdir=RUN \
+        --config.model.checkpoint=DIR
 
 The file is ARC's own, or a folder with `train.jsonl` and `test.jsonl`. There are no human
 solutions, so there is no warm-up, and no process reward: the label is all that is graded, as in
-the paper (arXiv:2412.17256), which starts from an instruction-tuned model.
+the paper (arXiv:2412.17256), which starts from an instruction-tuned model. Random parameters name
+no option, and a run from them says so and stops; so DIR has to know how to answer.
 
 Hardware: 2 CPU cores.
-Time: 72 s to where it stops, on one core.
-Result: a random model names no option, so iteration 1 selects none of 1,024 responses and the run
-says so and stops. These are the settings to put a model under that follows instructions.
+Time: 4 min on one core.
+Result: from a model of this shape that 120 steps on 600 questions followed by `Final answer: X` had
+taught to name an option (Pass@1 .262, of 32 held-out questions), Pass@1 .203 after two iterations;
+one option in four is right by chance. The point is that every phase runs on real records.
 """
 
 from bstar_jax.config import (

@@ -75,7 +75,7 @@ def prm():
             "learning_rate": 2e-3,
             "warmup_steps": 100,
         },
-        calibrate={"thresholds": (0.5, 0.75, 1.0, 1.25, 1.5)},
+        calibrate={"thresholds": (-0.25, 0.0, 0.25, 0.5, 0.75)},
     )
 
 

@@ -44,28 +44,32 @@ def learn_process_rewards(run: Run, params: dict) -> None:
     file = run.path(0, "prm.json")
     if not run.config.prm.enabled:
         return
+    judge_seconds = None
     if not file.exists():
         better, rows = labelled(run, params)
         learnt_from, judged_by = split(run, rows)
         _train(run, better, learnt_from)
         started = time.perf_counter()
-        figures = judge(run, judged_by)
-        _write_judgement(run, figures | {"judge_seconds": time.perf_counter() - started})
+        _write_judgement(run, judge(run, judged_by))
+        judge_seconds = time.perf_counter() - started
     # The rows before it are those of training.
     if "step_auc" not in (run.log.last(0, "prm") or {}):
-        run.log.append(_summary(run, json.loads(file.read_text())))
+        run.log.append(_summary(run, json.loads(file.read_text()), judge_seconds))
 
 
-def _summary(run: Run, figures: dict) -> dict:
-    """The last row of the phase: the figures, and the seconds that each part took."""
+def _summary(run: Run, figures: dict, judge_seconds: float | None) -> dict:
+    """The last row of the phase: the figures, and the seconds that each part took.
+
+    Those of the judgement are lost where the run was killed between it and this row.
+    """
     del figures["calibration"]
     labelling = Rollouts.read(run.path(0, "prm.parquet")).seconds
     seconds = {f"{part}_seconds": labelling[part] for part in ("sample", "grade")}
     for part, phase in (("completer", "completer"), ("train", "prm")):
         rows = (row for row in run.log.rows() if row["phase"] == phase)
         seconds[f"{part}_seconds"] = sum(row["wall_seconds"] for row in rows)
-    seconds["judge_seconds"] = figures.pop("judge_seconds")
-    total = sum(seconds.values())
+    total = sum(seconds.values()) + (judge_seconds or 0.0)
+    seconds["judge_seconds"] = judge_seconds
     return {"iteration": 0, "phase": "prm", "wall_seconds": total, **figures, **seconds}
 
 
