@@ -2,9 +2,9 @@
 
     python benchmarks/compiles.py --config=configs/math_mistral7b.py --topology=v5e:8x8 --json=FILE
 
-An optimizer step, prefill, and the decode loop, with the config's mesh, lengths and batches; the
-model's shape is that of the published `config.json`, copied below. Prints what the compiler says
-that a device must hold, in GiB. Needs libtpu, no TPU.
+An optimizer step of as many rows as texts, prefill, and the decode loop, with the config's mesh,
+lengths and batches; the model's shape is that of the published `config.json`, copied below. Prints
+what the compiler says that a device must hold, in GiB. Needs libtpu, no TPU.
 """
 
 from __future__ import annotations
@@ -58,11 +58,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--config", required=True)
     parser.add_argument("--topology", required=True)
+    parser.add_argument("--devices", type=int, help="only the first so many of them")
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
     config = load(args.config)
     devices = topologies.get_topology_desc(args.topology, platform="tpu").devices
-    mesh = sharding.make_mesh(config.mesh, devices)
+    mesh = sharding.make_mesh(config.mesh, devices[: args.devices])
     shape = resolved(config.model)
     sharding.check_model(mesh, shape)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

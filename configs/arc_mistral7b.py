@@ -33,6 +33,7 @@ from bstar_jax.config import (
     OptimizerConfig,
     SftConfig,
     TaskConfig,
+    TrainingConfig,
 )
 from bstar_jax.flags import pick_variant
 
@@ -50,6 +51,7 @@ def bstar():
         ),
         mesh=MeshConfig(data=1, fsdp=32, tensor=2),
         optimizer=OptimizerConfig(b1=0.9, b2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0),
+        training=TrainingConfig(row_tokens=1_024),
         sft=SftConfig(steps=0, warmup_steps=0, examples=0),
         loop=LoopConfig(iterations=9),
         calibrate=CalibrateConfig(

@@ -39,6 +39,7 @@ from bstar_jax.config import (
     PrmConfig,
     SftConfig,
     TaskConfig,
+    TrainingConfig,
 )
 from bstar_jax.flags import pick_variant
 
@@ -61,6 +62,7 @@ def bstar():
         model=ModelConfig(checkpoint="mistralai/Mistral-7B-v0.1", dtype="bfloat16", remat="full"),
         mesh=MeshConfig(data=1, fsdp=32, tensor=2),
         optimizer=OptimizerConfig(b1=0.9, b2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0),
+        training=TrainingConfig(row_tokens=1_536),
         sft=SftConfig(
             steps=EPOCH,
             batch=128,

@@ -27,6 +27,7 @@ from bstar_jax.config import (
     PrmConfig,
     SftConfig,
     TaskConfig,
+    TrainingConfig,
 )
 from bstar_jax.flags import pick_variant
 
@@ -41,6 +42,7 @@ def bstar():
         task=TaskConfig(name="math"),
         model=ModelConfig(checkpoint="Qwen/Qwen2.5-1.5B", dtype="bfloat16", remat="full"),
         optimizer=OptimizerConfig(b1=0.9, b2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0),
+        training=TrainingConfig(row_tokens=1_536, micro_rows=16),
         sft=SftConfig(
             steps=90,
             batch=128,

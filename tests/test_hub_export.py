@@ -1,5 +1,6 @@
 """Directories that are written: those of runs without a source, and what is refused."""
 
+import dataclasses
 import json
 import os
 
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from bstar_jax import hub, model
+from bstar_jax import adapters, hub, model
 from bstar_jax.config import ModelConfig, UserError
 from bstar_jax.hub import writer
 from tests import builders, checkpoints
@@ -146,3 +147,36 @@ def test_a_written_file_is_that_of_the_safetensors_library(tmp_path):
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
     with pytest.raises(ValueError, match="a.F32 is"):
         writer.write_tensors(tmp_path / "ours", layout, lambda name: np.zeros(4, np.float32))
+
+
+def test_an_adapter_for_peft_is_the_sum_that_sampling_reads(tmp_path):
+    """PEFT adds alpha / r B A to a weight of the base model's; so do we, under the same names."""
+    source = checkpoints.write(tmp_path / "in", "qwen2")
+    config, base = hub.import_checkpoint(source)
+    config = dataclasses.replace(
+        config, lora_rank=3, lora_alpha=6.0, lora_targets=("query", "output", "down")
+    )
+    random = builders.params(config)
+    params = adapters.join(base, adapters.trained(config, random))
+    hub.export_adapter(config, adapters.trained(config, params), str(source), tmp_path / "adapter")
+    hub.export_checkpoint(
+        adapters.without(config), adapters.merge(config, params), source, tmp_path / "merged"
+    )
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["peft_type"]) == (3, 6.0, "LORA")
+    assert settings["target_modules"] == ["down_proj", "o_proj", "q_proj"]
+    added = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert len(added) == 2 * 3 * config.layers
+    before, after = checkpoints.tensors(source), checkpoints.tensors(tmp_path / "merged")
+    for name, weight in before.items():
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{module}.lora_A.weight" in added:
+            weight = (
+                weight + 2 * added[f"{module}.lora_B.weight"] @ added[f"{module}.lora_A.weight"]
+            )
+        np.testing.assert_allclose(after[name], weight, atol=1e-5)
+
+
+def test_a_model_without_adapters_has_none_to_export(tmp_path):
+    with pytest.raises(UserError, match="lora_rank is 0, so there is no adapter"):
+        hub.export_adapter(builders.MODEL, {}, "base", tmp_path / "adapter")

@@ -110,6 +110,30 @@ class TrainingConfig(Checked):
     )
 
 
+# The learning rate of a phase that trains.
+
+
+def _peak(default: float):
+    return setting(default, "peak", above=0)
+
+
+def _growth(default: int):
+    return setting(default, "steps of linear growth from 0", low=0)
+
+
+def _final_rate(default: float):
+    doc = "share of the peak that the fall ends at; 1 is constant"
+    return setting(default, doc, low=0, high=1)
+
+
+def _fall():
+    return setting("linear", "how the rate falls", choices=("linear", "cosine"))
+
+
+def _schedule_steps():
+    return setting(0, "steps that growth and fall span; 0 is all that the phase has", low=0)
+
+
 @dataclasses.dataclass(frozen=True)
 class SftConfig(Checked):
     """Warm-up on human solutions, before the first iteration."""
@@ -118,15 +142,11 @@ class SftConfig(Checked):
 
     steps: int = setting(250, "optimizer steps; 0 skips warm-up", low=0)
     batch: int = setting(64, "examples a step", low=1)
-    learning_rate: float = setting(3e-3, "peak", above=0)
-    warmup_steps: int = setting(50, "steps of linear growth from 0", low=0)
-    final_rate: float = setting(
-        0.1, "share of the peak that the fall ends at; 1 is constant", low=0, high=1
-    )
-    fall: str = setting("linear", "how the rate falls", choices=("linear", "cosine"))
-    schedule_steps: int = setting(
-        0, "steps that growth and fall span; 0 is all that the phase has", low=0
-    )
+    learning_rate: float = _peak(3e-3)
+    warmup_steps: int = _growth(50)
+    final_rate: float = _final_rate(0.1)
+    fall: str = _fall()
+    schedule_steps: int = _schedule_steps()
     examples: int = setting(1500, "queries whose human solutions are used", low=0)
     solutions: int = setting(1, "human solutions used of a query that has several", low=1)
 
@@ -171,15 +191,11 @@ class PrmConfig(Checked):
     )
     steps: int = setting(300, "optimizer steps", low=1)
     batch: int = setting(64, "labelled responses a step", low=1)
-    learning_rate: float = setting(1e-3, "peak", above=0)
-    warmup_steps: int = setting(20, "steps of linear growth from 0", low=0)
-    final_rate: float = setting(
-        0.1, "share of the peak that the fall ends at; 1 is constant", low=0, high=1
-    )
-    fall: str = setting("linear", "how the rate falls", choices=("linear", "cosine"))
-    schedule_steps: int = setting(
-        0, "steps that growth and fall span; 0 is all that the phase has", low=0
-    )
+    learning_rate: float = _peak(1e-3)
+    warmup_steps: int = _growth(20)
+    final_rate: float = _final_rate(0.1)
+    fall: str = _fall()
+    schedule_steps: int = _schedule_steps()
     score_batch: int = setting(256, "responses scored at once", low=1)
 
 
@@ -291,15 +307,11 @@ class ImproveConfig(Checked):
 
     steps: int = setting(100, "optimizer steps an iteration", low=1)
     batch: int = setting(64, "examples a step", low=1)
-    learning_rate: float = setting(1e-3, "peak", above=0)
-    warmup_steps: int = setting(0, "steps of linear growth from 0", low=0)
-    final_rate: float = setting(
-        1.0, "share of the peak that the fall ends at; 1 is constant", low=0, high=1
-    )
-    fall: str = setting("linear", "how the rate falls", choices=("linear", "cosine"))
-    schedule_steps: int = setting(
-        0, "steps that growth and fall span; 0 is all that the phase has", low=0
-    )
+    learning_rate: float = _peak(1e-3)
+    warmup_steps: int = _growth(0)
+    final_rate: float = _final_rate(1.0)
+    fall: str = _fall()
+    schedule_steps: int = _schedule_steps()
     init_from: str = setting(
         "last", "parameters a round starts from", choices=("last", "warmup", "base")
     )

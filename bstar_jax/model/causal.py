@@ -1,0 +1,90 @@
+"""The plain causal pass over whole texts."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from beartype import beartype
+from jaxtyping import Array, Float, Int, jaxtyped
+
+from bstar_jax.config import ModelConfig
+from bstar_jax.kernels import attention
+from bstar_jax.model.layers import Attend
+from bstar_jax.model.parameters import merge
+
+
+def attend_whole(
+    config: ModelConfig,
+    segments_BL: jax.Array,
+    *,
+    keep_state: bool = False,
+    packed: bool = True,
+) -> Attend:
+    """Attention over the tokens at hand: each reads its own text, up to itself.
+
+    Args:
+      config: The model.
+      segments_BL: Which text a token belongs to, from 1; 0 is padding, which reads itself alone.
+      keep_state: Whether each layer hands back its (keys, values), as prefill wants them.
+      packed: Whether rows may hold several texts; see `attention.attend_segments`.
+    """
+    # A window that reaches over the whole row leaves nothing out.
+    window = config.window if config.window < segments_BL.shape[1] else 0
+
+    def attend(query, key, value, state, is_windowed):
+        def mix(window):
+            return attention.attend_segments(
+                query, key, value, segments_BL,
+                packed=packed, window=window, cap=config.attention_cap,
+            )  # fmt: skip
+
+        if not window or isinstance(is_windowed, bool):
+            mixed = mix(window if is_windowed is not False else 0)
+        else:
+            mixed = jax.lax.cond(is_windowed, lambda: mix(window), lambda: mix(0))
+        return mixed, ((key, value) if keep_state else state)
+
+    return attend
+
+
+@jaxtyped(typechecker=beartype)
+def forward(
+    config: ModelConfig,
+    params: dict,
+    tokens_BL: Int[Array, "B L"],
+    segments_BL: Int[Array, "B L"] | None = None,
+    positions_BL: Int[Array, "B L"] | None = None,
+) -> Float[Array, "B L V"]:
+    """Logits of the next token after every token, by a plain causal pass.
+
+    Args:
+      config: The model; `config.vocab_size` is the true V, whatever padding `params` carries.
+      params: As `init` makes them.
+      tokens_BL: Token ids in [0, V).
+      segments_BL: Which text a token belongs to, from 1; 0 is padding. Tokens read their own
+        text only. By default each row is one text.
+      positions_BL: Position in its text, from 0. By default the column.
+
+    Returns:
+      f32 logits, no unit; entry [b, l] scores token l + 1.
+    """
+    hidden, decoder = forward_hidden(config, params, tokens_BL, segments_BL, positions_BL)
+    return decoder.logits(hidden)[..., : config.vocab_size]
+
+
+def forward_hidden(
+    config, params, tokens_BL, segments_BL=None, positions_BL=None, *, packed: bool = True
+):
+    """Final hidden states [B, L, D] of a plain causal pass, and the module that made them.
+
+    Args: as of `forward`, and
+      packed: Whether rows may hold several texts; see `attention.attend_segments`.
+    """
+    if segments_BL is None:
+        segments_BL, packed = jnp.ones_like(tokens_BL), False
+    if positions_BL is None:
+        positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1])[None], tokens_BL.shape)
+    decoder = merge(config, params)
+    attend = attend_whole(config, segments_BL, packed=packed)
+    hidden, _ = decoder.hidden(tokens_BL, positions_BL, attend, None)
+    return hidden, decoder

@@ -1,0 +1,82 @@
+"""All layers, between embedding and head."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bstar_jax import sharding
+from bstar_jax.config import ModelConfig
+from bstar_jax.kernels import attention
+from bstar_jax.model.layers import Attend, Block, Norm, constant, normal
+
+
+class Decoder(nnx.Module):
+    """Embedding, stacked blocks, final norm, vocabulary head, optionally a scalar head."""
+
+    def __init__(self, config: ModelConfig):
+        v, d = config.vocab_size, config.width
+        self.embedding = normal((v, d), ("vocab", "width"), d**-0.5)
+
+        stacked = nnx.vmap(lambda: Block(config), axis_size=config.layers, out_axes=0)
+        self.blocks = stacked()
+        self.final_norm = Norm(config, d, "width")
+        if not config.tied:
+            self.head = normal((d, v), ("width", "vocab"), d**-0.5)
+        if config.scalar_head:
+            self.scalar = constant((d,), ("width",), 0.0)
+        self.config = config
+
+    def hidden(self, tokens_BL, positions_BL, attend: Attend, states):
+        """Final hidden states [B, L, D] and the attention states of all layers.
+
+        Args:
+          tokens_BL: Token ids.
+          positions_BL: Position of each token in its own text, from 0.
+          attend: How a layer mixes values.
+          states: A pytree with a leading Y axis, one slice a layer; what `attend` returns
+            for each layer comes back stacked the same way.
+        """
+        x = self.embedding[...][tokens_BL].astype(self.config.dtype)
+        if self.config.embedding_scale:
+            x = x * jnp.asarray(self.config.width**0.5, x.dtype)
+        x = sharding.constrain(x, "batch", "length", None)
+        graphdef, blocks_Y = nnx.split(self.blocks)
+        windowed = self.config.windowed
+        alike = len(set(windowed)) == 1
+
+        def layer(x, scanned):
+            block, state, is_windowed = scanned
+            is_windowed = windowed[0] if alike else is_windowed
+            return nnx.merge(graphdef, block)(x, positions_BL, attend, state, is_windowed)
+
+        scanned = blocks_Y, states, None if alike else jnp.array(windowed)
+        x, states = jax.lax.scan(_remat(layer, self.config.remat), x, scanned)
+        return self.final_norm(x), states
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Scores of the next token, f32 [..., V]."""
+        weight_DV = self.head_weight().astype(hidden.dtype)
+        product = jnp.matmul(hidden, weight_DV, preferred_element_type=jnp.float32)
+        return attention.capped(product.astype(jnp.float32), self.config.logit_cap)
+
+    def head_weight(self) -> jax.Array:
+        """What hidden states are multiplied with, [D, V]."""
+        return self.embedding[...].T if self.config.tied else self.head[...]
+
+    def values(self, hidden: jax.Array) -> jax.Array:
+        """The scalar head, f32 [...]: one value a token, without a unit."""
+        return hidden.astype(jnp.float32) @ self.scalar[...]
+
+
+def _remat(layer, policy: str):
+    if policy == "none":
+        return layer
+    if policy == "full":
+        return jax.checkpoint(layer, prevent_cse=False)
+    policies = jax.checkpoint_policies
+    saved = policies.save_from_both_policies(
+        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names("attention")
+    )
+    return jax.checkpoint(layer, policy=saved, prevent_cse=False)

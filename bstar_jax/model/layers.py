@@ -1,0 +1,176 @@
+"""The parts of a layer: norms, products with weights, attention, the gated unit."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bstar_jax import sharding
+from bstar_jax.config import ModelConfig
+from bstar_jax.model.rotary import IsWindowed, rotary_rates, rotate
+
+# (query_BLAE, key_BLGE, value_BLGE, layer_Y_state, is_windowed) -> (mixed_BLAE, layer_Y_state)
+Attend = Callable[[jax.Array, jax.Array, jax.Array, object, IsWindowed], tuple[jax.Array, object]]
+
+
+def normal(shape: tuple[int, ...], axes: tuple[str, ...], scale: float) -> nnx.Param:
+    """A parameter that starts as normal noise, cut at two deviations, times `scale`."""
+    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, noise=scale, start=0.0)
+
+
+def constant(shape: tuple[int, ...], axes: tuple[str, ...], start: float) -> nnx.Param:
+    """A parameter that starts as `start` everywhere."""
+    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, noise=0.0, start=start)
+
+
+class Norm(nnx.Module):
+    """Divides by the root mean square, in f32, and scales each channel."""
+
+    def __init__(self, config: ModelConfig, size: int, axis: str):
+        self.scale = constant((size,), (axis,), 0.0 if config.norm_offset else 1.0)
+        self.epsilon, self.offset = config.norm_epsilon, config.norm_offset
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+        normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
+        scale = self.scale[...] + 1.0 if self.offset else self.scale[...]
+        scale = jnp.expand_dims(scale, range(normed.ndim - 1))
+        return (normed * scale).astype(x.dtype)
+
+
+class Projections(nnx.Module):
+    """Products of the last dimensions of activations with weights, each with what belongs to it.
+
+    A weight `name` may have a bias `name_bias`, and an adapter (LoRA, arXiv:2106.09685):
+    `name_lora_in` and `name_lora_out`, whose product, times alpha / rank, is added to the weight
+    without ever being formed.
+    """
+
+    def __init__(self, config: ModelConfig):
+        self.config = config
+
+    def add(self, name: str, summed: dict, kept: dict, scale: float, bias: bool = False) -> None:
+        """Makes a weight.
+
+        Args:
+          name: What it is called.
+          summed: Sizes of what its product sums over, by logical axis.
+          kept: Sizes of what its product gives, by logical axis.
+          scale: Deviation at the start.
+          bias: Whether there is one.
+        """
+        both = {**summed, **kept}
+        setattr(self, name, normal(tuple(both.values()), tuple(both), scale))
+        if bias:
+            setattr(self, f"{name}_bias", constant(tuple(kept.values()), tuple(kept), 0.0))
+        rank = self.config.lora_rank
+        if rank and name in self.config.lora_targets:
+            enter, leave = {**summed, "rank": rank}, {"rank": rank, **kept}
+            fan_in = math.prod(summed.values())
+            start = normal(tuple(enter.values()), tuple(enter), fan_in**-0.5)
+            setattr(self, f"{name}_lora_in", start)
+            setattr(self, f"{name}_lora_out", constant(tuple(leave.values()), tuple(leave), 0.0))
+
+    def apply(self, name: str, x: jax.Array, summed: int = 1) -> jax.Array:
+        """The product with a weight; `summed` is the number of dimensions that it sums over."""
+        product = self._product(x, getattr(self, name), summed)
+        if hasattr(self, f"{name}_bias"):
+            bias = getattr(self, f"{name}_bias")[...].astype(x.dtype)
+            product += jnp.expand_dims(bias, range(product.ndim - bias.ndim))
+        if hasattr(self, f"{name}_lora_in"):
+            low = self._product(x, getattr(self, f"{name}_lora_in"), summed)
+            low *= self.config.lora_alpha / self.config.lora_rank
+            product += self._product(low, getattr(self, f"{name}_lora_out"), 1)
+        return product
+
+    @staticmethod
+    def _product(x, weight, summed: int):
+        """The last `summed` dimensions of x with the first of the weight."""
+        weight = weight[...].astype(x.dtype)
+        rows, inner = x.shape[: x.ndim - summed], math.prod(x.shape[x.ndim - summed :])
+        kept = weight.shape[summed:]
+        product = x.reshape(-1, inner) @ weight.reshape(inner, -1)
+        return product.reshape(*rows, *kept)
+
+
+class Attention(Projections):
+    """Grouped-query attention with rotary positions; `attend` mixes the values."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        width, each = {"width": config.width}, {"head_width": config.width_per_head}
+        heads, groups = {"heads": config.heads, **each}, {"kv_heads": config.kv_heads, **each}
+        narrow = config.width**-0.5
+        self.add("query", width, heads, narrow, config.qkv_bias)
+        self.add("key", width, groups, narrow, config.qkv_bias)
+        self.add("value", width, groups, narrow, config.qkv_bias)
+        scale = (math.prod(heads.values()) * 2 * config.layers) ** -0.5
+        self.add("output", heads, width, scale, config.output_bias)
+        if config.qk_norm:
+            self.query_norm = Norm(config, config.width_per_head, "head_width")
+            self.key_norm = Norm(config, config.width_per_head, "head_width")
+
+    def __call__(self, x, positions_BL, attend: Attend, state, is_windowed: IsWindowed):
+        query, key, value = (self.apply(name, x) for name in ("query", "key", "value"))
+        query = sharding.constrain(query, "batch", "length", "heads", "head_width")
+        if self.config.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        rates = rotary_rates(self.config, is_windowed)
+        query, key = (rotate(part, positions_BL, rates) for part in (query, key))
+        if self.config.query_divisor:
+            query = query * (self.config.width_per_head / self.config.query_divisor) ** 0.5
+        mixed, state = attend(query, key, value, state, is_windowed)
+        return self.apply("output", mixed, summed=2), state
+
+
+class FeedForward(Projections):
+    """The gated unit: down(activation(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        width, inner = {"width": config.width}, {"feed_forward": config.feed_forward}
+        bias = config.feed_forward_bias
+        self.add("gate", width, inner, config.width**-0.5, bias)
+        self.add("up", width, inner, config.width**-0.5, bias)
+        scale = (config.feed_forward * 2 * config.layers) ** -0.5
+        self.add("down", inner, width, scale, bias)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gate = ACTIVATIONS[self.config.activation](self.apply("gate", x))
+        hidden = sharding.constrain(gate * self.apply("up", x), "batch", "length", "feed_forward")
+        return self.apply("down", hidden)
+
+
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu": functools.partial(jax.nn.gelu, approximate=True)}
+
+
+class Block(nnx.Module):
+    """One layer: attention and feed-forward, each behind a norm and beside a residual."""
+
+    def __init__(self, config: ModelConfig):
+        norm = functools.partial(Norm, config, config.width, "width")
+        self.attention_norm = norm()
+        self.attention = Attention(config)
+        self.feed_forward_norm = norm()
+        self.feed_forward = FeedForward(config)
+        self.has_post_norms = config.post_norms
+        if config.post_norms:
+            self.attention_post_norm, self.feed_forward_post_norm = norm(), norm()
+
+    def __call__(self, x, positions_BL, attend: Attend, state, is_windowed: IsWindowed):
+        mixed, state = self.attention(
+            self.attention_norm(x), positions_BL, attend, state, is_windowed
+        )
+        if self.has_post_norms:
+            mixed = self.attention_post_norm(mixed)
+        x = sharding.constrain(x + mixed, "batch", "length", None)
+        hidden = self.feed_forward(self.feed_forward_norm(x))
+        if self.has_post_norms:
+            hidden = self.feed_forward_post_norm(hidden)
+        return sharding.constrain(x + hidden, "batch", "length", None), state
