@@ -14,8 +14,8 @@ published; its tests run in bubblewrap (Debian package `bubblewrap`).
 The paper gives batch and learning rates of its mathematics runs alone; they are taken here. It
 has 2,627 queries without saying which: `generate.queries` draws as many anew each iteration.
 
-Hardware: TPU v5e:8x8 (64 chips of 16 GB), mesh fsdp=32, tensor=2.
-Time: not yet measured. benchmarks/README.md says what the compiler predicts.
+Hardware: TPU v5e:8x8 (64 chips of 16 GB), mesh fsdp=16, tensor=4.
+Time: not yet measured. By the TPU compiler a device holds at most 13.2 GiB.
 Result: not yet measured. The paper has, of Pass@1 / Pass@32 / Pass@32-4: 19.6 / 49.3 / 30.7
 (online RFT 17.3 / 45.8 / 27.8, SFT 9.3 / 43.5 / 25.5). `:online_rft` is that baseline, with 32
 responses at temperature 0.4.
@@ -52,9 +52,9 @@ def bstar():
     return Config(
         task=TaskConfig(name="apps"),
         model=ModelConfig(checkpoint="meta-llama/Meta-Llama-3-8B", dtype="bfloat16", remat="full"),
-        mesh=MeshConfig(data=1, fsdp=32, tensor=2),
+        mesh=MeshConfig(data=1, fsdp=16, tensor=4),
         optimizer=OptimizerConfig(b1=0.9, b2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0),
-        training=TrainingConfig(row_tokens=3_072),
+        training=TrainingConfig(row_tokens=3_072, micro_rows=32),
         sft=SftConfig(
             steps=EPOCH,
             batch=128,

@@ -14,7 +14,7 @@ The paper gives batch and learning rates of its mathematics runs alone; they are
 n* of them too. Of 1,119 train questions 200 calibrate.
 
 Hardware: TPU v5e:8x8 (64 chips of 16 GB), mesh fsdp=32, tensor=2.
-Time: not yet measured. benchmarks/README.md says what the compiler predicts.
+Time: not yet measured. By the TPU compiler a device holds at most 10.8 GiB.
 Result: not yet measured. The paper has Pass@1 73.0 (online RFT 71.2, iterative RFT 70.3).
 """
 

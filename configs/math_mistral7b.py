@@ -18,7 +18,7 @@ What differs: prompts and responses may each have 768 tokens, where the authors 
 `:reference` trains what the authors' code trains, the layers without embeddings, norms and head.
 
 Hardware: TPU v5e:8x8 (64 chips of 16 GB), mesh fsdp=32, tensor=2.
-Time: not yet measured. benchmarks/README.md says what the compiler predicts.
+Time: not yet measured. By the TPU compiler a device holds at most 12.4 GiB.
 Result: not yet measured. The paper has, of Pass@1 / Pass@32 / Pass@32-4: 27.8 / 67.2 / 42.2 on
 MATH-500 (online RFT with the process reward 23.2 / 62.6 / 39.2, SFT 17.0 / 60.8 / 31.2).
 """

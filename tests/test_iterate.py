@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bstar_jax import tasks
+from bstar_jax.checkpoint import place_params
 from bstar_jax.config import CheckpointConfig, LogConfig, LoopConfig, MeshConfig
 from bstar_jax.console import Console
 from bstar_jax.iterate import self_train
@@ -209,9 +210,9 @@ def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(finished, tm
     console = Console(quiet=True, stdout=io.StringIO(), stderr=io.StringIO())
     with open_run(tmp_path / "other", fresh, console) as run:
         place = functools.partial(jax.tree.map, jax.numpy.asarray)
-        run.checkpoints.save_params(0, train.place_params(run.model, run.mesh, place(params[0])))
+        run.checkpoints.save_params(0, place_params(run.model, run.mesh, place(params[0])))
         run.checkpoints.wait()
-        anything = train.place_params(run.model, run.mesh, place(params[1]))
+        anything = place_params(run.model, run.mesh, place(params[1]))
         again = train.improve(run, 2, train.TrainState(anything, None), selected)
         again = jax.device_get(again.params)
     jax.tree.map(np.testing.assert_array_equal, again, params[2])
