@@ -6,8 +6,8 @@ Hardware: 2 CPU cores, 4 GiB. Nothing to download: the stories are generated, th
 solution steps are checked exactly, and the model starts from random parameters.
 Time: 1 min 41 s and 1.0 GiB on 2 cores of an AMD EPYC (Zen 5); about twice that on Zen 4.
 Result (seeds 0-4, mean, smallest to largest), after warm-up -> after 5 iterations:
-    Pass@1      .284 (.242-.326) -> .622 (.563-.661)
-    Pass@32-4   .431 (.371-.527) -> .726 (.676-.770)
+    Pass@1      .285 (.233-.326) -> .620 (.606-.633)
+    Pass@32-4   .441 (.371-.527) -> .730 (.703-.758)
 benchmarks/README.md has the variants beside it. `:prm`, where the process reward is learnt, takes
 34 minutes on one core: Pass@1 .236 -> .426, Pass@32-4 .371 -> .535 (seed 0).
 
