@@ -121,7 +121,7 @@ class Scorer:
         length = section.max_prompt_tokens + section.max_tokens
         gaps = []
         for flip in flips:
-            prompt = tokenizer.encode_prompt(self.words, flip.row["prompt"])
+            prompt = self.words.encode_prompt(flip.row["prompt"])
             text = [*prompt, *flip.before]
             padded_1L = np.full((1, length), self.words.pad_id, np.int32)
             padded_1L[0, : len(text)] = text

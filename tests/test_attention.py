@@ -155,12 +155,13 @@ def test_the_request_to_cudnn_describes_the_same_attention(packed):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("packed", [True, False])
-def test_cudnn_is_called_for_gpus_that_are_not_here(monkeypatch, packed, dtype):
+@pytest.mark.parametrize("window", [0, 16])
+def test_cudnn_is_called_for_gpus_that_are_not_here(monkeypatch, window, packed, dtype):
     # Lowering asks for the version of cuDNN, which is not installed where there is no GPU.
     version = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
     monkeypatch.setattr(version, lambda: 91000)
     parts, segments_BL = inputs(64, dtype), segments(3, 64, packed)
-    run = functools.partial(attention.attend_segments, packed=packed, impl="cudnn")
+    run = functools.partial(attention.attend_segments, packed=packed, window=window, impl="cudnn")
 
     def forward_and_backward(*parts):
         mixed, back = jax.vjp(lambda *parts: run(*parts, segments_BL), *parts)

@@ -11,6 +11,7 @@ import transformers
 from safetensors.numpy import save_file
 
 from bstar_jax import hub, model
+from bstar_jax.config import UserError
 from tests import checkpoints, flights
 from tests.builders import WORDS
 
@@ -117,6 +118,21 @@ def test_a_kept_source_serves_as_well_as_the_checkpoint(tmp_path, case):
     }
     for name in ("config.json", "generation_config.json", "tokenizer.json", "LICENSE"):
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_a_checkpoint_with_other_weights_is_not_the_one_that_was_kept(tmp_path):
+    source = checkpoints.write(tmp_path / "in", "llama", shards=True)
+    hub.keep_source(source, tmp_path / "kept")
+    hub.check_same(source, tmp_path / "kept")
+    file = sorted(source.glob("*.safetensors"))[1]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"{file.name} is not the file that the run started from"):
+        hub.check_same(source, tmp_path / "kept")
+    file.unlink()
+    with pytest.raises(UserError, match=f"{file.name} is not the file"):
+        hub.check_same(source, tmp_path / "kept")
 
 
 def test_what_was_trained_is_what_is_exported(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file
 
 from bstar_jax import evaluate, export
 from bstar_jax.journal import read_rows
@@ -87,8 +88,16 @@ def greedy_of_transformers(directory, prompts):
                 "--config.sft.learning_rate=2e-2",
             ),
         ),
+        (
+            "qwen3",
+            (
+                "--config.model.trained=weights",
+                "--config.training.row_tokens=96",
+                "--config.training.micro_rows=8",
+            ),
+        ),
     ],
-    ids=["all parameters of a Llama", "adapters of a Qwen 3"],
+    ids=["all parameters of a Llama", "adapters of a Qwen 3", "the weights of a Qwen 3, packed"],
 )
 def test_a_run_from_a_checkpoint_becomes_one(tmp_path, family, flags):
     source = checkpoint(tmp_path / "source", family)
@@ -100,7 +109,12 @@ def test_a_run_from_a_checkpoint_becomes_one(tmp_path, family, flags):
     prompts, responses = greedy(run)
     assert greedy_of_transformers(output, prompts) == responses
     assert (output / "config.json").read_bytes() == (source / "config.json").read_bytes()
-    if not flags:
+    before, after = (load_file(place / "model.safetensors") for place in (source, output))
+    changed = {name for name, tensor in before.items() if (tensor != after[name]).any()}
+    if flags:
+        assert changed and all(name.endswith("_proj.weight") for name in changed)
+    else:
+        assert changed == before.keys()
         # The run holds all that it needs of where it came from.
         shutil.rmtree(source)
         scores = tmp_path / "scores.json"

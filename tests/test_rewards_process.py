@@ -9,7 +9,7 @@ import pytest
 from bstar_jax import model
 from bstar_jax.records import Rollouts
 from bstar_jax.rewards.process import REDUCTIONS, ProcessModel, step_ends, with_scalar_head
-from bstar_jax.tokenizer import encode_prompt, tokens_at
+from bstar_jax.tokenizer import tokens_at
 from tests import builders
 
 SCORED = dataclasses.replace(builders.MODEL, scalar_head=True)
@@ -68,7 +68,7 @@ def test_reductions():
 
 def test_a_score_is_the_scalar_head_at_the_end_of_each_step():
     scores = process_model().score([PROMPT] * len(RESPONSES), RESPONSES)
-    given = encode_prompt(builders.WORDS, PROMPT)
+    given = builders.WORDS.encode_prompt(PROMPT)
     for response, rewards in zip(RESPONSES, scores, strict=True):
         ends = step_ends(response, ".", "#")
         assert len(rewards) == len(ends)

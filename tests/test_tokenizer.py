@@ -239,8 +239,8 @@ def test_round_trip_check_names_the_first_difference(pieces, tmp_path):
 
 def test_a_prompt_begins_with_start_of_text_where_there_is_one(byte_pairs, tmp_path):
     starts = tokenizer.load(byte_level_directory(tmp_path, starts=True))
-    assert tokenizer.encode_prompt(starts, "17") == [0, *byte_pairs.encode("17")]
-    assert tokenizer.encode_prompt(byte_pairs, "17") == byte_pairs.encode("17")
+    assert starts.encode_prompt("17") == [0, *byte_pairs.encode("17")]
+    assert byte_pairs.encode_prompt("17") == byte_pairs.encode("17")
 
 
 @pytest.mark.parametrize(

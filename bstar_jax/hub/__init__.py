@@ -8,7 +8,7 @@ and exporting it again is the identity.
 """
 
 from bstar_jax.hub.adapter import export_adapter
-from bstar_jax.hub.directory import TOKENIZER_FILES, keep_source, locate
+from bstar_jax.hub.directory import TOKENIZER_FILES, check_same, keep_source, locate
 from bstar_jax.hub.families import read_config
 from bstar_jax.hub.output import export_checkpoint
 from bstar_jax.hub.parameters import import_checkpoint
@@ -17,6 +17,7 @@ from bstar_jax.hub.settings import architecture
 __all__ = [
     "TOKENIZER_FILES",
     "architecture",
+    "check_same",
     "export_adapter",
     "export_checkpoint",
     "import_checkpoint",

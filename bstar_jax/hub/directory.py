@@ -7,6 +7,7 @@ for it alone: pages of an open file count as the process's memory until it is cl
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 import shutil
@@ -29,7 +30,8 @@ DTYPES = {
     "F16": np.dtype(np.float16),
 }
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_KEPT, _SPARE = "tensors.json", "spare.safetensors"
+_KEPT, _SPARE, _MARKS = "tensors.json", "spare.safetensors", "weights.json"
+_SAMPLE_BYTES = 2**20  # at the beginning, the middle and the end of a file of weights
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
     "merges.txt", "*.model", "*.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
@@ -169,7 +171,8 @@ def keep_source(source: str | os.PathLike, directory: str | os.PathLike) -> None
     """Copies what an export needs of a checkpoint besides its weights.
 
     That is config.json, generation_config.json, the tokenizer's files, licences, and
-    `tensors.json`, `{name: {"dtype": ..., "shape": [...]}}`.
+    `tensors.json`, `{name: {"dtype": ..., "shape": [...]}}`; and `weights.json`, by which
+    `check_same` knows the weights again.
 
     Args:
       source: A checkpoint, or a directory that this function made.
@@ -187,10 +190,43 @@ def keep_source(source: str | os.PathLike, directory: str | os.PathLike) -> None
         for name, stored in headers.items()
     }
     write_json(directory / _KEPT, listed)
+    kept = source / _MARKS
+    write_json(directory / _MARKS, read_json(kept) if kept.is_file() else _marks(source))
     spare = {name: stored for name, stored in headers.items() if names.is_computed(name)}
     if spare:
         layout = {name: (stored.dtype, stored.shape) for name, stored in spare.items()}
         write_tensors(directory / _SPARE, layout, lambda name: read_whole(spare[name], name))
+
+
+def check_same(checkpoint: pathlib.Path, kept: pathlib.Path) -> None:
+    """Refuses a checkpoint whose weights are not those that `keep_source` saw.
+
+    Files are told apart by their size and by samples of their bytes.
+
+    Raises:
+      UserError: With the file that is another one, or is not there.
+    """
+    before, now = read_json(kept / _MARKS), _marks(checkpoint)
+    differing = sorted(name for name in before | now if before.get(name) != now.get(name))
+    if differing:
+        raise UserError(
+            f"{checkpoint / differing[0]} is not the file that the run started from; put the "
+            "checkpoint back as it was, or start a new run in another --workdir"
+        )
+
+
+def _marks(path: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of the size and of three samples of each file of weights, by its name."""
+    found = {}
+    for file in sorted(path.glob("*.safetensors")):
+        size = file.stat().st_size
+        content = hashlib.sha256(str(size).encode())
+        with open(file, "rb") as handle:
+            for place in (0, size // 2, max(size - _SAMPLE_BYTES, 0)):
+                handle.seek(place)
+                content.update(handle.read(_SAMPLE_BYTES))
+        found[file.name] = content.hexdigest()
+    return found
 
 
 def read_whole(stored: Stored, name: str) -> np.ndarray:

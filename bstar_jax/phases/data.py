@@ -6,7 +6,6 @@ from bstar_jax.config import UserError
 from bstar_jax.phases.run import Run
 from bstar_jax.records import Rollouts
 from bstar_jax.sampling import check_prompt
-from bstar_jax.tokenizer import encode_prompt
 from bstar_jax.training.batches import Encoded, Example, encode, explain
 
 
@@ -29,9 +28,9 @@ def check_inputs(run: Run) -> None:
             raise UserError(f"prm.{name} is {wanted}, but the {split} split has {there}; lower it")
     limit = config.generate.max_prompt_tokens
     for query in (*splits["train"], *splits["calibration"], *splits["heldout"]):
-        check_prompt(query.query_id, encode_prompt(run.tokenizer, query.prompt), limit)
+        check_prompt(query.query_id, run.tokenizer.encode_prompt(query.prompt), limit)
         if config.generate.rationalize and query.split == "train":
-            hint = encode_prompt(run.tokenizer, run.task.hint(query))
+            hint = run.tokenizer.encode_prompt(run.task.hint(query))
             check_prompt(f"{query.query_id} with its hint", hint, limit)
     teaches = config.prm.completer_steps and config.prm.completer_data != "own"
     if config.sft.steps or config.improve.reference_share or teaches:

@@ -55,7 +55,7 @@ def open_run(
     for name in names + (["prm.batch", "prm.score_batch"] if config.prm.enabled else []):
         section, field = name.split(".")
         sharding.check_rows(mesh, name, getattr(getattr(config, section), field))
-    _check_texts(words, task)
+    check_round_trip(words, _texts(task))
     _check_special(words, config)
     for note in task.notes:
         console.warn(note)
@@ -154,10 +154,6 @@ def _texts(task: Task) -> list[str]:
     queries = (*task.splits["sft"], *task.splits["train"])
     every = ((query.prompt, query.solution, *query.more_solutions) for query in queries)
     return list(dict.fromkeys(text for texts in every for text in texts if text))
-
-
-def _check_texts(words: Tokenizer, task: Task) -> None:
-    check_round_trip(words, _texts(task))
 
 
 def _check_special(words: Tokenizer, config: Config) -> None:

@@ -28,7 +28,7 @@ from bstar_jax.rewards.process import step_ends, with_scalar_head
 from bstar_jax.training.batches import Encoded, StepExample, encode_steps, explain, order
 from bstar_jax.training.losses import step_loss
 
-_ORDER = 2  # beside (seed, iteration), see labels.py
+_ORDER = 2  # beside (seed, iteration): the completer has another, see labels.py
 
 
 def learn_process_rewards(run: Run, params: dict) -> None:
@@ -95,7 +95,7 @@ def _train(run: Run, params: dict, labelled: Rollouts) -> None:
         if checkpoints.iterations():
             return
         data = encoded(run, labelled)
-        # A copy, as above.
+        # A copy: what is trained is given up, and of a run without further steps it is the policy.
         whole = functools.partial(jnp.array, dtype=jnp.float32, copy=True)
         start = jax.tree.map(whole, run.whole(params))
         config, start = with_scalar_head(run.whole_model, start, run.mesh)

@@ -109,10 +109,17 @@ class Run:
         return adapters.frozen(self.model, self._base(self.model.dtype))
 
     def _base(self, dtype: str) -> dict:
-        """The parameters that the run starts from, without adapters."""
+        """The parameters that the run starts from, without adapters.
+
+        Raises:
+          UserError: If the checkpoint is not there any more, or has other weights by now.
+        """
         name = self.config.model.checkpoint
         if name:
-            return hub.import_checkpoint(hub.locate(name), self.mesh, dtype)[1]
+            checkpoint = hub.locate(name)
+            if self.source.is_dir():
+                hub.check_same(checkpoint, self.source)
+            return hub.import_checkpoint(checkpoint, self.mesh, dtype)[1]
         init = jax.jit(functools.partial(model.init, self.whole_model))
         return place_params(self.model, self.mesh, init(jax.random.key(self.config.seed)))
 
@@ -123,9 +130,9 @@ class Run:
           params: What training changes.
           dtype: Of what it leaves; "" is that of the computation.
         """
-        frozen = self.frozen
-        if dtype and frozen:
-            frozen = adapters.frozen(self.model, self._base(dtype))
+        if adapters.all_train(self.model):
+            return params
+        frozen = adapters.frozen(self.model, self._base(dtype)) if dtype else self.frozen
         return adapters.merge(self.model, adapters.join(frozen, params))
 
     @functools.cached_property

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from bstar_jax import model, sharding
 from bstar_jax.config import ModelConfig
 from bstar_jax.records import Rollouts
-from bstar_jax.tokenizer import Tokenizer, encode_prompt, tokens_at
+from bstar_jax.tokenizer import Tokenizer, tokens_at
 
 REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "min": min,
@@ -120,7 +120,7 @@ class ProcessModel:
 
     def _row(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
         """Tokens of prompt and response, and the columns of its steps' last tokens."""
-        given, drawn = encode_prompt(self.tokenizer, prompt), self.tokenizer.encode(response)
+        given, drawn = self.tokenizer.encode_prompt(prompt), self.tokenizer.encode(response)
         if not drawn:
             return given, []
         ends = step_ends(response, self.separator, self.marker)

@@ -26,7 +26,7 @@ from bstar_jax.sampling.engine import Flight, Order, Prepared, deal
 from bstar_jax.sampling.keys import PHASES, Keys
 from bstar_jax.sampling.prefill import bucket
 from bstar_jax.sampling.stops import after, automaton, cut
-from bstar_jax.tokenizer import Tokenizer, encode_prompt
+from bstar_jax.tokenizer import Tokenizer
 
 __all__ = ["PHASES", "Draw", "Keys", "Sampler", "Unit", "generate"]
 
@@ -190,7 +190,7 @@ class Sampler:
 
     def _prompts(self, queries: Sequence[Query]) -> list[list[int]]:
         limit = self.settings.max_prompt_tokens
-        prompts = [encode_prompt(self.tokenizer, query.prompt) for query in queries]
+        prompts = [self.tokenizer.encode_prompt(query.prompt) for query in queries]
         for query, tokens in zip(queries, prompts, strict=True):
             check_prompt(query.query_id, tokens, limit)
         return prompts
@@ -307,7 +307,7 @@ def generate(
       UserError: If a prompt is empty or too long.
     """
     if settings is None:
-        longest = max((len(encode_prompt(tokenizer, query.prompt)) for query in queries), default=1)
+        longest = max((len(tokenizer.encode_prompt(query.prompt)) for query in queries), default=1)
         settings = GenerateConfig(max_prompt_tokens=max(longest, 1))
     settings = dataclasses.replace(settings, max_tokens=max_tokens)
     sampler = Sampler(config, tokenizer, settings, mesh)

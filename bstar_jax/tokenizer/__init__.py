@@ -15,14 +15,13 @@ end-of-text and of turns come from this package alone.
 """
 
 from bstar_jax.tokenizer.chat import for_chat
-from bstar_jax.tokenizer.interface import Tokenizer, check_round_trip, encode_prompt, tokens_at
+from bstar_jax.tokenizer.interface import Tokenizer, check_round_trip, tokens_at
 from bstar_jax.tokenizer.published import load
 from bstar_jax.tokenizer.sources import train_sentencepiece, word_tokenizer
 
 __all__ = [
     "Tokenizer",
     "check_round_trip",
-    "encode_prompt",
     "for_chat",
     "load",
     "tokens_at",

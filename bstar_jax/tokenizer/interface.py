@@ -41,7 +41,11 @@ class Tokenizer(Protocol):
         ...
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """The ids that stand before every response, as the model's own tokenizer makes them."""
+        """The ids that stand before every response, as the model's own tokenizer makes them.
+
+        Start-of-text comes first where there is one. Sampling and training both use it, so that a
+        response continues the same tokens in both.
+        """
         ...
 
     def ends(self, text: str) -> list[int]:
@@ -70,14 +74,6 @@ class Tokenizer(Protocol):
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the files from which `load` makes an equal tokenizer."""
         ...
-
-
-def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids that stand before every response: start-of-text where there is one, the prompt.
-
-    Sampling and training both use it, so that a response continues the same tokens in both.
-    """
-    return tokenizer.encode_prompt(prompt)
 
 
 def tokens_at(tokenizer: Tokenizer, text: str, places: Sequence[int]) -> list[int]:

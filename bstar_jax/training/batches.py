@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from bstar_jax.tokenizer import Tokenizer, encode_prompt, tokens_at
+from bstar_jax.tokenizer import Tokenizer, tokens_at
 
 LENGTH_STEP = 128
 """Columns that a batch grows by: every length is a program of its own, so there are few."""
@@ -169,7 +169,7 @@ def encode(
     """
     texts, too_long = [], []
     for example in examples:
-        prompt = encode_prompt(tokenizer, example.prompt)
+        prompt = tokenizer.encode_prompt(example.prompt)
         response = [*tokenizer.encode(example.response), tokenizer.end_id]
         if len(prompt) > max_prompt_tokens or len(response) > max_tokens:
             too_long.append(TooLong(len(prompt), len(response), example.source))
@@ -192,7 +192,7 @@ def encode_steps(
     """
     texts, too_long = [], []
     for example in examples:
-        prompt = encode_prompt(tokenizer, example.prompt)
+        prompt = tokenizer.encode_prompt(example.prompt)
         response = tokenizer.encode(example.response)
         if len(prompt) > max_prompt_tokens or len(response) > max_tokens:
             too_long.append(TooLong(len(prompt), len(response), example.source))
