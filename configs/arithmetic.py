@@ -9,7 +9,7 @@ Result (seeds 0-4, mean, smallest to largest), after warm-up -> after 5 iteratio
     Pass@1      .285 (.233-.326) -> .620 (.606-.633)
     Pass@32-4   .441 (.371-.527) -> .730 (.703-.758)
 benchmarks/README.md has the variants beside it. `:prm`, where the process reward is learnt, takes
-34 minutes on one core: Pass@1 .236 -> .426, Pass@32-4 .371 -> .535 (seed 0).
+25 minutes on one core: Pass@1 .233 -> .427, Pass@32-4 .371 -> .605 (seed 0).
 
 Settings were tuned on seeds 5 and 6. Warm-up stops where more of it only narrows the model: 500
 instead of 250 steps (seed 5) raised Pass@1 from .23 to .35, and Pass@32-4 fell from .42 to .12.
