@@ -149,7 +149,8 @@ def prepared(workload: workloads.Workload) -> engine.Prepared:
         stop_AV=None,
         prompts=None,
     )
-    return engine.Prepared(order, order.gather(workload.prompts_QP), work)
+    tokens_DQP, longest_Q = order.gather(workload.prompts_QP), work.lengths_DQ.max(axis=0)
+    return engine.Prepared(order, tokens_DQP, longest_Q, 1, work)
 
 
 if __name__ == "__main__":

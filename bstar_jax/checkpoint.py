@@ -14,6 +14,8 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -74,8 +76,14 @@ class Checkpoints:
         if iteration not in self.iterations():
             self._save(self._params, iteration, params)
 
-    def restore_params(self, iteration: int) -> dict:
+    def restore_params(
+        self, iteration: int, cast: Callable[[dict], dict] = lambda shapes: shapes
+    ) -> dict:
         """The parameters of an iteration, on the storage map.
+
+        Args:
+          iteration: Which.
+          cast: From the shapes on disk to those wanted, of other dtypes.
 
         Raises:
           UserError: If that iteration is not on disk, with those that are.
@@ -84,7 +92,8 @@ class Checkpoints:
             raise UserError(
                 f"there is no checkpoint of iteration {iteration}; there are {self.iterations()}"
             )
-        return self._restore(self._params, iteration, adapters.trained_shapes(self._config))
+        shapes = cast(adapters.trained_shapes(self._config))
+        return self._restore(self._params, iteration, shapes)
 
     def mark(self) -> Mark | None:
         """Where the newest training state was saved."""
@@ -152,10 +161,16 @@ class Checkpoints:
 
 
 def place_params(config: ModelConfig, mesh: Mesh, tree):
-    """Parameters, or a state of them, padded and placed as training stores them on the mesh."""
+    """Parameters, or a state of them, padded and placed as training stores them on the mesh.
+
+    They lie on that mesh, or every process holds them whole.
+    """
     size = sharding.padded_vocab(config, mesh)
     pad = functools.partial(model.pad_vocab, config, size=size)
     places = sharding.shardings(mesh, tree, model.axes_of(config, tree))
+    is_here = all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))
+    if mesh.is_multi_process and is_here:
+        return sharding.put(jax.jit(pad)(tree), places)
     return jax.jit(pad, out_shardings=places)(tree)
 
 
@@ -184,5 +199,9 @@ def _manager(directory: str, keep: int | None, read_only: bool) -> ocp.Checkpoin
         read_only=read_only,
         # What a kill left half written.
         cleanup_tmp_directories=not read_only,
+        # Several processes meet under this name; two managers may be saving at once.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            barrier_sync_key_prefix=re.sub(r"\W", "-", directory)
+        ),
     )
     return ocp.CheckpointManager(directory, options=options)

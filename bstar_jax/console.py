@@ -75,6 +75,12 @@ class Console:
         self._out = _rich_console(sys.stdout if stdout is None else stdout)
         self._err = _rich_console(sys.stderr if stderr is None else stderr)
 
+    @classmethod
+    def nobody(cls) -> Console:
+        """A console that nobody reads: of several processes one speaks."""
+        sink = open(os.devnull, "w")  # open as long as the process
+        return cls(quiet=True, stdout=sink, stderr=sink)
+
     @contextlib.contextmanager
     def progress(
         self,

@@ -30,6 +30,7 @@ from bstar_jax.flags import CommandLine, allow_overrides, parse, run_door, run_t
 
 silence_libraries()
 
+from bstar_jax import processes  # noqa: E402
 from bstar_jax.config import Config, UserError  # noqa: E402
 from bstar_jax.phases.directory import read_config  # noqa: E402
 from bstar_jax.phases.monitor import evaluate  # noqa: E402
@@ -50,15 +51,19 @@ def main(argv: Sequence[str]) -> None:
     silence_libraries(verbose=line.flags.verbose)
     console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
     with contextlib.ExitStack() as stack:
+        team = stack.enter_context(processes.join(line.flags))
+        console = console if team.is_first else Console.nobody()
         if is_run:
             allow_overrides("evaluate", line, _MAY_DIFFER)
-            run = stack.enter_context(open_run(directory, line.config, console, write=False))
+            run = stack.enter_context(
+                open_run(directory, line.config, console, write=False, team=team)
+            )
             iteration = run.checkpointed(iteration)
             params = run.checkpoints.restore_params(iteration)
         else:
             room = stack.enter_context(tempfile.TemporaryDirectory())
             config = _config_for_checkpoint(line)
-            run = stack.enter_context(open_run(room, config, console))
+            run = stack.enter_context(open_run(room, config, console, team=team))
             iteration, params = 0, run.start()
         _score(run, iteration, params, line)
 
@@ -77,7 +82,7 @@ def _score(run: Run, iteration: int, params: dict, line: CommandLine) -> None:
         **figures,
     }
     run.console.summary([], {name: _text(value) for name, value in row.items()})
-    if line.flags.json:
+    if line.flags.json and run.team.is_first:
         Path(line.flags.json).write_text(json.dumps(row, indent=2, allow_nan=False) + "\n")
 
 
@@ -102,6 +107,7 @@ def _config_for_checkpoint(line: CommandLine) -> Config:
 
 
 def _define(values: flags.FlagValues) -> None:
+    processes.define_flags(values)
     text = "Score this Hugging Face directory or hub name, not a run."
     flags.DEFINE_string("checkpoint", "", text, flag_values=values)
     flags.DEFINE_enum("split", "heldout", SPLITS, "Queries to answer.", flag_values=values)

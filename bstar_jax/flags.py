@@ -153,26 +153,33 @@ def run_door(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a door and exits: 0, 2 on bad input, 75 when preempted, 1 on anything else."""
     try:
         main(sys.argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    except Preempted as event:
-        print(f"stopped: {event}", file=sys.stderr)
-        sys.exit(PREEMPTED)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = outcome(error)
+        if line is None:
             raise
-        place = f" of {error.filename}" if error.filename else ""
-        print(
-            f"error: the disk{place} is full; free space and give the same command again: a run "
-            "goes on from what is stored",
-            file=sys.stderr,
-        )
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues a run where it stopped", file=sys.stderr)
-        sys.exit(FAILED)
+        print(line, file=sys.stderr)
+        sys.exit(code)
     sys.exit(OK)
+
+
+def outcome(error: BaseException) -> tuple[int, str | None]:
+    """The exit code that an error ends a door with, and the line that says why.
+
+    The line is None where nothing was foreseen, and a traceback tells more.
+    """
+    if isinstance(error, UserError):
+        return BAD_INPUT, f"error: {error}"
+    if isinstance(error, Preempted):
+        return PREEMPTED, f"stopped: {error}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" of {error.filename}" if error.filename else ""
+        return FAILED, (
+            f"error: the disk{place} is full; free space and give the same command again: a run "
+            "goes on from what is stored"
+        )
+    if isinstance(error, KeyboardInterrupt):
+        return FAILED, "interrupted: the same command continues a run where it stopped"
+    return FAILED, None
 
 
 def _take_config(argv: list[str]) -> tuple[list[str], str]:

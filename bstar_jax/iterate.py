@@ -43,7 +43,8 @@ def self_train(run: Run) -> None:
             params = sampling_params(run, state.params)
             choice = calibrate(run, iteration, params)
             rollouts = generate(run, iteration, params, choice)
-            del params  # what sampled makes room for what trains
+            del params
+            run.forget_process_model()  # what sampled makes room for what trains
             rollouts = grade(run, iteration, rollouts)
             selected = select(run, iteration, rollouts, choice)
             state = improve(run, iteration, state, selected)

@@ -4,6 +4,10 @@
     python -m bstar_jax.main --config=configs/arithmetic.py:online_rft --workdir=runs/online
     python -m bstar_jax.main --workdir=runs/first        # goes on where it stopped
 
+On several hosts the same command runs on each, with one run directory that all of them see; the
+scripts in launch/ do that. Under SLURM, on TPU pods and on GKE the processes find each other;
+elsewhere --coordinator=HOST:PORT --processes=N --process=I tells each of them.
+
 Exit codes: 0 done, 2 bad input, 75 preempted with the state saved, 1 any other failure.
 """
 
@@ -22,12 +26,13 @@ silence_libraries()
 
 import jax  # noqa: E402  (reads the environment at import)
 
-from bstar_jax.config import UserError  # noqa: E402
+from bstar_jax import processes  # noqa: E402
+from bstar_jax.config import Config, UserError  # noqa: E402
 from bstar_jax.iterate import self_train  # noqa: E402
 from bstar_jax.journal import iteration_rows  # noqa: E402
 from bstar_jax.phases.directory import read_config  # noqa: E402
 from bstar_jax.phases.opening import open_run  # noqa: E402
-from bstar_jax.phases.run import StopRequest  # noqa: E402
+from bstar_jax.processes import StopRequest, Team  # noqa: E402
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,11 +46,16 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--config is missing; try --config=configs/arithmetic.py")
     silence_libraries(verbose=line.flags.verbose)
     _compile_cache(Path(workdir))
-    console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
+    with processes.join(line.flags) as team:
+        console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
+        _train(workdir, line.config, console if team.is_first else Console.nobody(), team)
+
+
+def _train(workdir: str, config: Config, console: Console, team: Team) -> None:
     started = time.monotonic()
-    stop = StopRequest()
+    stop = StopRequest(team)
     stop.listen()
-    with open_run(workdir, line.config, console, stop=stop) as run:
+    with open_run(workdir, config, console, stop=stop, team=team) as run:
         self_train(run)
         places = {
             "metrics": run.directory / "metrics.jsonl",
@@ -59,6 +69,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _define(values: flags.FlagValues) -> None:
+    processes.define_flags(values)
     flags.DEFINE_string("workdir", None, "The run directory.", flag_values=values)
     flags.DEFINE_boolean("quiet", False, "Warnings, errors, the summary.", flag_values=values)
     flags.DEFINE_boolean("verbose", False, "Also details.", flag_values=values)

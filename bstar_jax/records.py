@@ -183,13 +183,23 @@ class Rollouts:
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> Rollouts:
-        """Reads a Parquet file, or a folder of parts as several processes write it."""
-        path = pathlib.Path(path)
-        if path.is_dir():
-            return cls.concatenate([cls.read(part) for part in sorted(path.glob("*.parquet"))])
+        """Reads a Parquet file."""
         table = pq.read_table(path, partitioning=None)
         if table.schema.remove_metadata() != SCHEMA:
             raise ValueError(f"{path}: columns are {table.schema.names}, expected {SCHEMA.names}")
         metadata = table.schema.metadata or {}
         seconds = json.loads(metadata.get(b"seconds", b"{}"))
         return cls(table.replace_schema_metadata(None), seconds)
+
+    def to_bytes(self) -> bytes:
+        """The rows for another process, without `seconds`."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, SCHEMA) as stream:
+            stream.write_table(self.table)
+        return sink.getvalue().to_pybytes()
+
+    @classmethod
+    def from_bytes(cls, text: bytes) -> Rollouts:
+        """The inverse of `to_bytes`."""
+        with pa.ipc.open_stream(text) as stream:
+            return cls(stream.read_all())

@@ -8,14 +8,22 @@ where that spread is gathered once, since decoding would otherwise gather it eve
     data        rows of a batch; every data slice has all parameters
     fsdp        rows of a batch, and the stored parameters by their width
     tensor      heads, feed-forward and vocabulary within one matrix product
+
+Devices that share the parts of a batch's rows are a *row shard*: `tensor` of them. Where every
+row shard lies within one process, each process samples on a mesh of its own, its `Site`: what
+decodes then exchanges nothing with other hosts, and waits for none of them.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
 from collections.abc import Mapping
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bstar_jax.config import MeshConfig, ModelConfig, UserError
@@ -47,8 +55,15 @@ _ACTIVATIONS = SAMPLING
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     """Lays the devices out as (data, fsdp, tensor).
 
+    Slices are apart first, then hosts, so that `tensor` stays within a host, and `fsdp` within a
+    slice, as far as their sizes allow.
+
+    Args:
+      config: The sizes.
+      devices: By default all there are, those of other processes included.
+
     Raises:
-      UserError: If the sizes do not multiply to the number of devices.
+      UserError: If the sizes do not multiply to the number of devices, with the nearest that do.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
@@ -57,16 +72,97 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
             f"mesh (data, fsdp, tensor) is {tuple(sizes)}; sizes are 1 or more, "
             "and one of them may be -1 for the devices left over"
         )
-    given = int(np.prod([size for size in sizes if size != -1]))
+    given = math.prod(size for size in sizes if size != -1)
     if len(devices) % given or (-1 not in sizes and given != len(devices)):
         raise UserError(
             f"mesh (data, fsdp, tensor) is {tuple(sizes)}, {given} devices, but there are "
-            f"{len(devices)}; sizes must multiply to {len(devices)}, or give mesh.data=-1"
+            f"{len(devices)}; sizes must multiply to {len(devices)}: the nearest that do are "
+            f"{_nearest(sizes, len(devices))}"
         )
     sizes = [len(devices) // given if size == -1 else size for size in sizes]
-    return Mesh(
-        np.asarray(devices).reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes)
-    )
+    return _mesh(_laid_out(devices, sizes))
+
+
+def _mesh(devices: np.ndarray) -> Mesh:
+    return Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * devices.ndim)
+
+
+def _nearest(sizes: list[int], devices: int) -> tuple[int, ...]:
+    """The sizes that multiply to the number of devices and differ least, as ratios, from these."""
+    divisors = [size for size in range(1, devices + 1) if devices % size == 0]
+    choices = [one for one in itertools.product(divisors, repeat=3) if math.prod(one) == devices]
+    wanted = [max(size, 1) for size in sizes]
+    far = lambda one: sum(abs(math.log(a / b)) for a, b in zip(one, wanted, strict=True))  # noqa: E731
+    return min(choices, key=far)
+
+
+def _laid_out(devices: list, sizes: list[int]) -> np.ndarray:
+    place = lambda device: (getattr(device, "slice_index", 0) or 0, device.process_index, device.id)  # noqa: E731
+    devices, tensor = sorted(devices, key=place), sizes[-1]
+    of_a_host = sum(device.process_index == devices[0].process_index for device in devices)
+    is_torus = devices[0].platform == "tpu" and len({place(device)[0] for device in devices}) == 1
+    # Cores of one chip are no neighbours on a torus, and JAX refuses them.
+    is_torus &= all(getattr(device, "core_on_chip", 0) == 0 for device in devices)
+    if of_a_host % tensor and is_torus:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return np.asarray(devices).reshape(sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """Where one process samples.
+
+    Attributes:
+      mesh: The devices: the whole mesh, or those of the process alone.
+      shards: Row shards of the whole mesh that these devices are, in their order.
+      total: Row shards of the whole mesh.
+    """
+
+    mesh: Mesh
+    shards: tuple[int, ...]
+    total: int
+
+
+def sampling_site(mesh: Mesh, where: str = "auto", process: int | None = None) -> Site:
+    """Where a process samples: on its own devices if every row shard is within one process.
+
+    Example: 4 hosts of 4 chips, mesh (1, 8, 2) -> of process 1 a mesh (1, 2, 2), shards 2 and 3
+    of 8; mesh (1, 2, 8) -> the whole mesh, as 8 chips of two hosts share one matrix product.
+
+    Args:
+      mesh: The whole mesh.
+      where: "auto"; "host" insists on the process's own devices, "global" on the whole mesh.
+      process: Index of the process; None is this one.
+
+    Raises:
+      UserError: If `where` is "host" and a row shard lies in several processes.
+    """
+    process = jax.process_index() if process is None else process
+    rows = mesh.devices.reshape(-1, mesh.shape["tensor"])
+    owners = [{device.process_index for device in row} for row in rows]
+    is_apart = all(len(owner) == 1 for owner in owners)
+    if where == "host" and not is_apart:
+        raise UserError(
+            f"mesh.sampling is 'host', but mesh.tensor={mesh.shape['tensor']} devices of several "
+            "processes share one matrix product; lower mesh.tensor to divide the devices of a "
+            "process, or use mesh.sampling=global"
+        )
+    if where == "global" or not is_apart or set.union(*owners) == {process}:
+        return Site(mesh, tuple(range(len(rows))), len(rows))
+    shards = tuple(shard for shard, owner in enumerate(owners) if owner == {process})
+    return Site(_mesh(rows[list(shards)][None]), shards, len(rows))
+
+
+def at_site(site: Site, tree):
+    """Arrays of the sampling map as they lie on a site, nothing moved or copied."""
+
+    def here(array):
+        place = NamedSharding(site.mesh, array.sharding.spec)
+        parts = {shard.device: shard.data for shard in array.addressable_shards}
+        parts = [parts[device] for device in place.addressable_devices_indices_map(array.shape)]
+        return jax.make_array_from_single_device_arrays(array.shape, place, parts)
+
+    return jax.tree.map(here, tree)
 
 
 def spec(axes: tuple[str | None, ...], table: Mapping = STORAGE) -> PartitionSpec:
@@ -105,13 +201,49 @@ def row_shards(mesh: Mesh) -> int:
 
 
 def put_rows(mesh: Mesh, tree):
-    """Places host arrays on the mesh, their first dimension spread over data and fsdp."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+    """Places host arrays on the mesh, their first dimension spread over data and fsdp.
+
+    Where several processes share the mesh, each holds the whole arrays and places its part.
+    """
+    return put(tree, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
 
 
 def put_copies(mesh: Mesh, tree):
     """Places arrays on the mesh, a whole copy on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def put(tree, places):
+    """Places arrays that every process holds alike.
+
+    Args:
+      tree: NumPy arrays, or arrays of this process.
+      places: Where each goes, or one place for all.
+    """
+    if isinstance(places, NamedSharding):
+        places = jax.tree.map(lambda _: places, tree)
+    if all(place.is_fully_addressable for place in jax.tree.leaves(places)):
+        return jax.device_put(tree, places)
+
+    def one(array, place):
+        host = np.asarray(array)
+        return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
+
+    return jax.tree.map(one, tree, places)
+
+
+def own_rows(array: jax.Array) -> tuple[list[int], np.ndarray]:
+    """The rows of the first dimension that are this process's to read, and what stands in them.
+
+    Every row is one process's, also where several hold it.
+    """
+    if array.is_fully_addressable:
+        return list(range(len(array))), np.asarray(array)
+    parts = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+    parts.sort(key=lambda shard: shard.index[0].start)
+    rows = [row for shard in parts for row in range(*shard.index[0].indices(len(array)))]
+    nothing = np.empty((0, *array.shape[1:]), array.dtype)
+    return rows, np.concatenate([nothing, *(np.asarray(shard.data) for shard in parts)])
 
 
 def check_rows(mesh: Mesh, name: str, rows: int) -> None:
@@ -132,7 +264,7 @@ def check_model(mesh: Mesh, config: ModelConfig) -> None:
     """Refuses a model whose dimensions the mesh cannot spread evenly.
 
     Raises:
-      UserError: With both numbers.
+      UserError: With both numbers and the nearest that divides.
     """
     sizes = {
         "model.width": ("fsdp", config.width),
@@ -141,9 +273,15 @@ def check_model(mesh: Mesh, config: ModelConfig) -> None:
         "model.feed_forward": ("tensor", config.feed_forward),
     }
     for name, (axis, size) in sizes.items():
-        if size % mesh.shape[axis]:
+        parts = mesh.shape[axis]
+        if size % parts:
+            nearest = min(
+                (part for part in range(1, size + 1) if size % part == 0),
+                key=lambda part: abs(math.log(part / parts)),
+            )
             raise UserError(
-                f"{name} is {size}, but mesh.{axis} is {mesh.shape[axis]} and must divide it"
+                f"{name} is {size}, but mesh.{axis} is {parts} and must divide it; the nearest "
+                f"that does is mesh.{axis}={nearest}"
             )
 
 

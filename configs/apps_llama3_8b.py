@@ -76,10 +76,10 @@ def bstar():
         generate=GenerateConfig(
             queries=2_627,
             responses=64,
-            max_prompt_tokens=2_048,
-            max_tokens=1_024,
-            batch=16_384,
-            slots=2_048,
+            max_prompt_tokens=2_032,
+            max_tokens=1_025,  # 1,024 and end-of-text
+            batch=8_192,
+            slots=1_536,
             weights="bfloat16",
         ),
         balance=BalanceConfig(target_correct=6),

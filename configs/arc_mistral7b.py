@@ -49,7 +49,7 @@ def bstar():
         model=ModelConfig(
             checkpoint="mistralai/Mistral-7B-Instruct-v0.1", dtype="bfloat16", remat="full"
         ),
-        mesh=MeshConfig(data=1, fsdp=32, tensor=2),
+        mesh=MeshConfig(data=1, fsdp=16, tensor=4),
         optimizer=OptimizerConfig(b1=0.9, b2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0),
         training=TrainingConfig(row_tokens=1_024),
         sft=SftConfig(steps=0, warmup_steps=0, examples=0),
@@ -63,8 +63,8 @@ def bstar():
         generate=GenerateConfig(
             queries=0,
             responses=64,
-            max_prompt_tokens=512,
-            max_tokens=512,
+            max_prompt_tokens=496,
+            max_tokens=513,  # 512 and end-of-text
             batch=16_384,
             slots=2_048,
             weights="bfloat16",

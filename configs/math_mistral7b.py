@@ -60,9 +60,9 @@ def bstar():
     return Config(
         task=TaskConfig(name="math"),
         model=ModelConfig(checkpoint="mistralai/Mistral-7B-v0.1", dtype="bfloat16", remat="full"),
-        mesh=MeshConfig(data=1, fsdp=32, tensor=2),
+        mesh=MeshConfig(data=1, fsdp=16, tensor=4),
         optimizer=OptimizerConfig(b1=0.9, b2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0),
-        training=TrainingConfig(row_tokens=1_536),
+        training=TrainingConfig(row_tokens=1_536, micro_rows=128),
         sft=SftConfig(
             steps=EPOCH,
             batch=128,
@@ -100,10 +100,10 @@ def bstar():
         generate=GenerateConfig(
             queries=0,
             responses=64,
-            max_prompt_tokens=768,
-            max_tokens=768,
-            batch=16_384,
-            slots=2_048,
+            max_prompt_tokens=752,
+            max_tokens=769,  # 768 and end-of-text
+            batch=4_096,
+            slots=1_024,
             weights="bfloat16",
         ),
         balance=BalanceConfig(target_correct=6),

@@ -40,7 +40,7 @@ def fly(
     flight = Flight(
         config,
         params,
-        Prepared(order, order.gather(tokens_QP), work),
+        Prepared(order, order.gather(tokens_QP), work.lengths_DQ.max(axis=0), shards, work),
         slots=slots,
         max_tokens=max_tokens,
         end_id=end_id,
@@ -50,7 +50,7 @@ def fly(
 
     def by_query(table_DW):
         table_DQN = table_DW.reshape(*order.index_DQ.shape, shape[1], *table_DW.shape[2:])
-        return order.scatter(table_DQN, len(prompts))
+        return order.scatter(table_DQN)
 
     return jax.tree.map(by_query, landed), flight
 

@@ -1,14 +1,20 @@
-"""The launcher of one host: flags go through, and exit code 75 alone starts again."""
+"""The launcher of one host: flags go through, and exit code 75 alone starts again.
+
+And what holds for all launchers, those of several hosts having files of their own.
+"""
 
 import os
 import pathlib
 import signal
 import subprocess
+import sysconfig
 import time
 
 import pytest
 
-LAUNCHER = pathlib.Path(__file__).resolve().parents[1] / "launch" / "local.sh"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LAUNCHER = ROOT / "launch" / "local.sh"
+SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci" / "run"]
 FLAGS = ["--config=configs/arithmetic.py:online_rft", "--workdir=runs/a b", "--config.seed=3"]
 
 
@@ -83,3 +89,18 @@ def test_a_signal_reaches_the_run_and_nothing_starts_again(tmp_path):
         launcher.send_signal(signal.SIGTERM)
         assert launcher.wait(timeout=30) == 75
     assert calls.read_text().split() == ["started", "saved"]
+
+
+def test_shellcheck_finds_nothing():
+    # It comes with the test requirements; without it this fails, as it should.
+    linter = pathlib.Path(sysconfig.get_path("scripts")) / "shellcheck"
+    done = subprocess.run([linter, *SCRIPTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_stop_at_the_first_error_and_say_what_they_are(script):
+    lines = script.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env bash" and "set -euo pipefail" in lines
+    assert lines[1].startswith("# ") and lines[1].endswith(".")
+    assert os.access(script, os.X_OK)

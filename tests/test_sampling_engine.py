@@ -255,4 +255,4 @@ def test_queries_are_dealt_once_and_come_back(count, size, shards):
     # Fillers come last in every shard.
     assert (np.diff(real_DQ.astype(int), axis=1) <= 0).all()
     table = np.arange(count * 3).reshape(count, 3)
-    np.testing.assert_array_equal(order.scatter(order.gather(table), count), table)
+    np.testing.assert_array_equal(order.scatter(order.gather(table)), table)

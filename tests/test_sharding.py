@@ -33,7 +33,7 @@ def test_one_size_may_be_what_is_left_over(asked, got):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ((3, 1, 1), r"is \(3, 1, 1\), 3 devices, but there are 8; sizes must multiply to 8"),
+        ((3, 1, 1), r"is \(3, 1, 1\), 3 devices, but there are 8; sizes must multiply to 8: the nearest that do are"),
         ((-1, 3, 1), r"is \(-1, 3, 1\), 3 devices, but there are 8"),
         ((1, 1, 1), r"is \(1, 1, 1\), 1 devices, but there are 8"),
         ((-1, 16, 1), "16 devices, but there are 8"),

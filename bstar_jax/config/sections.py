@@ -75,6 +75,12 @@ class MeshConfig(Checked):
     data: int = setting(-1, "copies of the parameters; -1 takes the devices left over", low=-1)
     fsdp: int = setting(1, "devices that share the storage of one copy", low=-1)
     tensor: int = setting(1, "devices that share one matrix product", low=-1)
+    sampling: str = setting(
+        "auto",
+        "where a process samples: host, on its own devices; global, with all others; auto takes "
+        "host where tensor stays within a process",
+        choices=("auto", "host", "global"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,5 +86,5 @@ def forward_hidden(
         positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1])[None], tokens_BL.shape)
     decoder = merge(config, params)
     attend = attend_whole(config, segments_BL, packed=packed)
-    hidden, _ = decoder.hidden(tokens_BL, positions_BL, attend, None)
+    hidden, _ = decoder.hidden(tokens_BL, positions_BL, attend, None, is_stored=True)
     return hidden, decoder

@@ -9,6 +9,7 @@ from flax import nnx
 from bstar_jax import sharding
 from bstar_jax.config import ModelConfig
 from bstar_jax.kernels import attention
+from bstar_jax.model.embedding import look_up
 from bstar_jax.model.layers import Attend, Block, Norm, constant, normal
 
 
@@ -28,7 +29,7 @@ class Decoder(nnx.Module):
             self.scalar = constant((d,), ("width",), 0.0)
         self.config = config
 
-    def hidden(self, tokens_BL, positions_BL, attend: Attend, states):
+    def hidden(self, tokens_BL, positions_BL, attend: Attend, states, *, is_stored: bool = False):
         """Final hidden states [B, L, D] and the attention states of all layers.
 
         Args:
@@ -37,8 +38,10 @@ class Decoder(nnx.Module):
           attend: How a layer mixes values.
           states: A pytree with a leading Y axis, one slice a layer; what `attend` returns
             for each layer comes back stacked the same way.
+          is_stored: Whether the parameters lie on the storage map, else on the sampling map; the
+            result is the same, what devices exchange is not.
         """
-        x = self.embedding[...][tokens_BL].astype(self.config.dtype)
+        x = look_up(self.embedding[...], tokens_BL, self.config.dtype, is_stored=is_stored)
         if self.config.embedding_scale:
             x = x * jnp.asarray(self.config.width**0.5, x.dtype)
         x = sharding.constrain(x, "batch", "length", None)

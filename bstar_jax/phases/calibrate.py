@@ -37,12 +37,13 @@ def calibrate(run: Run, iteration: int, params: dict) -> Choice:
         return choice
     file = run.path(iteration, "balance.json")
     rows = run.path(iteration, "calibrate.parquet")
-    if not file.exists():
-        rollouts = Rollouts.read(rows) if rows.exists() else _sample_grid(run, iteration, params)
+    if not run.exists(file):
+        has_rows = run.exists(rows)
+        rollouts = Rollouts.read(rows) if has_rows else _sample_grid(run, iteration, params)
         surface = score(run, iteration, rollouts)
-        if not rows.exists():
-            _at_choice(run, rollouts, surface).write(rows)
-        write_json(file, surface.to_json())
+        if not has_rows:
+            run.once(lambda: _at_choice(run, rollouts, surface).write(rows))
+        run.once(lambda: write_json(file, surface.to_json()))
     discard_units(run, iteration, "calibrate")
     stored = json.loads(file.read_text())["chosen"]
     choice = Choice(

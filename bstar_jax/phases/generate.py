@@ -45,7 +45,7 @@ def generate(run: Run, iteration: int, params: dict, choice: Choice) -> Rollouts
     """
     file = run.path(iteration, "generate.parquet")
     queries = queries_of(run, iteration)
-    if file.exists():
+    if run.exists(file):
         rollouts = Rollouts.read(file)
     else:
         rollouts = _sample(run, iteration, params, choice, queries)
@@ -130,7 +130,7 @@ def select(run: Run, iteration: int, rollouts: Rollouts, choice: Choice) -> Roll
         reward=pools.rewards(rollouts, choice.process_weight),
         selected=pools.flatten(rollouts, selected_QN),
     )
-    if run.path(iteration, "generate.parquet").exists():
+    if run.exists(run.path(iteration, "generate.parquet")):
         discard_units(run, iteration, "generate", "rationalize")
     else:
         finish(run, iteration, "generate.parquet", rollouts, "generate", "rationalize")

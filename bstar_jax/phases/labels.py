@@ -54,7 +54,7 @@ def labelled(run: Run, params: dict) -> tuple[dict, Rollouts]:
       params: The parameters that answer.
     """
     file = run.path(0, "prm.parquet")
-    if file.exists():
+    if run.exists(file):
         discard_units(run, 0, "prm")
         stored = Rollouts.read(file)
         return completer(run, params, stored), stored

@@ -26,7 +26,7 @@ def monitor(run: Run, iteration: int, params: dict) -> dict:
       The figures by name.
     """
     file = run.path(iteration, "monitor.parquet")
-    if file.exists():
+    if run.exists(file):
         rollouts = Rollouts.read(file)
         discard_units(run, iteration, "monitor")
     else:
@@ -74,11 +74,13 @@ def evaluate(run: Run, iteration: int, params: dict, queries: Sequence[Query]) -
     draws = draws_of(run)
     units = run.sampler.plan(queries, draws)
     keys = Keys(run.config.seed, iteration, "monitor")
-    parts = []
+    own = []
     with run.console.progress("evaluate", iteration, len(queries), "queries", rate="tokens") as bar:
         for unit, rollouts in run.sampler.run(params, units, draws, keys):
             rollouts = run.grader.grade_rollouts(rollouts)
-            parts.append(run.process_model.grade(rollouts) if run.process_model else rollouts)
+            own.append(run.process_model.grade(rollouts) if run.process_model else rollouts)
             bar.advance(len(unit.queries), tokens=int(rollouts.array("num_tokens").sum()))
-    rollouts = Rollouts.concatenate(parts).sorted([query.query_id for query in queries])
+    parts = run.team.gather(Rollouts.concatenate(own).to_bytes())
+    rollouts = Rollouts.concatenate([Rollouts.from_bytes(part) for part in parts])
+    rollouts = rollouts.sorted([query.query_id for query in queries])
     return figures_of(run, rewarded(run, rollouts))

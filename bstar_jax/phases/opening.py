@@ -14,7 +14,8 @@ from bstar_jax.config import Config, ModelConfig, UserError, to_dict
 from bstar_jax.console import Console
 from bstar_jax.journal import MetricsLog
 from bstar_jax.phases.directory import claim
-from bstar_jax.phases.run import Run, StopRequest
+from bstar_jax.phases.run import Run
+from bstar_jax.processes import ALONE, StopRequest, Team
 from bstar_jax.rewards import open_grader
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer, check_round_trip
@@ -28,6 +29,7 @@ def open_run(
     *,
     stop: StopRequest | None = None,
     write: bool = True,
+    team: Team = ALONE,
 ) -> Iterator[Run]:
     """Creates a run directory, or opens the run that it holds.
 
@@ -37,6 +39,7 @@ def open_run(
       console: What a person sees.
       stop: Where a request to stop is noted; by default nothing listens.
       write: Whether the run goes on; else it is only read, and its config may differ.
+      team: The processes that open it together.
 
     Raises:
       UserError: On bad input, a config that is not that of the run, a mesh that does not
@@ -51,6 +54,7 @@ def open_run(
     words = tokenizer.for_chat(words) if config.task.chat_template else words
     model_config = resolve_model(architecture, words)
     sharding.check_model(mesh, model_config)
+    sharding.sampling_site(mesh, config.mesh.sampling)
     names = ["sft.batch", "improve.batch", "training.micro_rows"]
     for name in names + (["prm.batch", "prm.score_batch"] if config.prm.enabled else []):
         section, field = name.split(".")
@@ -60,7 +64,7 @@ def open_run(
     for note in task.notes:
         console.warn(note)
     with contextlib.ExitStack() as stack:
-        if write:
+        if write and team.is_first:
             stack.enter_context(claim(directory, config, console))
         grader = stack.enter_context(open_grader(task, config.rewards))
         checkpoints = Checkpoints(
@@ -73,12 +77,13 @@ def open_run(
         stack.callback(checkpoints.close)
         log = MetricsLog(
             directory / "metrics.jsonl",
-            write=write,
+            write=write and team.is_first,
             tensorboard=config.log.tensorboard,
             wandb=config.log.wandb_project,
             config=to_dict(config),
         )
         stack.callback(log.close)
+        team.barrier()  # all have read what stands, before any changes it
         yield Run(
             directory,
             config,
@@ -89,8 +94,9 @@ def open_run(
             checkpoints,
             log,
             console,
-            stop or StopRequest(),
+            stop or StopRequest(team),
             grader,
+            team,
         )
 
 

@@ -45,12 +45,13 @@ def learn_process_rewards(run: Run, params: dict) -> None:
     if not run.config.prm.enabled:
         return
     judge_seconds = None
-    if not file.exists():
+    if not run.exists(file):
         better, rows = labelled(run, params)
         learnt_from, judged_by = split(run, rows)
         _train(run, better, learnt_from)
         started = time.perf_counter()
-        _write_judgement(run, judge(run, judged_by))
+        figures = judge(run, judged_by)
+        run.once(lambda: _write_judgement(run, figures))
         judge_seconds = time.perf_counter() - started
     # The rows before it are those of training.
     if "step_auc" not in (run.log.last(0, "prm") or {}):

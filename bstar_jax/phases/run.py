@@ -8,7 +8,6 @@ import functools
 import os
 import pathlib
 import shutil
-import signal
 from collections.abc import Callable
 
 import jax
@@ -16,36 +15,17 @@ from jax.sharding import Mesh
 
 from bstar_jax import adapters, hub, model
 from bstar_jax.checkpoint import Checkpoints, place_params
-from bstar_jax.config import Config, ModelConfig, Preempted, UserError
+from bstar_jax.config import Config, ModelConfig, UserError
 from bstar_jax.console import Console
 from bstar_jax.journal import MetricsLog, iteration_rows
 from bstar_jax.phases.directory import write_config
+from bstar_jax.processes import ALONE, StopRequest, Team
 from bstar_jax.rewards import Grader
 from bstar_jax.rewards.process import ProcessModel
 from bstar_jax.sampling import Sampler
-from bstar_jax.sampling.weights import rollout_config, rollout_params
+from bstar_jax.sampling.weights import as_computed, rollout_config
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer
-
-
-class StopRequest:
-    """Set by SIGTERM; phases look at it where their state is whole."""
-
-    def __init__(self):
-        self.is_set = False
-
-    def listen(self) -> None:
-        """Takes over SIGTERM."""
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "is_set", True))
-
-    def check(self) -> None:
-        """Raises `Preempted` if the process was asked to stop.
-
-        Raises:
-          Preempted: After SIGTERM.
-        """
-        if self.is_set:
-            raise Preempted("the state is saved; the same command goes on from here")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +44,7 @@ class Run:
       console: What a person sees.
       stop: Whether to stop soon.
       grader: Grades responses.
+      team: The processes that make the run; each runs all of it, on its own part of the rows.
     """
 
     directory: pathlib.Path
@@ -77,6 +58,7 @@ class Run:
     console: Console
     stop: StopRequest
     grader: Grader
+    team: Team = ALONE
 
     @property
     def source(self) -> pathlib.Path | None:
@@ -140,7 +122,7 @@ class Run:
         """Draws responses with this run's model and lengths."""
         settings = self.config.generate
         config = rollout_config(self.whole_model, settings.weights)
-        return Sampler(config, self.tokenizer, settings, self.mesh)
+        return Sampler(config, self.tokenizer, settings, self.mesh, self.config.mesh.sampling)
 
     @functools.cached_property
     def process_model(self) -> ProcessModel | None:
@@ -152,36 +134,41 @@ class Run:
         settings = self.config.prm
         if not settings.enabled:
             return None
+        site = self.sampler.site
         config = dataclasses.replace(self.whole_model, scalar_head=True)
-        with contextlib.closing(self.process_checkpoints(read_only=True)) as checkpoints:
-            if not checkpoints.iterations():
+        with contextlib.closing(self.process_checkpoints(read_only=True, mesh=site.mesh)) as found:
+            if not found.iterations():
                 raise UserError(
                     f"{self.directory} has no process model yet: the command that started the run "
                     "goes on to learn it"
                 )
-            params = checkpoints.restore_params(0)
+            params = found.restore_params(0, functools.partial(as_computed, config))
         return ProcessModel(
             config,
-            rollout_params(config, params, self.mesh, weights="same"),
+            params,
             self.tokenizer,
             separator=self.separator,
             marker=self.task.answer_marker,
             reduction=settings.reduction,
-            batch=settings.score_batch,
-            mesh=self.mesh,
+            batch=settings.score_batch * len(site.shards) // site.total,
+            mesh=site.mesh,
+            team=self.team if site.mesh.is_multi_process else ALONE,
         )
+
+    def forget_process_model(self) -> None:
+        """Frees the memory that the process model takes; whoever needs it again loads it."""
+        self.__dict__.pop("process_model", None)
 
     @property
     def separator(self) -> str:
         """What ends a solution step."""
         return self.config.prm.separator or self.task.separator
 
-    def process_checkpoints(self, *, read_only: bool) -> Checkpoints:
-        """The checkpoints of the process model."""
+    def process_checkpoints(self, *, read_only: bool, mesh: Mesh | None = None) -> Checkpoints:
+        """The checkpoints of the process model, restored to the run's mesh or to another."""
         config = dataclasses.replace(self.whole_model, scalar_head=True)
-        return Checkpoints(
-            self.directory / "checkpoints" / "prm", config, self.mesh, read_only=read_only
-        )
+        place = self.directory / "checkpoints" / "prm"
+        return Checkpoints(place, config, mesh or self.mesh, read_only=read_only)
 
     def completer_checkpoints(self) -> Checkpoints:
         """The checkpoints of the model that continues steps, where it has training of its own."""
@@ -189,6 +176,9 @@ class Run:
 
     def begin(self) -> None:
         """Puts config and tokenizer in the directory: from here on it holds this run."""
+        self.once(self._begin)
+
+    def _begin(self) -> None:
         if not (self.directory / "config.json").exists():
             self._keep("tokenizer", self.tokenizer.save)
             if self.source:
@@ -204,6 +194,16 @@ class Run:
         shutil.rmtree(temporary, ignore_errors=True)
         write(temporary)
         os.replace(temporary, self.directory / name)
+
+    def once(self, write: Callable[[], None]) -> None:
+        """Lets the first process write what there is one of; all go on once it stands."""
+        if self.team.is_first:
+            write()
+        self.team.barrier()
+
+    def exists(self, path: pathlib.Path) -> bool:
+        """Whether a file stands, as the first process sees it: all take the same way on."""
+        return self.team.agree(self.team.is_first and path.exists())
 
     def path(self, iteration: int, name: str) -> pathlib.Path:
         """A file of an iteration."""

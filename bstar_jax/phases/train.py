@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from bstar_jax.checkpoint import Checkpoints, Mark
-from bstar_jax.config import ModelConfig, UserError, schedule_steps
+from bstar_jax.config import ModelConfig, Preempted, UserError, schedule_steps
 from bstar_jax.phases.data import human_data, selected_data
 from bstar_jax.phases.run import Run
+from bstar_jax.processes.stopping import STATE_IS_SAVED
 from bstar_jax.records import Rollouts
 from bstar_jax.sampling.weights import rollout_params
 from bstar_jax.training import optimizer
@@ -153,10 +154,6 @@ def train(
     steps = learner.steps
     saved = time.monotonic()
 
-    def due():
-        late = time.monotonic() - saved > 60 * run.config.checkpoint.minutes
-        return late or run.stop.is_set
-
     reports = fit(
         learner.model,
         run.config.optimizer,
@@ -170,7 +167,7 @@ def train(
         first=first,
         steps=steps,
         every=run.config.log.every,
-        urgent=due,
+        urgent=run.stop.look,
     )
     with run.console.progress(phase, iteration, steps, "steps", completed=first) as progress:
         for trained, now in reports:
@@ -178,12 +175,13 @@ def train(
             _log(run, iteration, phase, now)
             progress.advance(now.step - first, tokens=now.tokens, loss=now.loss)
             first = now.step
-            if due() or now.step == steps:
+            is_late = time.monotonic() - saved > 60 * run.config.checkpoint.minutes
+            if run.team.agree(is_late) or run.stop.is_set or now.step == steps:
                 learner.checkpoints.save_training(Mark(iteration, now.step), state)
                 saved = time.monotonic()
             if run.stop.is_set:
                 learner.checkpoints.wait()
-                run.stop.check()
+                raise Preempted(STATE_IS_SAVED)
     return state
 
 

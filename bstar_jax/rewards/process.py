@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from bstar_jax import model, sharding
 from bstar_jax.config import ModelConfig
+from bstar_jax.processes import ALONE, Team
 from bstar_jax.records import Rollouts
 from bstar_jax.tokenizer import Tokenizer, tokens_at
 
@@ -69,13 +71,14 @@ class ProcessModel:
 
     Attributes:
       config: The model, with a scalar head.
-      params: Its parameters, on the sampling map.
+      params: Its parameters, on the storage map.
       tokenizer: Text to tokens.
       separator: What ends a solution step.
       marker: The text before the answer.
       reduction: How a response's process reward comes from its steps: a name in `REDUCTIONS`.
       batch: Responses scored at once; a multiple of the shards of the mesh.
       mesh: Where; None is the default device.
+      team: The processes that share the mesh, and score together.
     """
 
     config: ModelConfig
@@ -86,6 +89,7 @@ class ProcessModel:
     reduction: str
     batch: int
     mesh: Mesh | None = None
+    team: Team = ALONE
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[list[float]]:
         """Rewards in (-1, 1) of the solution steps of every response; of none where it is empty.
@@ -98,9 +102,12 @@ class ProcessModel:
         # Neighbours in length share a batch, and the order is a function of the texts alone.
         scored.sort(key=lambda index: (len(rows[index][0]), index))
         queued = list(self._queue([rows[index][0] for index in scored]))
+        if self.mesh is not None and self.mesh.is_multi_process:
+            queued = multihost_utils.process_allgather(queued, tiled=True)
+        queued = [np.asarray(each) for each in queued]
         results: list[list[float]] = [[] for _ in rows]
         for place, index in enumerate(scored):
-            values_L = np.asarray(queued[place // self.batch])[place % self.batch]
+            values_L = queued[place // self.batch][place % self.batch]
             results[index] = [float(values_L[token]) for token in rows[index][1]]
         return results
 
@@ -110,7 +117,10 @@ class ProcessModel:
         Equal texts of a query are scored once. A response without any step has neither.
         """
         pairs = list(zip(rollouts.column("prompt"), rollouts.column("response"), strict=True))
-        distinct = list(dict.fromkeys(pairs))
+        every = pairs
+        if self.team.count > 1:  # a program on all devices takes the same rows everywhere
+            every = [tuple(pair) for part in self.team.gather_json(pairs) for pair in part]
+        distinct = list(dict.fromkeys(every))
         scores = dict(zip(distinct, self.score(*_columns(distinct)), strict=True))
         steps = [scores[pair] or None for pair in pairs]
         reduce = REDUCTIONS[self.reduction]

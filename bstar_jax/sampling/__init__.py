@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -72,12 +71,24 @@ class Sampler:
       tokenizer: Text to tokens and back.
       settings: Lengths, rows a batch, top-p and min-p.
       mesh: Where; None is the default device.
+      where: On which part of the mesh a process samples, see `sharding.sampling_site`.
     """
 
     config: ModelConfig
     tokenizer: Tokenizer
     settings: GenerateConfig
     mesh: Mesh | None = None
+    where: str = "auto"
+
+    @functools.cached_property
+    def site(self) -> sharding.Site | None:
+        """Where this process samples."""
+        return sharding.sampling_site(self.mesh, self.where) if self.mesh else None
+
+    @property
+    def _shards(self) -> int:
+        """Shards of all processes."""
+        return self.site.total if self.site else 1
 
     @functools.cached_property
     def _stops(self) -> tuple[tuple[str, ...], np.ndarray | None]:
@@ -98,7 +109,7 @@ class Sampler:
 
         A unit has a query a shard at least, however many rows that is.
         """
-        shards = sharding.row_shards(self.mesh) if self.mesh else 1
+        shards = self._shards
         rows = sum(draw.responses for draw in draws)
         most = max(self.settings.batch // (rows * shards), 1) * shards
         units = max(math.ceil(len(queries) / most), 1)
@@ -114,12 +125,17 @@ class Sampler:
     ) -> Iterator[tuple[Unit, Rollouts]]:
         """Yields each unit with its rollouts, in order.
 
+        Where several processes share the mesh, each yields the rollouts of its own queries, maybe
+        none of them, of every unit; all must run the same units.
+
         Args:
-          params: The parameters, on the sampling map.
+          params: The parameters, on the sampling map of the whole mesh.
           units: Some or all units of a plan.
           draws: How each query's responses are drawn.
           keys: Where in the run this is.
         """
+        if self.site and self.site.mesh != self.mesh:
+            params = sharding.at_site(self.site, params)
         started = time.perf_counter()
         prepared = self._prepare(units[0], draws, keys) if units else None
         done = None
@@ -138,18 +154,19 @@ class Sampler:
             yield done[0], self._collect(*done, draws, keys)
 
     def _prepare(self, unit: Unit, draws, keys: Keys) -> Prepared:
-        shards = sharding.row_shards(self.mesh) if self.mesh else 1
         prefixes = self._prefixes(unit.queries)
         prompts = [
             [*prompt, *prefix]
             for prompt, prefix in zip(self._prompts(unit.queries), prefixes, strict=True)
         ]
-        order = deal([len(prompt) for prompt in prompts], unit.size, shards)
-        lengths_DQ = order.gather(np.array([len(prompt) for prompt in prompts], np.int32))
+        lengths_Q = np.array([len(prompt) for prompt in prompts], np.int32)
+        whole = deal(lengths_Q.tolist(), unit.size, self._shards)
+        longest_Q = whole.gather(lengths_Q).max(axis=0)
+        order = whole.of(self.site.shards) if self.site else whole
         # The same room whatever prefixes a unit has: every buffer is a program of its own.
         room = self.settings.max_prompt_tokens
         room += self.settings.max_tokens - 1 if any(prefixes) else 0
-        length = bucket(int(lengths_DQ.max()), room)
+        length = bucket(int(longest_Q.max()), room)
         tokens_QP = np.full((len(prompts), length), self.tokenizer.pad_id, np.int32)
         for row, prompt in enumerate(prompts):
             tokens_QP[row, : len(prompt)] = prompt
@@ -163,19 +180,19 @@ class Sampler:
         stop_Q = np.array([0 if stop_AV is None else after(stop_AV, part) for part in prefixes])
         work = Work(
             real_D=(order.index_DQ >= 0).sum(axis=1).astype(np.int32),
-            lengths_DQ=lengths_DQ,
+            lengths_DQ=order.gather(lengths_Q),
             last_DQ=order.gather(np.array([prompt[-1] for prompt in prompts], np.int32)),
             keys_DQN2=order.gather(np.asarray(keys.rows(ids, index_QN))),
             limit_DQN=order.gather(limit_QN),
-            temperature_N=jnp.asarray(temperature_N),
-            top_k_N=jnp.asarray(top_k_N),
-            top_p=None if settings.top_p == 1 else jnp.float32(settings.top_p),
-            min_p=None if settings.min_p == 0 else jnp.float32(settings.min_p),
-            stop_AV=None if stop_AV is None else jnp.asarray(stop_AV),
+            temperature_N=temperature_N,
+            top_k_N=top_k_N,
+            top_p=None if settings.top_p == 1 else np.float32(settings.top_p),
+            min_p=None if settings.min_p == 0 else np.float32(settings.min_p),
+            stop_AV=stop_AV,
             prompts=None,
             stop_DQ=order.gather(stop_Q.astype(np.int32)) if stop_Q.any() else None,
         )
-        return Prepared(order, order.gather(tokens_QP), work)
+        return Prepared(order, order.gather(tokens_QP), longest_Q, self._shards, work)
 
     def _launch(self, params, prepared: Prepared) -> Flight:
         return Flight(
@@ -185,7 +202,7 @@ class Sampler:
             slots=self.settings.slots,
             max_tokens=self.settings.max_tokens,
             end_id=self.tokenizer.end_id,
-            mesh=self.mesh,
+            mesh=self.site and self.site.mesh,
         )
 
     def _prompts(self, queries: Sequence[Query]) -> list[list[int]]:
@@ -210,13 +227,15 @@ class Sampler:
     def _collect(
         self, unit: Unit, order: Order, responses: Responses, seconds: float, draws, keys: Keys
     ) -> Rollouts:
-        real = len(unit.queries)
         temperature_N, top_k_N, index_N = _rows(draws)
+        shards, _ = sharding.own_rows(responses.num_tokens_DW)
+        order = order.of(shards)
+        queries = [unit.queries[place] for place in order.queries]
 
         def by_query(table_DW):
-            table_DW = np.asarray(table_DW)
+            _, table_DW = sharding.own_rows(table_DW)
             table_DQN = table_DW.reshape(*order.index_DQ.shape, len(index_N), *table_DW.shape[2:])
-            return order.scatter(table_DQN, real).reshape(-1, *table_DW.shape[2:])
+            return order.scatter(table_DQN).reshape(-1, *table_DW.shape[2:])
 
         tokens, num_tokens, logprob, stopped = (
             by_query(getattr(responses, name))
@@ -226,16 +245,16 @@ class Sampler:
         last = tokens[np.arange(len(tokens)), num_tokens - 1]
         lengths = num_tokens - np.isin(last, self.tokenizer.end_ids)
         stops, _ = self._stops
-        each = [query for query in unit.queries for _ in index_N]
-        begun = [prefix for prefix in self._prefixes(unit.queries) for _ in index_N]
+        each = [query for query in queries for _ in index_N]
+        begun = [prefix for prefix in self._prefixes(queries) for _ in index_N]
         return Rollouts.from_columns(
             {
                 "iteration": np.full(len(each), keys.iteration, np.int32),
                 "split": [query.split for query in each],
                 "query_id": [query.query_id for query in each],
-                "sample_index": np.tile(index_N, real),
-                "temperature": np.tile(temperature_N, real),
-                "top_k": np.tile(top_k_N, real),
+                "sample_index": np.tile(index_N, len(queries)),
+                "temperature": np.tile(temperature_N, len(queries)),
+                "top_k": np.tile(top_k_N, len(queries)),
                 "prompt": [query.prompt for query in each],
                 "response": [
                     cut(self.tokenizer.decode([*prefix, *row[:length].tolist()]), stops)

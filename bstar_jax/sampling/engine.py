@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -82,12 +83,19 @@ class Order:
         """A list of the queries as [D, Q, ...]; fillers take the last."""
         return np.asarray(table)[self.index_DQ]
 
-    def scatter(self, table_DQ: np.ndarray, count: int) -> np.ndarray:
-        """The inverse for the first `count` queries: [D, Q, ...] -> [count, ...]."""
-        result = np.empty((count, *table_DQ.shape[2:]), table_DQ.dtype)
+    def of(self, shards: Sequence[int]) -> Order:
+        """The part of some shards."""
+        return Order(self.index_DQ[list(shards)])
+
+    @property
+    def queries(self) -> np.ndarray:
+        """The queries that stand here, in the order of the list."""
+        return np.sort(self.index_DQ[self.index_DQ >= 0])
+
+    def scatter(self, table_DQ: np.ndarray) -> np.ndarray:
+        """The inverse of `gather`: [D, Q, ...] -> [len(queries), ...], a row a query."""
         real = self.index_DQ >= 0
-        result[self.index_DQ[real]] = table_DQ[real]
-        return result
+        return table_DQ[real][np.argsort(self.index_DQ[real])]
 
 
 def deal(lengths: list[int], size: int, shards: int) -> Order:
@@ -99,16 +107,21 @@ def deal(lengths: list[int], size: int, shards: int) -> Order:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A unit ready to go to the device.
+    """A unit, or a process's part of one, ready to go to the device.
 
     Attributes:
-      order: Where its queries stand.
+      order: Where its queries stand; of shards of other processes nothing.
       tokens_DQP: Prompt tokens, padded.
+      longest_Q: Tokens of the longest prompt in each place, over all shards of the unit.
+      shards: All shards of the unit; with `longest_Q` they make the programs of a part those of
+        the whole.
       work: The rest; `prompts` is still to be computed.
     """
 
     order: Order
     tokens_DQP: np.ndarray
+    longest_Q: np.ndarray
+    shards: int
     work: Work
 
 
@@ -141,8 +154,8 @@ class Flight:
         self._counted = 0
         with self._on_mesh():
             work = _computed(config, params, prepared, mesh)
-            shards, queries, samples = work.keys_DQN2.shape[:3]
-            self.layout = layout(queries, samples, max(slots // shards, 1))
+            queries, samples = work.keys_DQN2.shape[1:3]
+            self.layout = layout(queries, samples, max(slots // prepared.shards, 1))
             self._state = decode.start(
                 config,
                 work,
@@ -151,7 +164,7 @@ class Flight:
                 max_tokens=max_tokens,
             )
             self._go = lambda state: decode.decode(
-                config, params, work, state, jnp.int32(STEPS_A_CALL), end_id=end_id
+                config, params, work, state, np.int32(STEPS_A_CALL), end_id=end_id
             )
             self._state, self._status = self._go(self._state)
 
@@ -190,31 +203,37 @@ class Flight:
 
 def _computed(config, params, prepared: Prepared, mesh: Mesh | None) -> Work:
     """The work with its prompts computed, bucket by bucket."""
-    tokens_DQP, work = prepared.tokens_DQP, prepared.work
+    tokens_DQP, work, longest_Q = prepared.tokens_DQP, prepared.work, prepared.longest_Q
     shards, queries, length = tokens_DQP.shape
-    rows = min(max(TOKENS_A_TURN // (length * shards), 1), queries)
-    lengths_DQ = work.lengths_DQ
+    rows = min(max(TOKENS_A_TURN // (length * prepared.shards), 1), queries)
     prompts = caches.empty_prompts(config, shards, queries, length)
     for first in range(0, queries, rows):
         first = min(first, queries - rows)
         place = slice(first, first + rows)
-        width = bucket(int(lengths_DQ[:, place].max()), length)
+        width = bucket(int(longest_Q[place].max()), length)
         prompts = prefill(
             config,
             params,
             prompts,
             _rows_on(mesh, tokens_DQP[:, place, :width]),
-            _rows_on(mesh, lengths_DQ[:, place]),
-            jnp.int32(first),
+            _rows_on(mesh, work.lengths_DQ[:, place]),
+            np.int32(first),
         )
     by_shard = ["real_D", "lengths_DQ", "last_DQ", "keys_DQN2", "limit_DQN"]
     by_shard += ["stop_DQ"] if work.stop_DQ is not None else []
+    alike = ("temperature_N", "top_k_N", "top_p", "min_p", "stop_AV")
+    alike = [name for name in alike if getattr(work, name) is not None]
     return dataclasses.replace(
         work,
         prompts=prompts,
         **{name: _rows_on(mesh, getattr(work, name)) for name in by_shard},
+        **{name: _copies_on(mesh, getattr(work, name)) for name in alike},
     )
 
 
 def _rows_on(mesh: Mesh | None, array):
     return sharding.put_rows(mesh, array) if mesh else jnp.asarray(array)
+
+
+def _copies_on(mesh: Mesh | None, array):
+    return sharding.put_copies(mesh, array) if mesh else jnp.asarray(array)

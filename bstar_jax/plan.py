@@ -1,0 +1,64 @@
+"""Says whether a run fits: `python -m bstar_jax.plan --config=FILE --topology=v5e:8x8`.
+
+    python -m bstar_jax.plan --config=configs/math_mistral7b.py --topology=v5e:8x8 --json=plan.json
+    python -m bstar_jax.plan --config=configs/gsm8k.py --topology=h100:8 --config.mesh.fsdp=8
+
+Compiles every program of the run for devices that need not be there, and counts what a device
+holds while each runs. TPUs need libtpu (`pip install -e .[tpu]`), and no TPU; GPUs are arithmetic.
+Neither the checkpoint's weights nor the task's files are read.
+
+Exit codes: 0 it fits, 3 it does not, 2 bad input, 1 any other failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from bstar_jax.console import Console, silence_libraries
+from bstar_jax.flags import DOES_NOT_FIT, parse, run_door
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs, whatever devices there are
+os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+silence_libraries()
+
+from bstar_jax import planning  # noqa: E402  (reads the environment at import)
+from bstar_jax.config import UserError  # noqa: E402
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the door."""
+    line = parse(argv, _define)
+    if line.arguments:
+        raise UserError(f"plan takes flags only, not {line.arguments[0]!r}; see --helpfull")
+    for name, example in (("config", "configs/arithmetic.py"), ("topology", "v5e:8x8")):
+        if not (line.config_file if name == "config" else line.flags.topology):
+            raise UserError(f"--{name} is missing; try --{name}={example}")
+    console = Console(quiet=line.flags.quiet)
+    topology = planning.find(line.flags.topology)
+    made = planning.plan(line.config, topology, is_searching=line.flags.search, say=console.note)
+    planning.show(made)
+    if line.flags.json:
+        text = json.dumps(planning.to_json(made), indent=1, allow_nan=False)
+        Path(line.flags.json).write_text(text + "\n")
+    if not made.fits:
+        sys.stdout.flush()
+        sys.exit(DOES_NOT_FIT)
+
+
+def _define(values: flags.FlagValues) -> None:
+    text = "The devices, such as v5e:8x8, v5p:2x2x4, h100:8, h200:2x8 or gpu-80gb:8."
+    flags.DEFINE_string("topology", "", text, flag_values=values)
+    flags.DEFINE_string("json", "", "Also write the plan to this file.", flag_values=values)
+    text = "Also find the largest settings, and compile what would fit."
+    flags.DEFINE_boolean("search", True, text, flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
+
+
+if __name__ == "__main__":
+    run_door(main)

@@ -1,0 +1,258 @@
+"""A compiled program as text, read into instructions, and how often each of them runs.
+
+The compiler's own count of work takes the body of a loop once. Here a loop counts as often as it
+turns, which is known where it counts from a constant to a constant; a loop of unknown length, as
+that of decoding, counts once, so that its figures are those of one turn. Of the branches of a
+condition the first is taken: in this project it is the usual one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+
+_BITS = {"pred": 8, "token": 0, "opaque": 0, "tuple": 0}
+_ARRAY = re.compile(r"([a-z]+[0-9a-z]*)\[([0-9,<=]*)\](?:\{([^{}]*)\})?")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations)=(\{[^}]*\}|%[^\s,]+)")
+_HEAD = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """One array of a shape.
+
+    Attributes:
+      dtype: As HLO calls it, such as bf16.
+      dims: Its dimensions.
+      is_main: Whether it lies in the device's main memory, not on the processor.
+    """
+
+    dtype: str
+    dims: tuple[int, ...]
+    is_main: bool
+
+    @property
+    def bytes(self) -> int:
+        """Without the padding of tiles."""
+        bits = _BITS.get(self.dtype)
+        if bits is None:
+            digits = re.search(r"\d+", self.dtype)
+            bits = int(digits.group()) if digits else 8
+        return math.prod(self.dims) * bits // 8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Instruction:
+    """One line of a computation.
+
+    Attributes:
+      name: Its name, without %.
+      shape: What it gives, as text.
+      opcode: What it does.
+      operands: Names of what it reads.
+      attributes: What stands behind the operands.
+      is_root: Whether it is what the computation gives.
+    """
+
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    attributes: str
+    is_root: bool
+
+    @functools.cached_property
+    def arrays(self) -> list[Array]:
+        """What it gives, tuples flat."""
+        return arrays(self.shape)
+
+    @functools.cached_property
+    def called(self) -> list[str]:
+        """Names of the computations that it calls, a condition's branches in their order."""
+        names = re.sub(r"metadata=\{[^}]*\}", "", self.attributes)
+        found = [name for group in _CALLED.findall(names) for name in re.split(r"[{},\s]+", group)]
+        return [name.removeprefix("%") for name in found if name]
+
+    def attribute(self, name: str) -> str:
+        """The value of `name=value`, a group in braces whole; "" where there is none."""
+        found = re.search(
+            rf"\b{name}=(\{{\{{.*?\}}\}}|\{{[^}}]*\}}|\([^)]*\)|[^\s,]+)", self.attributes
+        )
+        return found.group(1) if found else ""
+
+
+Computation = dict[str, Instruction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """A program.
+
+    Attributes:
+      computations: By name, each its instructions by name, in their order.
+      entry: Name of the one that starts.
+    """
+
+    computations: dict[str, Computation]
+    entry: str
+
+
+def arrays(shape: str) -> list[Array]:
+    """The arrays of a shape.
+
+    Example: "(f32[2,3]{1,0}, bf16[4]{0:S(1)})" -> f32 [2, 3] in main memory, bf16 [4] not.
+    """
+    found = []
+    for dtype, dims, layout in _ARRAY.findall(shape):
+        sizes = tuple(int(size.strip("<=")) for size in dims.split(",") if size)
+        found.append(Array(dtype, sizes, "S(" not in layout))
+    return found
+
+
+def parse(text: str) -> Module:
+    """Reads the text of a compiled program.
+
+    Raises:
+      ValueError: If it has no entry.
+    """
+    computations: dict[str, Computation] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        head = _HEAD.match(line) if not line.startswith(" ") else None
+        if head and "=" not in line.partition("(")[0]:
+            current = computations.setdefault(head.group(2), {})
+            entry = head.group(2) if head.group(1) else entry
+        elif current is not None and " = " in line:
+            instruction = _instruction(line.strip())
+            current[instruction.name] = instruction
+    if not entry:
+        raise ValueError("the text of the program has no ENTRY computation")
+    return Module(computations, entry)
+
+
+def _instruction(line: str) -> Instruction:
+    left, _, right = line.partition(" = ")
+    is_root = left.startswith("ROOT ")
+    end = _closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
+    shape, rest = right[:end], right[end:].lstrip()
+    opening = rest.index("(")
+    closing = _closing(rest, opening)
+    operands = re.findall(r"%([^\s,()]+)", rest[opening:closing])
+    if rest[:opening] in ("parameter", "constant"):
+        operands = [rest[opening + 1 : closing]]
+    return Instruction(
+        left.removeprefix("ROOT ").removeprefix("%"), shape, rest[:opening], tuple(operands),
+        rest[closing + 1 :], is_root,
+    )  # fmt: skip
+
+
+def _closing(text: str, start: int) -> int:
+    """Where the parenthesis that opens at `start` closes."""
+    depth = 0
+    for place in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[place], 0)
+        if depth == 0:
+            return place
+    raise ValueError(f"a parenthesis stays open in {text[start : start + 80]!r}")
+
+
+def root(computation: Computation) -> Instruction:
+    """What a computation gives."""
+    return next(each for each in computation.values() if each.is_root)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Running:
+    """An instruction where it runs.
+
+    Attributes:
+      instruction: It.
+      computation: Around it.
+      times: How often it runs in a run of the program.
+    """
+
+    instruction: Instruction
+    computation: Computation
+    times: int
+
+
+def running(module: Module, turns: int = 1) -> Iterator[Running]:
+    """Every instruction that runs, fusions whole; what loops do in every turn counts so often.
+
+    Args:
+      module: The program.
+      turns: Of loops of unknown length in its entry; inside others they turn once.
+    """
+    yield from _running(module, module.entry, 1, turns)
+
+
+def _running(module: Module, name: str, times: int, turns: int) -> Iterator[Running]:
+    computation = module.computations[name]
+    for instruction in computation.values():
+        yield Running(instruction, computation, times)
+        if instruction.opcode == "while":
+            body = _named(instruction, "body")
+            count = trip_count(module, computation, instruction) or turns
+            yield from _running(module, body, times * count, 1)
+        elif instruction.opcode == "conditional":
+            yield from _running(module, _branches(instruction)[0], times, turns)
+        elif instruction.opcode in ("call", "async-start"):
+            for called in instruction.called:
+                yield from _running(module, called, times, turns)
+
+
+def _branches(instruction: Instruction) -> list[str]:
+    listed = instruction.attribute("branch_computations")
+    if listed:
+        return [name.strip(" %") for name in listed.strip("{}").split(",")]
+    # A condition by a boolean: the false branch is that of number 0.
+    return [_named(instruction, "false_computation"), _named(instruction, "true_computation")]
+
+
+def _named(instruction: Instruction, attribute: str) -> str:
+    return instruction.attribute(attribute).removeprefix("%")
+
+
+def trip_count(module: Module, computation: Computation, loop: Instruction) -> int:
+    """Turns of a loop: as the compiler states them, or by its counter; 0 where neither is known."""
+    stated = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes)
+    if stated:
+        return int(stated.group(1))
+    condition = module.computations[_named(loop, "condition")]
+    test = root(condition)
+    if test.opcode != "compare" or test.attribute("direction") != "LT":
+        return 0
+    counter, limit = (condition.get(name) for name in test.operands)
+    if counter is None or counter.opcode != "get-tuple-element" or limit.opcode != "constant":
+        return 0
+    place = int(counter.attribute("index"))
+    begin = _start(computation, loop, place)
+    step = _step(module.computations[_named(loop, "body")], place)
+    return max(math.ceil((int(limit.operands[0]) - begin) / step), 1)
+
+
+def _start(computation: Computation, loop: Instruction, place: int) -> int:
+    """What a loop's counter starts from: a constant, 0 where it is not seen to be one."""
+    made = computation.get(loop.operands[0])
+    first = computation.get(made.operands[place]) if made and made.opcode == "tuple" else None
+    while first is not None and first.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
+        first = computation.get(first.operands[0])
+    if first is None or first.opcode != "constant" or not first.operands[0].lstrip("-").isdecimal():
+        return 0
+    return int(first.operands[0])
+
+
+def _step(body: Computation, place: int) -> int:
+    """What a loop adds to its counter in a turn, 1 where it is not seen."""
+    given = root(body)
+    added = body.get(given.operands[place]) if given.opcode == "tuple" else None
+    if added is None or added.opcode != "add":
+        return 1
+    for name in added.operands:
+        by = body.get(name)
+        if by is not None and by.opcode == "constant":
+            return max(int(by.operands[0]), 1)
+    return 1

@@ -1,0 +1,103 @@
+"""The model of a config, without its weights: its checkpoint's config.json, or what is known of it.
+
+The models that files in configs/ name are published with a config.json. Its facts are repeated
+here, so that a run can be planned where no checkpoint was fetched; a directory goes before them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import tempfile
+
+from bstar_jax import hub, tasks, tokenizer
+from bstar_jax.config import Config, ModelConfig, UserError
+
+_COMMON = {"hidden_act": "silu", "attention_dropout": 0.0, "num_key_value_heads": 8}
+
+# By the beginning of a hub name: the fields of config.json that make the shape.
+PUBLISHED = {
+    "mistralai/Mistral-7B": _COMMON | {
+        "model_type": "mistral", "vocab_size": 32000, "hidden_size": 4096,
+        "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "sliding_window": 4096,
+    },
+    "meta-llama/Meta-Llama-3-8B": _COMMON | {
+        "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096,
+        "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+    },
+    "Qwen/Qwen2.5-1.5B": _COMMON | {
+        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536,
+        "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+        "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
+        "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The model that a config trains, by its sizes.
+
+    Attributes:
+      model: With its vocabulary size; `checkpoint` is "".
+      source: Where the sizes are from, for people.
+    """
+
+    model: ModelConfig
+    source: str
+
+
+def resolve(config: Config) -> Shape:
+    """The shape of a config's model; neither weights nor task files are read.
+
+    Raises:
+      UserError: If a checkpoint is named that is neither a directory nor known.
+    """
+    settings = config.model
+    if not settings.checkpoint:
+        return _random(config)
+    directory = pathlib.Path(settings.checkpoint).expanduser()
+    if directory.is_dir():
+        model, source = hub.architecture(settings, directory), f"{directory / 'config.json'}"
+    else:
+        name = next((name for name in PUBLISHED if settings.checkpoint.startswith(name)), None)
+        if name is None:
+            raise UserError(
+                f"model.checkpoint is {settings.checkpoint!r}, which is no directory, and its "
+                f"shape is not known; known are {', '.join(PUBLISHED)}: give a directory that has "
+                "its config.json, --config.model.checkpoint=DIR; weights are not needed"
+            )
+        model, source = _known(settings, name), f"the published config.json of {name}"
+    return Shape(dataclasses.replace(model, checkpoint=""), source)
+
+
+def _known(settings: ModelConfig, name: str) -> ModelConfig:
+    with tempfile.TemporaryDirectory() as room:
+        pathlib.Path(room, "config.json").write_text(json.dumps(PUBLISHED[name]))
+        return hub.architecture(settings, room)
+
+
+def _random(config: Config) -> Shape:
+    """A model that starts from noise; its vocabulary is that of the tokenizer it would have."""
+    model = config.model
+    if model.vocab_size:
+        return Shape(model, "the config")
+    if config.tokenizer.path:
+        size = tokenizer.load(config.tokenizer.path).vocab_size
+        return Shape(
+            dataclasses.replace(model, vocab_size=size), f"the config, {config.tokenizer.path}"
+        )
+    if config.task.name == "arithmetic":
+        task = tasks.load(
+            name="arithmetic", path="", seed=config.seed, train_queries=1,
+            sft_examples=1, calibration_queries=1, heldout_queries=1,
+        )  # fmt: skip
+        size = tokenizer.word_tokenizer(task.words).vocab_size
+        return Shape(dataclasses.replace(model, vocab_size=size), "the config, the task's words")
+    size = config.tokenizer.vocab_size
+    return Shape(
+        dataclasses.replace(model, vocab_size=size), "the config, tokenizer.vocab_size words"
+    )

@@ -1,0 +1,111 @@
+"""Which processes make up this run: from flags, or from what SLURM, Cloud TPU or GKE set.
+
+flags       --coordinator=HOST:PORT --processes=N --process=I
+SLURM       a step of several tasks: `srun` gives each its number
+Cloud TPU   the workers of a slice, or of several, find each other by their metadata; on GKE
+            by the variables that it sets
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from bstar_jax.config import UserError
+
+KINDS = ("auto", "none", "slurm", "tpu")
+
+# SLURM knows no free port: all tasks of a job take the same one of the upper 4096.
+_FIRST_PORT, _PORTS = 61440, 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """What `jax.distributed.initialize` is told.
+
+    Attributes:
+      coordinator: HOST:PORT of process 0; "" where JAX finds all of this by itself.
+      count: Processes; 0 likewise.
+      index: Which of them this is, from 0.
+    """
+
+    coordinator: str = ""
+    count: int = 0
+    index: int = 0
+
+
+def find(
+    kind: str, coordinator: str, count: int | None, index: int | None, environ: Mapping[str, str]
+) -> Cluster | None:
+    """The processes that this one belongs to; None where it is alone.
+
+    Args:
+      kind: One of `KINDS`.
+      coordinator: HOST:PORT as given, or "".
+      count: Processes as given, or None.
+      index: Number of this one as given, or None.
+      environ: Environment variables.
+
+    Raises:
+      UserError: If the flags contradict each other, or the environment lacks what they ask for.
+    """
+    given = {"--coordinator": coordinator or None, "--processes": count, "--process": index}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) < len(given):
+        if missing or kind != "auto":
+            raise UserError(
+                f"{' and '.join(missing) or f'--distributed={kind}'} beside the other flags: give "
+                "--coordinator=HOST:PORT, --processes=N and --process=I, all three and nothing "
+                "else, or none of them"
+            )
+        return _checked(Cluster(coordinator, count, index))
+    tasks = environ.get("SLURM_STEP_NUM_TASKS", "")
+    if kind == "slurm" or (kind == "auto" and tasks.isdecimal() and int(tasks) > 1):
+        return _slurm(environ)
+    hosts = environ.get("TPU_WORKER_HOSTNAMES", "")
+    has_slices = "MEGASCALE_COORDINATOR_ADDRESS" in environ
+    if kind == "tpu" or (kind == "auto" and ("," in hosts or has_slices)):
+        return Cluster()
+    return None
+
+
+def _slurm(environ: Mapping[str, str]) -> Cluster | None:
+    names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
+    missing = [name for name in names if not environ.get(name)]
+    if missing:
+        raise UserError(
+            f"--distributed=slurm, but {', '.join(missing)} is not set; start the command with "
+            "srun, which sets it, or use --coordinator, --processes and --process"
+        )
+    job, nodes, count, index = (environ[name] for name in names)
+    port = _FIRST_PORT + int(job) % _PORTS
+    cluster = _checked(Cluster(f"{first_node(nodes)}:{port}", int(count), int(index)))
+    return cluster if cluster.count > 1 else None
+
+
+def first_node(nodes: str) -> str:
+    """The first of a list of nodes as SLURM writes it.
+
+    Example: "gpu[007-010,12],login1" -> "gpu007".
+    """
+    end = min((nodes.find(mark) for mark in ",[" if mark in nodes), default=len(nodes))
+    if nodes[end : end + 1] != "[":
+        return nodes[:end]
+    inside, _, after = nodes[end + 1 :].partition("]")
+    number = inside.replace(",", "-").partition("-")[0]
+    return nodes[:end] + number + after.partition(",")[0]
+
+
+def _checked(cluster: Cluster) -> Cluster:
+    host, _, port = cluster.coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(
+            f"--coordinator is {cluster.coordinator!r}; it takes the address of process 0, such "
+            "as 10.0.0.5:8476"
+        )
+    if not 0 <= cluster.index < cluster.count:
+        raise UserError(
+            f"--process is {cluster.index} of --processes={cluster.count}; processes count from 0 "
+            f"to {max(cluster.count - 1, 0)}"
+        )
+    return cluster

@@ -1,0 +1,385 @@
+"""The plan of a run: sizes by arithmetic against the run's own, meshes, remedies, and the door."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bstar_jax import planning, sampling
+from bstar_jax.config import (
+    Config,
+    GenerateConfig,
+    ImproveConfig,
+    MeshConfig,
+    ModelConfig,
+    PrmConfig,
+    SftConfig,
+    TrainingConfig,
+    UserError,
+)
+from bstar_jax.flags import load
+from bstar_jax.planning import (
+    arithmetic,
+    chips,
+    compiling,
+    exchanges,
+    loads,
+    moments,
+    placing,
+    published,
+    search,
+    work,
+)
+from bstar_jax.planning.programs import bytes_on_device
+from bstar_jax.records import Query
+from bstar_jax.sampling import Draw
+from bstar_jax.tokenizer import word_tokenizer
+from bstar_jax.training.batches import Batch
+from bstar_jax.training.packing import arrange
+
+ROOT = pathlib.Path(__file__).parent.parent
+MODEL = ModelConfig(
+    vocab_size=512, width=64, layers=4, heads=8, kv_heads=4, feed_forward=128, tied=False
+)
+CONFIG = Config(
+    model=MODEL,
+    mesh=MeshConfig(data=1, fsdp=4, tensor=2),
+    sft=SftConfig(batch=32),
+    improve=ImproveConfig(batch=32),
+    prm=PrmConfig(enabled=True, batch=32, score_batch=32),
+    generate=GenerateConfig(batch=256, slots=64, max_prompt_tokens=32, max_tokens=33),
+)
+SHAPE = published.Shape(MODEL, "this test")
+GPUS = chips.find("h100:8")
+
+
+def placed(config=CONFIG, topology=GPUS):
+    return placing.place(config, SHAPE, topology)
+
+
+# Names of devices.
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("v5e", "a topology is a kind of device and a shape, such as v5e:8x8"),
+        ("v5e:8x", "a topology is a kind of device and a shape"),
+        ("v9:2x2", "there is no device 'v9'; the nearest is 'v.*; there are v4, v5e"),
+        ("v5p:4x4", "v5p is a torus of 3 dimensions, and this has 2; write such as v5p:2x2x4"),
+        ("h100:2x2x2", "GPUs are a number, or hosts x GPUs a host, such as h100:8 or h100:2x8"),
+        ("h100:0", "a topology is a kind"),
+    ],
+)
+def test_a_topology_that_is_none_says_what_is_one(name, message):
+    with pytest.raises(UserError, match=message):
+        chips.find(name)
+
+
+def test_gpus_are_named_by_kind_or_by_their_memory():
+    assert chips.find("h200:2x8").count == 16 and chips.find("h200:2x8").a_host == 8
+    assert chips.find("gpu-80gb:8").chip.memory == pytest.approx(0.75 * 80e9)
+    assert not chips.find("h100:8").is_tpu
+
+
+# Sizes against those of the run itself.
+
+
+@pytest.mark.parametrize("row_tokens", [0, 65, 130])
+@pytest.mark.parametrize("micro_rows", [0, 8])
+def test_the_batch_of_a_step_is_that_of_texts_as_long_as_allowed(row_tokens, micro_rows):
+    training = TrainingConfig(row_tokens=row_tokens, micro_rows=micro_rows)
+    config = dataclasses.replace(CONFIG, training=training)
+    longest = 32 + 33 - 1
+    whole = np.ones((32, longest), np.int32)
+    made = arrange(Batch(whole, whole, whole.astype(np.float32), whole), training, 4)
+    # Rows of two texts are half as many; the plan counts rows that one text fills.
+    rows = 32 if row_tokens < 2 * longest else 16
+    size = loads.step(config, "improve", 4)
+    assert made.tokens_BL.shape == (rows, size.length) and size.rows == 32
+    assert size.packed == (made.positions_BL is not None)
+    assert size.micro_rows == (micro_rows or 32)
+
+
+@pytest.mark.parametrize(("samples", "slots"), [(8, 64), (64, 64), (16, 4096), (1, 4)])
+def test_a_unit_is_that_of_the_sampler(samples, slots):
+    words = word_tokenizer(["a"])
+    settings = GenerateConfig(batch=256, slots=slots, max_prompt_tokens=64, max_tokens=33)
+    config = dataclasses.replace(CONFIG, generate=settings)
+    sampler = sampling.Sampler(MODEL, words, settings)
+    queries = [Query("train", str(place), "a", "") for place in range(100)]
+    draws = [Draw(1.0, 0, samples)]
+    real = sampler.plan(queries, draws)[0]
+    unit = loads.unit(config, 1, "generate", 100, samples)
+    assert unit.queries == real.size
+    assert unit.prompt == 64 and unit.columns == 32
+    assert unit.slots <= max(slots, samples * unit.queries if slots >= samples else slots)
+
+
+def test_a_cache_grows_by_doubling_and_ends_at_the_longest_response():
+    grown = lambda most: loads.unit(  # noqa: E731
+        dataclasses.replace(
+            CONFIG,
+            generate=dataclasses.replace(CONFIG.generate, max_tokens=most + 1),
+        ),
+        1, "generate", 8, 8,
+    )  # fmt: skip
+    assert grown(768).tokens_before == grown(768).slots * 512
+    assert grown(512).tokens_before == grown(512).slots * 256
+    assert grown(200).tokens_before == 0
+
+
+def test_phases_of_a_process_model_have_long_prompts_and_units_of_their_own():
+    units = {unit.phase: unit for unit in loads.units(CONFIG, 4)}
+    assert set(units) == {"generate", "calibrate", "monitor", "prm", "prm-continued"}
+    assert units["prm-continued"].prompt == 32 + 32 and units["generate"].prompt == 32
+    assert units["monitor"].samples == CONFIG.monitor.responses + 1
+
+
+# Memory.
+
+
+def test_a_trained_parameter_takes_twelve_bytes_over_all_devices_but_data():
+    programs = placed()
+    state = programs.state()
+    count = sum(leaf.size for leaf in placing.place(CONFIG, SHAPE, GPUS).state().params.values()
+                if hasattr(leaf, "size"))  # fmt: skip
+    assert count < MODEL.vocab_size * MODEL.width * 3
+    params = bytes_on_device(state.params)
+    assert bytes_on_device(state.optimizer) == pytest.approx(2 * params, rel=0.01)
+    whole = bytes_on_device(placed(arithmetic.with_changes(
+        CONFIG, {"mesh.data": 8, "mesh.fsdp": 1, "mesh.tensor": 1})).state().params)  # fmt: skip
+    assert params == pytest.approx(whole / 8, rel=0.02)
+
+
+def test_moments_name_what_lies_beside_each_program():
+    found = {each.name: each for each in moments.moments(placed())}
+    assert {"step", "prm_step", "gather", "prefill", "decode", "score", "balance"} <= set(found)
+    # While training neither sampling weights nor the process model are there.
+    for name in ("step", "prm_step"):
+        parts = moments.estimated(found[name])
+        assert "rollout_weights" not in parts and "process_model" not in parts
+    # While sampling the training state stays, and the process model beside the weights.
+    decode = found["decode"]
+    assert decode.beside["optimizer"] == found["step"].arguments["optimizer"]
+    assert decode.beside["process_model"] > 0 and decode.arguments["cache"] > 0
+    assert found["score"].beside["cache"] == decode.arguments["cache"]
+    assert found["step"].phases == "sft, improve"
+
+
+def test_without_a_process_model_nothing_of_it_is_planned():
+    config = dataclasses.replace(CONFIG, prm=PrmConfig())
+    found = {each.name for each in moments.moments(placed(config))}
+    assert not {name for name in found if "prm" in name or name == "score"}
+
+
+def test_weights_of_fewer_bytes_take_fewer():
+    sizes = [
+        bytes_on_device(
+            placed(arithmetic.with_changes(CONFIG, {"generate.weights": kind})).weights()
+        )
+        for kind in ("same", "bfloat16", "int8")
+    ]
+    assert sizes[0] > 1.9 * sizes[1] > 2.4 * sizes[2]
+
+
+# Work and time.
+
+
+def test_the_longest_of_three_times_bounds_a_program():
+    chip = chips.CHIPS["v5e"]
+    none = work.Work(chip.flops, 0.0, ())
+    assert compiling.time_of(none, chip).bound == "compute"
+    assert compiling.time_of(none, chip).seconds == pytest.approx(1.0)
+    moved = work.Work(chip.flops, 2 * chip.hbm, ())
+    assert compiling.time_of(moved, chip).bound == "memory"
+    sent = exchanges.Exchange("all-reduce", ("fsdp",), 1, 3 * chip.link, 0)
+    time = compiling.time_of(work.Work(chip.flops, 2 * chip.hbm, (sent,)), chip)
+    assert time.bound == "exchange" and time.seconds == pytest.approx(3.0)
+
+
+def test_an_axis_over_hosts_of_gpus_is_slower():
+    topology = chips.find("h100:2x8")
+    config = arithmetic.with_changes(CONFIG, {"mesh.fsdp": 8, "mesh.tensor": 2})
+    mesh = placing.place(config, SHAPE, topology).mesh
+    assert placing.across_hosts(mesh, topology) == {"fsdp"}
+    sent = exchanges.Exchange("all-gather", ("fsdp",), 1, 1e9, 0)
+    done = work.Work(0.0, 0.0, (sent,))
+    near, far = (compiling.time_of(done, topology.chip, axes) for axes in ((), {"fsdp"}))
+    assert far.exchange == pytest.approx(9 * near.exchange)
+
+
+def test_a_step_by_arithmetic_does_the_products_of_its_weights():
+    done = arithmetic.step(placed(dataclasses.replace(CONFIG, prm=PrmConfig())), "improve")
+    weights = arithmetic.sizes(placed())
+    tokens = 32 * 64 / 4
+    again = weights.layers - weights.down
+    least = 2 * tokens * (3 * weights.layers + again + 3 * weights.head) / 2
+    assert least < done.flops < 1.5 * least
+    assert {axis for each in done.exchanges for axis in each.axes} == {"fsdp", "tensor"}
+
+
+# What fits.
+
+
+def test_meshes_multiply_to_the_devices_and_share_model_and_rows():
+    found = [tuple(getattr(one.mesh, axis) for axis in ("data", "fsdp", "tensor"))
+             for one in placing.meshes(CONFIG, SHAPE, GPUS)]  # fmt: skip
+    assert (1, 4, 2) in found and (8, 1, 1) in found and len(set(found)) == len(found)
+    assert all(math.prod(mesh) == 8 for mesh in found)
+    assert all(MODEL.kv_heads % mesh[2] == 0 for mesh in found)
+
+
+def test_meshes_that_fit_come_first_and_the_faster_of_them_before():
+    ranked = search.ranked(CONFIG, SHAPE, GPUS)
+    fits = [one.fits for one in ranked]
+    assert fits == sorted(fits, reverse=True)
+    rates = [one.train_rate * one.decode_rate for one in ranked if one.fits]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_what_does_not_fit_is_made_smaller_until_it_does():
+    tight = dataclasses.replace(
+        GPUS, chip=dataclasses.replace(GPUS.chip, memory=0.4 * search.candidate(
+            CONFIG, SHAPE, GPUS, {}).held)
+    )  # fmt: skip
+    assert not search.candidate(CONFIG, SHAPE, tight, {}).fits
+    found = search.remedies(CONFIG, SHAPE, tight, search.ranked(CONFIG, SHAPE, tight))
+    assert found
+    for one in found:
+        assert one.fits and one.held <= tight.chip.memory and one.changes
+        again = search.candidate(arithmetic.with_changes(CONFIG, one.changes), SHAPE, tight, {})
+        assert again.held == one.held
+
+
+def test_the_largest_slots_fit_and_the_next_do_not():
+    place = lambda slots: placed(  # noqa: E731
+        arithmetic.with_changes(CONFIG, {"generate.slots": slots, "generate.batch": 8192})
+    )
+    held = lambda slots: max(  # noqa: E731
+        moments.total(moments.estimated(each))
+        for each in moments.moments(place(slots))
+        if each.name.startswith("decode")
+    )
+    limit = held(256) / search.MARGIN
+    found = search.largest(
+        place, "generate.slots", 64, [64, 128, 256, 512], ("decode",), limit, None
+    )
+    assert found.value == 256 and found.method == "arithmetic"
+
+
+def test_the_arithmetic_of_the_largest_is_corrected_by_two_compiled_programs():
+    asked = []
+
+    def compiled(moment):
+        asked.append(moment)
+        parts = moments.joined(
+            moment.arguments, moment.beside, {"temporaries": 3 * moment.temporaries}
+        )
+        return compiling.Measured(
+            moment.name, "", "compiled", 1.0, parts, 0, 1e12, None, moment.tokens
+        )
+
+    place = lambda slots: placed(  # noqa: E731
+        arithmetic.with_changes(CONFIG, {"generate.slots": slots, "generate.batch": 8192})
+    )
+    found = search.largest(
+        place, "generate.slots", 128, [64, 128, 256], ("decode",), 1e12, compiled
+    )
+    assert found.value == 256 and found.method == "compiled" and len(asked) == 3
+
+
+# The model.
+
+
+def test_a_directory_with_config_json_alone_gives_the_shape(tmp_path):
+    facts = published.PUBLISHED["Qwen/Qwen2.5-1.5B"] | {"num_hidden_layers": 2}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    config = dataclasses.replace(CONFIG, model=ModelConfig(checkpoint=str(tmp_path)))
+    shape = published.resolve(config)
+    assert shape.model.layers == 2 and shape.model.vocab_size == 151936
+    assert "config.json" in shape.source
+
+
+def test_models_of_the_configs_are_known_and_others_ask_for_their_directory():
+    for name in ("math_mistral7b", "apps_llama3_8b", "arc_mistral7b", "math_qwen2p5_1p5b"):
+        shape = published.resolve(load(str(ROOT / "configs" / f"{name}.py")))
+        assert shape.model.vocab_size > 30000 and "published" in shape.source
+    other = dataclasses.replace(CONFIG, model=ModelConfig(checkpoint="some/model"))
+    with pytest.raises(UserError, match="shape is not known; known are mistralai/Mistral-7B"):
+        published.resolve(other)
+
+
+def test_a_random_model_has_the_words_of_its_task():
+    config = load(str(ROOT / "configs" / "arithmetic.py"))
+    assert 20 < published.resolve(config).model.vocab_size < 200
+    assert published.resolve(load(str(ROOT / "configs/gsm8k.py"))).model.vocab_size == 2048
+
+
+# The door.
+
+
+def run(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "bstar_jax.plan", *flags],
+        cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_the_door_says_that_it_fits(tmp_path):
+    done = run(
+        "--config=configs/arithmetic.py", "--topology=h100:2", f"--json={tmp_path / 'plan.json'}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "FITS" in done.stdout and "arithmetic" in done.stdout
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["fits"] and found["mesh"] == {"data": 2, "fsdp": 1, "tensor": 1}
+    names = [program["name"] for program in found["programs"]]
+    assert names[:2] == ["step", "gather"] and "decode" in names
+    for program in found["programs"]:
+        assert program["held_bytes"] == sum(program["bytes"].values()) <= found["limit_bytes"]
+        assert program["method"] == "arithmetic"
+    assert {each["setting"] for each in found["largest"]} == {
+        "training.micro_rows", "generate.slots"
+    }  # fmt: skip
+
+
+def test_the_door_says_what_would_fit_and_exits_with_3(tmp_path):
+    file = tmp_path / "plan.json"
+    done = run(
+        "--config=configs/math_qwen2p5_1p5b.py", "--topology=gpu-30gb:8", f"--json={file}",
+        "--config.mesh.data=8",
+    )  # fmt: skip
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "DOES NOT FIT" in done.stdout and "would fit: --config.mesh." in done.stdout
+    found = json.loads(file.read_text())
+    assert not found["fits"] and found["would_fit"][0]["fits"]
+    planning_only = found["would_fit"][0]["changes"]
+    assert any(name.startswith("mesh.") for name in planning_only)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--topology=v5e:2x2"], "--config is missing; try --config=configs/arithmetic.py"),
+        (["--config=configs/arithmetic.py"], "--topology is missing; try --topology=v5e:8x8"),
+        (["--config=configs/arithmetic.py", "--topology=v7:2"], "there is no device 'v7'"),
+        (
+            ["--config=configs/arithmetic.py", "--topology=h100:3", "--config.mesh.fsdp=2"],
+            "sizes must multiply to 3",
+        ),
+    ],
+)
+def test_the_door_refuses_bad_input_with_exit_2(flags, message):
+    done = run(*flags)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+
+
+def test_the_room_shows_its_door():
+    assert {"plan", "find", "show", "to_json"} <= set(planning.__all__)
