@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import pathlib
 
 import stored  # first: it fixes JAX's platform
@@ -89,6 +90,46 @@ def compare_rows(one, mesh, words):
         "largest_float_difference": largest,
     }
     return figures, flips
+
+
+def compare_scores(one, mesh):
+    """The choice of two balance.json, and the largest difference of a cell's score."""
+    ours, theirs = (json.loads(file.read_text()) for file in (one, mesh))
+    pairs = zip(_flat(ours["score"]), _flat(theirs["score"]), strict=True)
+    return {
+        "chosen": [ours["chosen"], theirs["chosen"]],
+        "largest_difference": max(abs(a - b) for a, b in pairs),
+    }
+
+
+def chosen(balance):
+    """The cell that a balance.json chose; None where there is no file, as of a single cell."""
+    return json.loads(balance.read_text())["chosen"] if balance.exists() else None
+
+
+def _flat(nested):
+    return [nested] if not isinstance(nested, list) else [x for part in nested for x in _flat(part)]
+
+
+def show(sampled):
+    """Prints the figures of every phase, `compare_rows` with "score_gaps", as Markdown."""
+    print("\n| sampling | rows | tokens | flips | a token | score gaps | largest difference |")
+    print("|---|---|---|---|---|---|---|")
+    for name, figures in sampled.items():
+        gaps = ", ".join("?" if gap is None else f"{gap:.1e}" for gap in figures["score_gaps"][:10])
+        floats = ", ".join(f"{k} {v:.1e}" for k, v in figures["largest_float_difference"].items())
+        print(
+            f"| {name} | {figures['rows']:,} | {figures['tokens']:,} | {figures['flips']} | "
+            f"{figures['flips_per_token']:.1e} | {gaps or '-'} | {floats} |"
+        )
+        if "scores" in figures:
+            choices = [
+                {axis: chosen[axis] for axis in ("temperature", "top_k", "threshold")}
+                for chosen in figures["scores"]["chosen"]
+            ]
+            difference = figures["scores"]["largest_difference"]
+            print(f"\nchoices {choices}, balance scores within {difference:.1e}\n")
+    print()
 
 
 def _tokens(row, words):

@@ -2,6 +2,8 @@
 
     python benchmarks/mesh.py --workdir=runs/mesh --json=runs/mesh.json
     python benchmarks/mesh.py --workdir=DIR --mesh=8,1,1 --overrides='--config.sft.steps=50'
+    python benchmarks/mesh.py --workdir=DIR --mesh=all \
+        --overrides='--config.model.heads=8 --config.model.kv_heads=8'
 
 The run is made on one device. Then every phase is done again on the mesh (data, fsdp, tensor),
 each from what the one device stored before it, so that differences do not pile up:
@@ -16,7 +18,9 @@ Rows: every row's first token that differs is a flip, at most 1 in 10,000 tokens
 each flip the gap between the scores (logit / T + noise) of the two tokens in a plain forward
 pass says how close it was. Rows without a flip must agree in every discrete column, and within
 1e-4 in float columns. Parameters: ||a - b|| / ||b|| at most 1e-5 for every tensor. With --full
-also training of full length, which has no limit: rounding grows with the steps.
+also training of full length, which has no limit: rounding grows with the steps. --mesh=all goes
+through every (data, fsdp, tensor) of eight devices, ten of them, beside the same one device; the
+overrides must give the model heads and a feed-forward width that eight divides.
 
 Exit code 1 where a limit is passed. Some ten minutes for the default run on two cores.
 """
@@ -24,7 +28,7 @@ Exit code 1 where a limit is passed. Some ten minutes for the default run on two
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import math
 import os
 import pathlib
@@ -40,27 +44,24 @@ MOST_FLIPS = 1e-4  # a token
 MOST_NORM = 1e-5
 MOST_FLOAT = 1e-4
 STEPS = 20
+ONE = (1, 1, 1)
+ALL = [sizes for sizes in itertools.product((8, 4, 2, 1), repeat=3) if math.prod(sizes) == 8]
 PARAMS_0, PARAMS_1, TRAINING = (
     f"checkpoints/{name}" for name in ("params/0", "params/1", "training")
 )
+SAVED_0, SAVED_1 = (f"{params}/commit_success.txt" for params in (PARAMS_0, PARAMS_1))
 MONITOR_0, MONITOR_1 = (f"iterations/{iteration}/monitor.parquet" for iteration in ("0000", "0001"))
 CALIBRATE, BALANCE, GENERATE = (
     f"iterations/0001/{name}" for name in ("calibrate.parquet", "balance.json", "generate.parquet")
 )
-# Of what is sampled on the mesh: name, its file, what it starts from, key phase, iteration of
-# the parameters.
-SAMPLED = (
-    ("monitor 0", MONITOR_0, (), "monitor", 0),
-    ("calibrate", CALIBRATE, (MONITOR_0,), "calibrate", 0),
-    ("generate", GENERATE, (MONITOR_0, CALIBRATE, BALANCE), "generate", 0),
-    (
-        "monitor 1",
-        MONITOR_1,
-        (MONITOR_0, CALIBRATE, BALANCE, GENERATE, PARAMS_1, TRAINING),
-        "monitor",
-        1,
-    ),
-)
+BEFORE_IMPROVE = (MONITOR_0, CALIBRATE, BALANCE, GENERATE)
+# Of what is sampled: its file, key phase, and the iteration of its parameters.
+SAMPLED = {
+    "monitor 0": (MONITOR_0, "monitor", 0),
+    "calibrate": (CALIBRATE, "calibrate", 0),
+    "generate": (GENERATE, "generate", 0),
+    "monitor 1": (MONITOR_1, "monitor", 1),
+}
 
 
 def devices(count):
@@ -77,29 +78,36 @@ class Bench:
         self.workdir = arguments.workdir.absolute()
         self.config = arguments.config
         self.overrides = shlex.split(arguments.overrides)
-        self.sizes = arguments.mesh
         self.cpus = arguments.cpus
+        self.meshes = arguments.meshes
 
-    def run(self, name, *, on_mesh, overrides=(), iterations=1, until=None):
+    def run(self, name, sizes, *, overrides=(), iterations=1, until=None):
         """Runs, or resumes, to the end, or until a file of the run stands."""
-        sizes = self.sizes if on_mesh else (1, 1, 1)
-        axes = zip(("data", "fsdp", "tensor"), sizes, strict=True)
         flags = [*self.overrides, f"--config.loop.iterations={iterations}", *overrides]
-        flags += [f"--config.mesh.{axis}={size}" for axis, size in axes]
+        for axis, size in zip(("data", "fsdp", "tensor"), sizes, strict=True):
+            flags.append(f"--config.mesh.{axis}={size}")
         run, log = self.workdir / name, self.workdir / f"{name}.log"
+        self._share_cache(run, sizes)
         command = launching.pinned(launching.main_command(self.config, run, flags), self.cpus)
         began = time.monotonic()
         process = launching.start(command, log, devices(math.prod(sizes)))
         while process.poll() is None and not (until and (run / until).exists()):
             time.sleep(0.05)
-        is_ours = process.poll() is None
-        if is_ours:
+        if is_ours := process.poll() is None:
             process.kill()
         code = process.wait()
         if code and not (is_ours and code == -signal.SIGKILL):
             raise SystemExit(f"{name} ended with exit code {code}, see {log}")
         print(f"made {name} in {time.monotonic() - began:.0f} s", flush=True)
         return run
+
+    def _share_cache(self, run, sizes):
+        """Runs on the same mesh share what they compile."""
+        cache = self.workdir / "-".join(["cache", *map(str, sizes)])
+        for folder in (cache, run):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not (run / "cache").exists():
+            (run / "cache").symlink_to(cache)
 
     def copy(self, source, name, files):
         """A run directory that holds only these files of another, as far as it has them."""
@@ -129,65 +137,66 @@ def compare_params(one, mesh, name):
     }
 
 
-def compare_training(bench, one, full):
-    """{what: {tensor: relative norm}}, all from the same start."""
+def train(bench, one, sizes):
+    """STEPS steps of sft and of improve, from what the one device started them from: both runs."""
+    label = "x".join(map(str, sizes))
     warm_up = [f"--config.sft.{name}={STEPS}" for name in ("steps", "warmup_steps")]
-    before = (MONITOR_0, CALIBRATE, BALANCE, GENERATE)
-    norms, runs = {}, {}
-    for where, on_mesh in (("one", False), ("mesh", True)):
-        runs["sft", where] = bench.run(
-            f"sft-{where}", on_mesh=on_mesh, overrides=warm_up, iterations=0
-        )
-        bench.copy(one, f"improve-{where}", before)
-        steps = [f"--config.improve.steps={STEPS}"]
-        runs["improve", where] = bench.run(f"improve-{where}", on_mesh=on_mesh, overrides=steps)
-    for phase, params in (("sft", PARAMS_0), ("improve", PARAMS_1)):
-        label = f"{phase}, {STEPS} steps"
-        norms[label] = compare_params(runs[phase, "one"], runs[phase, "mesh"], params)
+    sft = bench.run(f"sft-{label}", sizes, overrides=warm_up, iterations=0, until=SAVED_0)
+    bench.copy(one, f"improve-{label}", BEFORE_IMPROVE)
+    steps = [f"--config.improve.steps={STEPS}"]
+    return sft, bench.run(f"improve-{label}", sizes, overrides=steps, until=SAVED_1)
+
+
+def compare_training(bench, one, short, sizes, full):
+    """{what: {tensor: relative norm}}, from the same start; `short` is `train` of one device."""
+    norms = {}
+    for phase, params, ours, theirs in zip(
+        ("sft", "improve"), (PARAMS_0, PARAMS_1), short, train(bench, one, sizes), strict=True
+    ):
+        norms[f"{phase}, {STEPS} steps"] = compare_params(ours, theirs, params)
     if full:
-        whole = bench.run("full-sft", on_mesh=True, iterations=0)
+        label = "x".join(map(str, sizes))
+        whole = bench.run(f"full-sft-{label}", sizes, iterations=0)
         norms["sft, full length"] = compare_params(one, whole, PARAMS_0)
-        bench.copy(one, "full-improve", before)
-        whole = bench.run("full-improve", on_mesh=True)
+        bench.copy(one, f"full-improve-{label}", BEFORE_IMPROVE)
+        whole = bench.run(f"full-improve-{label}", sizes)
         norms["improve, full length"] = compare_params(one, whole, PARAMS_1)
     return norms
 
 
-def compare_sampling(bench, one):
-    """{phase: figures}, each sampled on the mesh with what the one device stored."""
+def sample(bench, one, sizes):
+    """{phase: run that holds it}, sampled with the parameters that the one device stored."""
     import flips
 
-    config = launching.read_config(one)
-    scorer = flips.Scorer(one, config)
+    label = "x".join(map(str, sizes))
+    bench.copy(one, f"sampled-{label}", ())
+    run = bench.run(f"sampled-{label}", sizes, until=GENERATE)
+    runs = dict.fromkeys(("monitor 0", "calibrate", "generate"), run)
+    if flips.chosen(run / BALANCE) != flips.chosen(
+        one / BALANCE
+    ):  # so close that rounding decides: generate starts from one's
+        bench.copy(one, f"generate-{label}", (MONITOR_0, CALIBRATE, BALANCE))
+        runs["generate"] = bench.run(f"generate-{label}", sizes, until=GENERATE)
+    bench.copy(one, f"monitor-{label}", (*BEFORE_IMPROVE, PARAMS_1, TRAINING))
+    runs["monitor 1"] = bench.run(f"monitor-{label}", sizes, until=MONITOR_1)
+    return runs
+
+
+def compare_sampling(bench, one, scorer, sizes):
+    """{phase: figures} of what each phase sampled."""
+    import flips
+
     results = {}
-    for name, file, before, phase, iteration in SAMPLED:
+    for name, run in sample(bench, one, sizes).items():
+        file, phase, iteration = SAMPLED[name]
         if not (one / file).exists():
             continue  # a single cell samples nothing to calibrate
-        directory = f"sampled-{name.replace(' ', '-')}"
-        bench.copy(one, directory, before)
-        mesh = bench.run(directory, on_mesh=True, until=file)
-        figures, found = flips.compare_rows(one / file, mesh / file, scorer.words)
+        figures, found = flips.compare_rows(one / file, run / file, scorer.words)
         figures["score_gaps"] = scorer.gaps(found, phase, iteration)
         if phase == "calibrate":
-            figures["scores"] = compare_scores(
-                one, bench.run(directory, on_mesh=True, until=BALANCE)
-            )
+            figures["scores"] = flips.compare_scores(one / BALANCE, run / BALANCE)
         results[name] = figures
     return results
-
-
-def compare_scores(one, mesh):
-    """The choice of both, and the largest difference of a cell's score."""
-    ours, theirs = (json.loads((run / BALANCE).read_text()) for run in (one, mesh))
-    pairs = zip(_flat(ours["score"]), _flat(theirs["score"]), strict=True)
-    return {
-        "chosen": [ours["chosen"], theirs["chosen"]],
-        "largest_difference": max(abs(a - b) for a, b in pairs),
-    }
-
-
-def _flat(nested):
-    return [nested] if not isinstance(nested, list) else [x for part in nested for x in _flat(part)]
 
 
 def verdicts(norms, sampled):
@@ -212,28 +221,29 @@ def verdicts(norms, sampled):
 
 def show(norms, sampled, sizes):
     """Prints Markdown."""
+    import flips
+
     print(f"\nmesh {sizes} against one device\n\n| training | tensors | largest norm | of |")
     print("|---|---|---|---|")
     for what, tensors in norms.items():
         worst = max(tensors, key=tensors.get)
         print(f"| {what} | {len(tensors)} | {tensors[worst]:.1e} | {worst} |")
-    print("\n| sampling | rows | tokens | flips | a token | score gaps | largest difference |")
-    print("|---|---|---|---|---|---|---|")
-    for name, figures in sampled.items():
-        gaps = ", ".join("?" if gap is None else f"{gap:.1e}" for gap in figures["score_gaps"][:10])
-        floats = ", ".join(f"{k} {v:.1e}" for k, v in figures["largest_float_difference"].items())
-        print(
-            f"| {name} | {figures['rows']:,} | {figures['tokens']:,} | {figures['flips']} | "
-            f"{figures['flips_per_token']:.1e} | {gaps or '-'} | {floats} |"
-        )
-        if "scores" in figures:
-            choices = [
-                {axis: chosen[axis] for axis in ("temperature", "top_k", "threshold")}
-                for chosen in figures["scores"]["chosen"]
-            ]
-            difference = figures["scores"]["largest_difference"]
-            print(f"\nchoices {choices}, balance scores within {difference:.1e}\n")
-    print()
+    flips.show(sampled)
+
+
+def show_all(results):
+    """Prints a line a mesh."""
+    print("| mesh | sft | improve | rows | tokens | flips | score gaps | log-probabilities |")
+    print("|---|---|---|---|---|---|---|---|")
+    for result in results:
+        sampled = result["sampling"].values()
+        counts = [sum(figures[name] for figures in sampled) for name in ("rows", "tokens", "flips")]
+        norms = " | ".join(f"{max(of.values()):.1e}" for of in result["training"].values())
+        gaps = [gap for figures in sampled for gap in figures["score_gaps"]]
+        gaps = ", ".join("?" if gap is None else f"{gap:.1e}" for gap in gaps[:5])
+        far = max(figures["largest_float_difference"]["logprob"] for figures in sampled)
+        counts = " | ".join(f"{count:,}" for count in counts)
+        print(f"| {result['mesh']} | {norms} | {counts} | {gaps or '-'} | {far:.1e} |")
 
 
 def parse():
@@ -241,36 +251,48 @@ def parse():
     parser.add_argument("--config", default="configs/arithmetic.py")
     parser.add_argument("--overrides", default="", help="further flags of main, in one string")
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="holds all runs")
-    parser.add_argument("--mesh", default="2,2,2", help="data,fsdp,tensor")
+    parser.add_argument("--mesh", default="2,2,2", help="data,fsdp,tensor; or all")
     parser.add_argument("--full", action="store_true", help="also training of full length")
     parser.add_argument("--cpus", default="", help="cores of all runs, such as 0 or 0-1")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
     arguments = parser.parse_args()
-    arguments.mesh = tuple(int(size) for size in arguments.mesh.split(","))
-    if len(arguments.mesh) != 3:
-        parser.error("--mesh takes three sizes: data,fsdp,tensor")
+    one = lambda: [tuple(int(size) for size in arguments.mesh.split(","))]  # noqa: E731
+    arguments.meshes = ALL if arguments.mesh == "all" else one()
+    if any(len(sizes) != 3 for sizes in arguments.meshes):
+        parser.error("--mesh takes three sizes: data,fsdp,tensor; or all")
     if arguments.workdir.exists() and any(arguments.workdir.iterdir()):
         parser.error(f"{arguments.workdir} is not empty: mesh starts from nothing")
     return arguments
 
 
+def compare(bench, full):
+    """Yields what each mesh gave beside one device."""
+    import flips
+
+    one = bench.run("one", ONE)
+    short = train(bench, one, ONE)
+    scorer = flips.Scorer(one, launching.read_config(one))
+    for sizes in bench.meshes:
+        norms = compare_training(bench, one, short, sizes, full)
+        sampled = compare_sampling(bench, one, scorer, sizes)
+        show(norms, sampled, sizes)
+        wrong = verdicts(norms, sampled)
+        print("\n".join(f"ABOVE ITS LIMIT: {line}" for line in wrong) or "all within their limits")
+        yield {"mesh": sizes, "training": norms, "sampling": sampled, "wrong": wrong}
+
+
 def main():
     arguments = parse()
     sys.path.insert(0, str(launching.ROOT))  # `flips` reads parameters with the package
-    bench = Bench(arguments)
     source = launching.source_digest()
-    one = bench.run("one", on_mesh=False)
-    norms = compare_training(bench, one, arguments.full)
-    sampled = compare_sampling(bench, one)
+    results = list(compare(Bench(arguments), arguments.full))
     if launching.source_digest() != source:
         raise SystemExit("the source changed meanwhile: these runs are not of one program")
-    show(norms, sampled, arguments.mesh)
-    wrong = verdicts(norms, sampled)
-    print("\n".join(f"ABOVE ITS LIMIT: {line}" for line in wrong) or "all within their limits")
+    if len(results) > 1:
+        show_all(results)
     if arguments.json:
-        result = {"mesh": arguments.mesh, "training": norms, "sampling": sampled, "wrong": wrong}
-        launching.write_json(arguments.json, result)
-    sys.exit(1 if wrong else 0)
+        launching.write_json(arguments.json, results if len(results) > 1 else results[0])
+    sys.exit(1 if any(result["wrong"] for result in results) else 0)
 
 
 if __name__ == "__main__":

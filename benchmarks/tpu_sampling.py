@@ -31,8 +31,8 @@ from bstar_jax.config import (
     MonitorConfig,
 )
 from bstar_jax.planning import compiling, loads, moments, placing
-from bstar_jax.planning.programs import bytes_on_device
 from bstar_jax.planning.published import Shape
+from bstar_jax.planning.shapes import bytes_on_device
 
 SEVEN_B = ModelConfig(
     vocab_size=152_064, width=3584, layers=28, heads=28, kv_heads=4, head_width=128,

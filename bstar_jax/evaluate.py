@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
         else:
             room = stack.enter_context(tempfile.TemporaryDirectory())
             config = _config_for_checkpoint(line)
-            run = stack.enter_context(open_run(room, config, console, team=team))
+            run = stack.enter_context(open_run(room, config, console, write=False, team=team))
             iteration, params = 0, run.start()
         _score(run, iteration, params, line)
 

@@ -41,7 +41,10 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"--{name} is missing; try --{name}={example}")
     console = Console(quiet=line.flags.quiet)
     topology = planning.find(line.flags.topology)
-    made = planning.plan(line.config, topology, is_searching=line.flags.search, say=console.note)
+    store = planning.Store(Path(line.flags.store) if line.flags.store else None)
+    made = planning.plan(
+        line.config, topology, is_searching=line.flags.search, store=store, say=console.note
+    )
     planning.show(made)
     if line.flags.json:
         text = json.dumps(planning.to_json(made), indent=1, allow_nan=False)
@@ -57,6 +60,8 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("json", "", "Also write the plan to this file.", flag_values=values)
     text = "Also find the largest settings, and compile what would fit."
     flags.DEFINE_boolean("search", True, text, flag_values=values)
+    text = "A directory: what it knows is not compiled again, and the rest is kept there."
+    flags.DEFINE_string("store", "", text, flag_values=values)
     flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
 
 

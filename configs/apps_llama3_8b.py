@@ -15,7 +15,7 @@ The paper gives batch and learning rates of its mathematics runs alone; they are
 has 2,627 queries without saying which: `generate.queries` draws as many anew each iteration.
 
 Hardware: TPU v5e:8x8 (64 chips of 16 GB), mesh fsdp=16, tensor=4.
-Time: not yet measured. By the TPU compiler a device holds at most 13.2 GiB.
+Time: not yet measured. By `plan` a device holds at most 12.7 of 15.75 GiB (arithmetic).
 Result: not yet measured. The paper has, of Pass@1 / Pass@32 / Pass@32-4: 19.6 / 49.3 / 30.7
 (online RFT 17.3 / 45.8 / 27.8, SFT 9.3 / 43.5 / 25.5). `:online_rft` is that baseline, with 32
 responses at temperature 0.4.

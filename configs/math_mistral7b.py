@@ -13,12 +13,13 @@ problems of MATH's train file and the 4,000 of its test file that are not in MAT
     grid         temperatures 0.5 to 1.2, thresholds -1.0 to 1.0, in steps of 0.1; 64 responses
     n*           6, which is 67,500 responses wanted of 11,500 queries
 
-What differs: prompts and responses may each have 768 tokens, where the authors cut the sum at
+What differs: prompts may have 752 and responses 768 tokens, where the authors cut the sum at
 1,024; parameters and moments are f32, products bf16. `:sft` is the baseline of three epochs.
 `:reference` trains what the authors' code trains, the layers without embeddings, norms and head.
 
-Hardware: TPU v5e:8x8 (64 chips of 16 GB), mesh fsdp=32, tensor=2.
-Time: not yet measured. By the TPU compiler a device holds at most 12.4 GiB.
+Hardware: TPU v5e:8x8 (64 chips of 16 GB), mesh fsdp=16, tensor=4.
+Time: not yet measured. By `plan` a device holds at most 14.1 of 15.75 GiB, while labels are drawn;
+slots and rows of a unit are as many as these long prompts let in.
 Result: not yet measured. The paper has, of Pass@1 / Pass@32 / Pass@32-4: 27.8 / 67.2 / 42.2 on
 MATH-500 (online RFT with the process reward 23.2 / 62.6 / 39.2, SFT 17.0 / 60.8 / 31.2).
 """

@@ -1,5 +1,6 @@
 """The sandbox: nothing gets out, nothing stays behind, and honest programs run."""
 
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -203,6 +205,27 @@ def test_honest_programs_run(bwrap, name):
     with Grader(workers=1) as grader:
         verdict = grader.grade(tests, textwrap.dedent(HONEST[name]))
     assert verdict.passed, verdict
+
+
+def test_the_notice_of_a_cluster_ends_no_program(bwrap):
+    # SLURM sends SIGTERM to every process of a step, those in sandboxes too.
+    program = "import time\ntime.sleep(1.5)\nprint(input())"
+    tests = {"kind": "stdio", "inputs": ["1"], "outputs": ["1"]}
+
+    def tell(parent):
+        for folder in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[1]) == parent:
+                    tell(int(folder.name))
+                    os.kill(int(folder.name), signal.SIGTERM)
+
+    with Grader(workers=1) as grader:
+        assert grader.grade(tests, "print(input())").passed  # it has started
+        notice = threading.Timer(0.7, tell, [os.getpid()])
+        notice.start()
+        assert grader.grade(tests, program).passed
+        notice.join()
 
 
 def test_denied_calls_are_refused(bwrap):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -159,6 +160,15 @@ def test_a_run_that_is_given_up_leaves_nothing_to_the_next(pool):
         next(pool.run([("return", 1)]))
     outcomes.close()
     assert [outcome.value for outcome in pool.run([("return", "new")] * 5)] == ["new"] * 5
+
+
+def test_the_notice_of_a_cluster_ends_no_worker(pool):
+    # SLURM sends SIGTERM to every process of a step.
+    workers = [outcome.value for outcome in pool.run([("pid", 0)] * 8)]
+    notice = threading.Timer(0.3, lambda: [os.kill(pid, signal.SIGTERM) for pid in set(workers)])
+    notice.start()
+    assert kinds(pool.run([("sleep", 0.8)] * 2)) == ["done", "done"]
+    notice.join()
 
 
 def test_a_worker_that_ended_between_runs_costs_no_item(pool):

@@ -33,7 +33,7 @@ def test_one_size_may_be_what_is_left_over(asked, got):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ((3, 1, 1), r"is \(3, 1, 1\), 3 devices, but there are 8; sizes must multiply to 8: the nearest that do are"),
+        ((3, 1, 1), r"3 devices, but there are 8; .* the nearest that do are \(4, 1, 2\)"),
         ((-1, 3, 1), r"is \(-1, 3, 1\), 3 devices, but there are 8"),
         ((1, 1, 1), r"is \(1, 1, 1\), 1 devices, but there are 8"),
         ((-1, 16, 1), "16 devices, but there are 8"),
@@ -44,6 +44,60 @@ def test_one_size_may_be_what_is_left_over(asked, got):
 def test_sizes_that_do_not_fit_the_devices_are_refused(asked, message):
     with pytest.raises(UserError, match=message):
         sharding.make_mesh(MeshConfig(*asked))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device of a host, and maybe of a slice, as far as the mesh looks at it."""
+
+    id: int
+    process_index: int
+    slice_index: int = 0
+    platform: str = "gpu"
+
+
+def chips(hosts, each, slices=1):
+    """Devices numbered without regard to hosts, as some backends do."""
+    count = hosts * each
+    return [Chip(place, place % hosts, place % hosts * slices // hosts) for place in range(count)]
+
+
+def test_hosts_and_slices_are_kept_together():
+    mesh = sharding.make_mesh(MeshConfig(2, 4, 2), chips(4, 4, slices=2))
+    for slice_index, part in enumerate(mesh.devices):
+        assert {chip.slice_index for chip in part.ravel()} == {slice_index}
+    for row in mesh.devices.reshape(-1, 2):
+        assert len({chip.process_index for chip in row}) == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "where", "process", "shape", "shards"),
+    [
+        ((1, 8, 2), "auto", 1, (1, 2, 2), (2, 3)),
+        ((4, 1, 4), "auto", 3, (1, 1, 4), (3,)),
+        ((2, 2, 4), "host", 0, (1, 1, 4), (0,)),
+        ((1, 8, 2), "global", 1, (1, 8, 2), tuple(range(8))),
+        ((1, 2, 8), "auto", 1, (1, 2, 8), (0, 1)),
+    ],
+)
+def test_a_process_samples_on_its_own_devices_if_it_can(sizes, where, process, shape, shards):
+    mesh = sharding.make_mesh(MeshConfig(*sizes), chips(4, 4))
+    site = sharding.sampling_site(mesh, where, process)
+    assert tuple(site.mesh.shape.values()) == shape
+    assert (site.shards, site.total) == (shards, sizes[0] * sizes[1])
+    if where != "global" and sizes[2] <= 4:
+        assert {chip.process_index for chip in site.mesh.devices.ravel()} == {process}
+
+
+def test_one_process_samples_on_the_whole_mesh():
+    mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
+    assert sharding.sampling_site(mesh) == sharding.Site(mesh, (0, 1, 2, 3), 4)
+
+
+def test_products_across_hosts_cannot_be_sampled_on_one():
+    mesh = sharding.make_mesh(MeshConfig(1, 2, 8), chips(4, 4))
+    with pytest.raises(UserError, match="mesh.tensor=8 devices of several processes share"):
+        sharding.sampling_site(mesh, "host", 0)
 
 
 def test_storage_spreads_the_width_and_sampling_gathers_it():

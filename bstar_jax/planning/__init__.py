@@ -10,7 +10,8 @@ Axes beside the project's: t, f, d the sizes of the mesh axes tensor, fsdp and d
 """
 
 from bstar_jax.planning.chips import CHIPS, Topology, find
+from bstar_jax.planning.store import Store
 from bstar_jax.planning.tables import show, to_json
 from bstar_jax.planning.whole import Plan, plan
 
-__all__ = ["CHIPS", "Plan", "Topology", "find", "plan", "show", "to_json"]
+__all__ = ["CHIPS", "Plan", "Store", "Topology", "find", "plan", "show", "to_json"]

@@ -21,7 +21,8 @@ from bstar_jax.config import Config, ModelConfig
 from bstar_jax.planning import loads, moments
 from bstar_jax.planning.loads import Unit
 from bstar_jax.planning.moments import Moment
-from bstar_jax.planning.programs import Programs, bytes_on_device
+from bstar_jax.planning.programs import Programs
+from bstar_jax.planning.shapes import bytes_on_device
 from bstar_jax.planning.work import Exchange, Work
 
 

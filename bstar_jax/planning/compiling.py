@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
+from collections.abc import Collection
 
 import jax
-import numpy as np
 
 from bstar_jax.config import UserError
 from bstar_jax.planning import moments, work
 from bstar_jax.planning.chips import GIB, Chip
 from bstar_jax.planning.moments import Moment
+from bstar_jax.planning.store import NOWHERE, Said, Store
 from bstar_jax.planning.work import Work
 
 _NEEDED = (
@@ -61,8 +62,8 @@ class Measured:
         return self.held <= self.limit
 
 
-def compiled(moment: Moment, chip: Chip) -> Measured:
-    """Compiles the program of a moment.
+def compiled(moment: Moment, chip: Chip, store: Store = NOWHERE) -> Measured:
+    """Compiles the program of a moment, or finds in the store what the compiler said of it.
 
     Raises:
       UserError: If the compiler refuses it for another reason than memory.
@@ -70,27 +71,41 @@ def compiled(moment: Moment, chip: Chip) -> Measured:
     if moment.lower is None:
         return reckoned(moment, chip)
     lowered = moment.lower()
-    started = time.perf_counter()
-    try:
-        program = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        return _refused(moment, chip, time.perf_counter() - started, str(error))
-    seconds = time.perf_counter() - started
-    sizes = program.memory_analysis()
-    known = moments.total(moment.arguments)
+    key = store.key(lowered.as_text(), moment.mesh, moment.turns)
+    said = store.read(key)
+    if said is None:
+        started = time.perf_counter()
+        try:
+            said = _said(lowered.compile(), moment, started)
+        except jax.errors.JaxRuntimeError as error:
+            return _refused(moment, chip, time.perf_counter() - started, str(error))
+        store.write(key, said)
     own = {
         # Padding, and small arguments that no part counts.
-        "inputs": max(sizes.argument_size_in_bytes - known, 0),
-        "temporaries": sizes.temp_size_in_bytes,
-        "outputs": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
-        "code": sizes.generated_code_size_in_bytes,
+        "inputs": max(said.arguments - moments.total(moment.arguments), 0),
+        "temporaries": said.temporaries,
+        "outputs": said.outputs,
+        "code": said.code,
     }
-    done = work.of(program.as_text(), moment.mesh, turns=moment.turns)
     return Measured(
-        moment.name, moment.phases, "compiled", seconds,
+        moment.name, moment.phases, "compiled", said.seconds,
         moments.joined(moment.arguments, moment.beside, own),
-        sizes.peak_memory_in_bytes + moments.total(moment.beside), chip.memory, done, moment.tokens,
+        said.peak + moments.total(moment.beside), chip.memory, said.work, moment.tokens,
     )  # fmt: skip
+
+
+def _said(program, moment: Moment, started: float) -> Said:
+    seconds = time.perf_counter() - started
+    sizes = program.memory_analysis()
+    return Said(
+        seconds=seconds,
+        arguments=sizes.argument_size_in_bytes,
+        temporaries=sizes.temp_size_in_bytes,
+        outputs=sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
+        code=sizes.generated_code_size_in_bytes,
+        peak=sizes.peak_memory_in_bytes,
+        work=work.of(program.as_text(), dict(moment.mesh.shape), turns=moment.turns),
+    )
 
 
 def _refused(moment: Moment, chip: Chip, seconds: float, reason: str) -> Measured:
@@ -144,7 +159,7 @@ class Time:
         return max(parts, key=parts.get)
 
 
-def time_of(done: Work, chip: Chip, across_hosts: frozenset[str] = frozenset()) -> Time:
+def time_of(done: Work, chip: Chip, across_hosts: Collection[str] = ()) -> Time:
     """The roofline of a program.
 
     Args:
@@ -153,7 +168,7 @@ def time_of(done: Work, chip: Chip, across_hosts: frozenset[str] = frozenset()) 
       across_hosts: Mesh axes that reach over hosts, where that is slower.
     """
     exchange = sum(
-        each.received / (chip.outside if across_hosts & set(each.axes) else chip.link)
+        each.received / (chip.outside if set(across_hosts) & set(each.axes) else chip.link)
         for each in done.exchanges
     )
-    return Time(done.flops / chip.flops, done.bytes / chip.hbm, float(np.float64(exchange)))
+    return Time(done.flops / chip.flops, done.bytes / chip.hbm, exchange)

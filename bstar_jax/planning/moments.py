@@ -20,10 +20,13 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from jax.sharding import Mesh
+
 from bstar_jax import sharding
-from bstar_jax.planning import loads
+from bstar_jax.planning import loads, temporaries
 from bstar_jax.planning.loads import Unit
-from bstar_jax.planning.programs import Programs, bytes_on_device
+from bstar_jax.planning.programs import Programs
+from bstar_jax.planning.shapes import bytes_on_device
 
 PARTS = (
     "parameters", "optimizer", "rollout_weights", "process_model", "cache", "inputs",
@@ -31,10 +34,6 @@ PARTS = (
 )  # fmt: skip
 STEPS_A_TURN = 64
 """Decode steps that one call runs, over which what it does before and after them is spread."""
-
-
-_SCRATCH = 1.25
-"""What compiled optimizer steps of 7 billion parameters needed, by what arithmetic explains."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Moment:
       beside: Bytes a device of what lies there too, by part.
       temporaries: Bytes a device that it needs while it runs, by arithmetic.
       tokens: Tokens that a run of it, of decoding a step, trains on or draws, on all devices.
-      mesh: Sizes of its mesh.
+      mesh: Where it runs.
       turns: How often a loop of unknown length turns in it.
     """
 
@@ -60,7 +59,7 @@ class Moment:
     beside: dict[str, int]
     temporaries: int
     tokens: int
-    mesh: dict[str, int]
+    mesh: Mesh
     turns: int = 1
 
 
@@ -126,31 +125,10 @@ def _step(programs: Programs, phases: list[str]) -> Moment:
             "inputs": bytes_on_device(batch),
         },
         {"parameters": beside},
-        step_temporaries(programs, size, bytes_on_device(state.params)),
+        temporaries.step(programs, size, bytes_on_device(state.params)),
         size.tokens,
-        dict(programs.mesh.shape),
+        programs.mesh,
     )
-
-
-def step_temporaries(programs: Programs, size: loads.Step, params: int) -> int:
-    """Bytes that an optimizer step needs beside its state and batch, by arithmetic.
-
-    Inputs of every layer, or what remat keeps; of one layer what it computes; the gradient, and
-    the update; of the head its gradient over `fsdp`, and a chunk of scores.
-    """
-    model, mesh = programs.model, programs.mesh
-    tensor, item = mesh.shape["tensor"], 2 if model.dtype == "bfloat16" else 4
-    tokens = size.micro_rows // sharding.row_shards(mesh) * size.length
-    width, inner = model.width, model.feed_forward // tensor
-    heads = (model.heads + 2 * model.kv_heads) * model.width_per_head // tensor
-    of_a_layer = tokens * item * (4 * width + 4 * inner + 2 * heads)
-    kept = {"full": width, "dots": width + 3 * inner + 2 * heads + width}.get(model.remat, 0)
-    kept = kept or 4 * width + 4 * inner + 2 * heads
-    vocab = sharding.padded_vocab(model, mesh) // tensor
-    head = 2 * 4 * vocab * width + 2 * min(2**28, 4 * tokens * vocab)
-    layer = bytes_on_device(programs.state().params["blocks"]) * mesh.shape["fsdp"] // model.layers
-    exact = model.layers * tokens * item * kept + 2 * of_a_layer + 2 * params + head + layer
-    return int(_SCRATCH * exact)
 
 
 def _gather(programs: Programs) -> Moment:
@@ -160,7 +138,7 @@ def _gather(programs: Programs) -> Moment:
         "gather", "before sampling", programs.gather,
         {"parameters": bytes_on_device(state.params) + bytes_on_device(programs.frozen())},
         {"optimizer": bytes_on_device(state.optimizer), "outputs": 0},
-        2 * weights, 0, dict(programs.mesh.shape),
+        2 * weights, 0, programs.mesh,
     )  # fmt: skip
 
 
@@ -202,7 +180,7 @@ def _prefill(programs: Programs, unit: Unit, more: str) -> Moment:
             "cache": bytes_on_device(programs.prompts(unit)),
         },
         _while_sampling(programs, unit), scratch,
-        tokens * sharding.row_shards(programs.mesh), dict(site.shape),
+        tokens * sharding.row_shards(programs.mesh), site,
     )  # fmt: skip
 
 
@@ -216,22 +194,9 @@ def _decode(programs: Programs, unit: Unit, more: str) -> Moment:
             "rollout_weights": bytes_on_device(programs.weights()),
             "cache": bytes_on_device(cache) + prompts,
         },
-        _while_sampling(programs, unit), decode_temporaries(programs, unit, lanes),
-        unit.slots * sharding.row_shards(programs.mesh), dict(programs.site.shape), STEPS_A_TURN,
+        _while_sampling(programs, unit), temporaries.decode(programs, unit, lanes),
+        unit.slots * sharding.row_shards(programs.mesh), programs.site, STEPS_A_TURN,
     )  # fmt: skip
-
-
-def decode_temporaries(programs: Programs, unit: Unit, lanes: int) -> int:
-    """Bytes that decoding needs beside weights and cache, by arithmetic.
-
-    What the compiler keeps in another layout: the prompts of lanes, and the weights of queries,
-    keys and values; the scores of the next token.
-    """
-    model, tensor = programs.rollout, programs.mesh.shape["tensor"]
-    heads = (model.heads + 2 * model.kv_heads) * model.width_per_head // tensor
-    copied = 2 * model.layers * model.width * heads
-    scores = 3 * 4 * unit.slots * sharding.padded_vocab(model, programs.mesh) // tensor
-    return lanes + copied + scores
 
 
 def _grow(programs: Programs, unit: Unit, more: str) -> Moment:
@@ -246,7 +211,7 @@ def _grow(programs: Programs, unit: Unit, more: str) -> Moment:
             "rollout_weights": bytes_on_device(programs.weights()),
             "cache": prompts + bytes_on_device(cache) + before + lanes,
         },
-        _while_sampling(programs, unit), 0, 0, dict(programs.site.shape),
+        _while_sampling(programs, unit), 0, 0, programs.site,
     )  # fmt: skip
 
 
@@ -270,7 +235,7 @@ def _score(programs: Programs, unit: Unit) -> Moment:
             "rollout_weights": bytes_on_device(programs.weights()),
             "cache": cache + bytes_on_device(programs.prompts(unit)),
         },
-        scratch + layer, config.prm.score_batch * length, dict(programs.site.shape),
+        scratch + layer, config.prm.score_batch * length, programs.site,
     )  # fmt: skip
 
 
@@ -288,7 +253,7 @@ def _balance(programs: Programs) -> Moment:
         beside,
         min(8 * given, 2**28),
         0,
-        {"data": 1},
+        programs.mesh,
     )
 
 

@@ -11,15 +11,13 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
 from bstar_jax import adapters, balance, model, sharding
 from bstar_jax.balance import surface
 from bstar_jax.config import Config, ModelConfig
 from bstar_jax.kernels.int8 import Int8
-from bstar_jax.planning import loads
+from bstar_jax.planning import loads, shapes
 from bstar_jax.planning.loads import Unit
 from bstar_jax.rewards.process import step_rewards
 from bstar_jax.sampling import cache as caches
@@ -27,7 +25,6 @@ from bstar_jax.sampling import decode as decoding
 from bstar_jax.sampling.decode import Work
 from bstar_jax.sampling.prefill import prefill
 from bstar_jax.sampling.weights import as_computed, rollout_config, rollout_params
-from bstar_jax.training import optimizer
 from bstar_jax.training.batches import Batch, StepBatch
 from bstar_jax.training.fit import train_step
 from bstar_jax.training.losses import response_loss, step_loss
@@ -50,17 +47,17 @@ class Programs:
     mesh: Mesh
     site: Mesh
 
-    @property
+    @functools.cached_property
     def whole(self) -> ModelConfig:
         """The model without adapters: what answers."""
         return adapters.without(self.model)
 
-    @property
+    @functools.cached_property
     def rollout(self) -> ModelConfig:
         """The model as sampling computes it."""
         return rollout_config(self.whole, self.config.generate.weights)
 
-    @property
+    @functools.cached_property
     def judge(self) -> ModelConfig:
         """The process model."""
         return dataclasses.replace(self.whole, scalar_head=True)
@@ -70,51 +67,51 @@ class Programs:
     def state(self, is_judge: bool = False) -> TrainState:
         """Parameters that are trained, and their moments, on the storage map."""
         shape = self.judge if is_judge else self.model
-        like = optimizer.shapes(shape, self.config.optimizer)
-        return self._stored(shape, like)
+        return self._spread(shape, shapes.state(shape, self.config.optimizer, self._words(shape)))
+
+    def params(self) -> dict:
+        """All parameters of the model that answers, on the storage map."""
+        return self._spread(self.whole, shapes.parameters(self.whole, self._words(self.whole)))
 
     def frozen(self) -> dict:
         """Parameters that no training changes; {} where there are none."""
         if adapters.all_train(self.model):
             return {}
-        left = adapters.frozen(self.model, _parameters(self.model))
+        left = adapters.frozen(self.model, shapes.parameters(self.model, self._words(self.model)))
         left = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, self.model.dtype), left)
-        return self._stored(self.model, left)
+        return self._spread(self.model, left)
 
     def weights(self) -> dict:
         """What sampling reads, on the sampling map of its site."""
         kind = self.config.generate.weights
-        cast = functools.partial(rollout_params, self.whole, mesh=None, weights=kind)
-        tree = jax.eval_shape(cast, self._padded(self.whole, _parameters(self.whole)))
+        tree = shapes.rollout(self.whole, kind, self._words(self.whole))
         return self._on_site(self.whole, tree, sharding.SAMPLING)
 
     def process_model(self) -> dict:
         """The process model, as it is computed with, spread over the site as training spreads."""
-        tree = self._padded(self.judge, _parameters(self.judge))
+        tree = shapes.parameters(self.judge, self._words(self.judge))
         return self._on_site(self.judge, as_computed(self.judge, tree), sharding.STORAGE)
 
-    def _stored(self, shape: ModelConfig, tree):
-        tree = self._padded(shape, tree)
-        places = sharding.shardings(self.mesh, tree, model.axes_of(shape, tree))
-        return jax.tree.map(_placed, tree, places)
+    def _words(self, shape: ModelConfig) -> int:
+        """The vocabulary as it lies on the mesh."""
+        return sharding.padded_vocab(shape, self.mesh)
 
-    def _padded(self, shape: ModelConfig, tree):
-        size = sharding.padded_vocab(shape, self.mesh)
-        return jax.eval_shape(functools.partial(model.pad_vocab, shape, size=size), tree)
+    def _spread(self, shape: ModelConfig, tree):
+        places = sharding.shardings(self.mesh, tree, model.axes_of(shape, tree))
+        return jax.tree.map(shapes.placed, tree, places)
 
     def _on_site(self, shape: ModelConfig, tree: dict, table) -> dict:
-        axes = model.axes_of(shape, _parameters(shape))
+        axes = model.axes_of(shape, shapes.parameters(shape, shape.vocab_size))
         leaves, structure = jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, Int8))
         place = lambda names: NamedSharding(self.site, sharding.spec(names, table))  # noqa: E731
 
         def one(leaf, names):
             if not isinstance(leaf, Int8):
-                return _placed(leaf, place(names))
+                return shapes.placed(leaf, place(names))
             sizes = zip(names, leaf.scale.shape, strict=True)
             channels = [None if size == 1 else axis for axis, size in sizes]
-            return Int8(
-                _placed(leaf.values, place(names)), _placed(leaf.scale, place(tuple(channels)))
-            )
+            values = shapes.placed(leaf.values, place(names))
+            return Int8(values, shapes.placed(leaf.scale, place(tuple(channels))))
 
         return jax.tree.unflatten(structure, list(map(one, leaves, axes)))
 
@@ -126,7 +123,7 @@ class Programs:
         kind = StepBatch if phase == "prm" else Batch
         floats = ("weights_BL", "labels_BL", "language_BL")
         fields = {
-            field.name: _rows(
+            field.name: shapes.rows(
                 self.mesh, (size.rows, size.length), "float32" if field.name in floats else "int32"
             )
             for field in dataclasses.fields(kind)
@@ -145,7 +142,7 @@ class Programs:
         frozen = {} if is_judge else self.frozen()
         return self._lower(
             self.mesh, train_step, self.judge if is_judge else self.model, self.config.optimizer,
-            self.state(is_judge), self.batch(phase), _copy(self.mesh, (), "float32"),
+            self.state(is_judge), self.batch(phase), shapes.copy(self.mesh, (), "float32"),
             objective=objective, micro_rows=self.config.training.micro_rows, frozen=frozen or None,
         )  # fmt: skip
 
@@ -153,8 +150,7 @@ class Programs:
 
     def gather(self):
         """The parameters that sampling reads from those that train, lowered."""
-        params = self._stored(self.whole, _parameters(self.whole))
-        kind = self.config.generate.weights
+        params, kind = self.params(), self.config.generate.weights
         take = functools.partial(rollout_params, self.whole, mesh=self.mesh, weights=kind)
         return self._lower(self.mesh, jax.jit(take), params)
 
@@ -163,15 +159,16 @@ class Programs:
         shards = sharding.row_shards(self.site)
         return self._lower(
             self.site, prefill, self.rollout, self.weights(), self.prompts(unit),
-            _rows(self.site, (shards, unit.turn, unit.prompt), "int32"),
-            _rows(self.site, (shards, unit.turn), "int32"), _copy(self.site, (), "int32"),
+            shapes.rows(self.site, (shards, unit.turn, unit.prompt), "int32"),
+            shapes.rows(self.site, (shards, unit.turn), "int32"),
+            shapes.copy(self.site, (), "int32"),
         )  # fmt: skip
 
     def decode(self, unit: Unit):
         """The loop of decode steps with the cache at its largest, lowered."""
         return self._lower(
             self.site, decoding.decode, self.rollout, self.weights(), self.work(unit),
-            self.decode_state(unit), _copy(self.site, (), "int32"), end_id=1,
+            self.decode_state(unit), shapes.copy(self.site, (), "int32"), end_id=1,
         )  # fmt: skip
 
     def decode_state(self, unit: Unit):
@@ -180,9 +177,9 @@ class Programs:
             "shape": unit.layout.shape, "columns": unit.columns, "max_tokens": unit.columns + 1
         }  # fmt: skip
         work = self.work(unit)
-        shapes = jax.eval_shape(functools.partial(decoding.start, self.rollout, **settings), work)
+        like = jax.eval_shape(functools.partial(decoding.start, self.rollout, **settings), work)
         compiled = self._lower(self.site, decoding.start, self.rollout, work, **settings).compile()
-        return jax.tree.map(_placed, shapes, compiled.output_shardings)
+        return jax.tree.map(shapes.placed, like, compiled.output_shardings)
 
     def cache(self, unit: Unit) -> caches.Cache:
         """Keys and values of a unit's lanes and slots, at their largest."""
@@ -203,23 +200,23 @@ class Programs:
         make = functools.partial(
             caches.empty_prompts, self.rollout, shards, unit.queries, unit.prompt
         )
-        shapes = jax.eval_shape(make)
-        return jax.tree.map(lambda part: self._lanes(part, caches.PROMPT_AXES), shapes)
+        like = jax.eval_shape(make)
+        return jax.tree.map(lambda part: self._lanes(part, caches.PROMPT_AXES), like)
 
     def work(self, unit: Unit) -> Work:
         """What a unit samples."""
         shards, settings = sharding.row_shards(self.site), self.config.generate
-        rows = functools.partial(_rows, self.site)
+        rows = functools.partial(shapes.rows, self.site)
         each = (shards, unit.queries, unit.samples)
-        alike = lambda is_on, dtype: _copy(self.site, (), dtype) if is_on else None  # noqa: E731
+        alike = lambda is_on, dtype: shapes.copy(self.site, (), dtype) if is_on else None  # noqa: E731
         return Work(
             real_D=rows((shards,), "int32"),
             lengths_DQ=rows((shards, unit.queries), "int32"),
             last_DQ=rows((shards, unit.queries), "int32"),
             keys_DQN2=rows((*each, 2), "uint32"),
             limit_DQN=rows(each, "int32"),
-            temperature_N=_copy(self.site, (unit.samples,), "float32"),
-            top_k_N=_copy(self.site, (unit.samples,), "int32"),
+            temperature_N=shapes.copy(self.site, (unit.samples,), "float32"),
+            top_k_N=shapes.copy(self.site, (unit.samples,), "int32"),
             top_p=alike(settings.top_p != 1, "float32"),
             min_p=alike(settings.min_p != 0, "float32"),
             stop_AV=None,
@@ -229,7 +226,7 @@ class Programs:
     def _lanes(self, part, axes):
         if part is None:
             return None
-        return _placed(part, NamedSharding(self.site, sharding.spec(axes, sharding.SAMPLING)))
+        return shapes.placed(part, NamedSharding(self.site, sharding.spec(axes, sharding.SAMPLING)))
 
     # Rewards and the balance score.
 
@@ -241,7 +238,7 @@ class Programs:
         length = 64
         while length < settings.max_prompt_tokens + settings.max_tokens:
             length *= 2
-        tokens = _rows(self.site, (rows, length), "int32")
+        tokens = shapes.rows(self.site, (rows, length), "int32")
         return self._lower(
             self.site, step_rewards, self.judge, self.process_model(), tokens, tokens
         )
@@ -274,31 +271,3 @@ class Programs:
     def _on(mesh: Mesh, make: Callable):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return make()
-
-
-def bytes_on_device(tree) -> int:
-    """Bytes of arrays that one device of their mesh holds."""
-    return sum(
-        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
-
-
-@functools.lru_cache(maxsize=32)
-def _parameters(shape: ModelConfig) -> dict:
-    return jax.eval_shape(functools.partial(model.init, shape), jax.random.key(0))
-
-
-def _placed(shape, place):
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
-
-
-def _rows(mesh: Mesh, shape, dtype):
-    place = NamedSharding(mesh, sharding.spec(("batch",), sharding.SAMPLING))
-    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=place)
-
-
-def _copy(mesh: Mesh, shape, dtype):
-    return jax.ShapeDtypeStruct(
-        shape, jnp.dtype(dtype), sharding=NamedSharding(mesh, PartitionSpec())
-    )

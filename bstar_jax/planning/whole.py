@@ -15,6 +15,7 @@ from bstar_jax.planning.moments import Moment
 from bstar_jax.planning.programs import Programs
 from bstar_jax.planning.published import Shape
 from bstar_jax.planning.search import Candidate, Largest
+from bstar_jax.planning.store import NOWHERE, Store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,7 @@ def plan(
     topology: Topology,
     *,
     is_searching: bool = True,
+    store: Store = NOWHERE,
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Plans a run.
@@ -68,6 +70,7 @@ def plan(
       config: All settings.
       topology: The devices.
       is_searching: Whether to find the largest settings, and to compile what would fit.
+      store: What was compiled before.
       say: Hears what is done, a line at a time.
 
     Raises:
@@ -75,7 +78,7 @@ def plan(
     """
     shape = published.resolve(config)
     programs = placing.place(config, shape, topology)
-    measure = _measure(topology, say)
+    measure = _measure(topology, store, say)
     done = [measure(each) for each in moments.moments(programs)]
     meshes = search.ranked(config, shape, topology)
     remedies, remedy, largest = [], [], []
@@ -101,7 +104,9 @@ def plan(
     )
 
 
-def _measure(topology: Topology, say: Callable[[str], None]) -> Callable[[Moment], Measured]:
+def _measure(
+    topology: Topology, store: Store, say: Callable[[str], None]
+) -> Callable[[Moment], Measured]:
     """Compiles a moment, or reckons it where nothing compiles; the same program once."""
     kept: dict[tuple, Measured] = {}
 
@@ -110,7 +115,7 @@ def _measure(topology: Topology, say: Callable[[str], None]) -> Callable[[Moment
             return compiling.reckoned(moment, topology.chip)
         key = (moment.name, *moment.arguments.items(), *moment.beside.items(), moment.temporaries)
         if key not in kept:
-            kept[key] = compiling.compiled(moment, topology.chip)
+            kept[key] = compiling.compiled(moment, topology.chip, store)
             say(f"{moment.name}: {kept[key].method} in {kept[key].seconds:.0f} s")
         return kept[key]
 
@@ -191,8 +196,14 @@ def _notes(
     notes = []
     if programs.site.size < programs.mesh.size:
         notes.append(
-            f"a process samples on its own {programs.site.size} devices; what it runs there is "
-            "compiled for a host that stands alone"
+            f"a process samples on its own {programs.site.size} devices"
+            + (
+                "; what it runs there is compiled for a host that stands alone, as the compiler "
+                "takes no program for a part of large v5e and of v6e slices: where the run is "
+                "refused one, use --config.mesh.sampling=global"
+                if topology.is_tpu
+                else ""
+            )
         )
     if not topology.is_tpu:
         notes.append("no program was compiled: all figures are arithmetic")

@@ -27,6 +27,7 @@ import time
 from bstar_jax.config import UserError
 from bstar_jax.rewards import bubblewrap
 from bstar_jax.rewards.inside.wire import decode, encode
+from bstar_jax.rewards.signals import ignoring_sigterm
 from bstar_jax.rewards.syscalls import seccomp_filter
 
 _START_SECONDS = 60.0
@@ -229,7 +230,7 @@ class Sandbox:
     def _spawn(self, command: list[str], left: contextlib.ExitStack, files=(), folder=None) -> None:
         """Starts a process with pipes to its standard files; `files` stay open in it."""
         self._process = subprocess.Popen(
-            command,
+            ignoring_sigterm(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from bstar_jax.rewards.serving import HEADER, frame
+from bstar_jax.rewards.signals import ignoring_sigterm
 
 _WINDOW = 8  # items sent ahead to a worker, so that it need not wait for the parent
 _START_SECONDS = 120.0  # for a worker to import its function
@@ -228,7 +229,9 @@ class _Worker:
         living, self.lifeline = os.pipe()
         theirs = (reading, writing, living)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, json.dumps(sys.path), *map(str, theirs)],
+            ignoring_sigterm(
+                [sys.executable, "-c", _BOOT, json.dumps(sys.path), *map(str, theirs)]
+            ),
             pass_fds=theirs,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
