@@ -22,6 +22,7 @@ import math
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -151,6 +152,19 @@ def sampling_site(mesh: Mesh, where: str = "auto", process: int | None = None) -
         return Site(mesh, tuple(range(len(rows))), len(rows))
     shards = tuple(shard for shard, owner in enumerate(owners) if owner == {process})
     return Site(_mesh(rows[list(shards)][None]), shards, len(rows))
+
+
+def refusal(mesh: Mesh) -> str:
+    """What speaks against programs on these devices alone, as a small one finds out; "" if nothing.
+
+    A TPU slice may route between all of its chips only.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec(MESH_AXES))
+    try:
+        total = jax.jit(jnp.sum)(jax.device_put(np.ones(mesh.size, np.float32), everywhere))
+        return "" if float(total) == mesh.size else f"the sum of {mesh.size} ones was {total}"
+    except jax.errors.JaxRuntimeError as error:
+        return str(error).splitlines()[0][:200]
 
 
 def at_site(site: Site, tree):

@@ -23,8 +23,8 @@ from bstar_jax.config import (
 from bstar_jax.planning import arithmetic, compiling, moments, placing, published
 
 MODEL = ModelConfig(
-    vocab_size=8192, width=256, layers=4, heads=8, kv_heads=4, feed_forward=512, tied=False,
-    dtype="bfloat16",
+    vocab_size=8192, width=256, layers=4, heads=4, kv_heads=2, head_width=128, feed_forward=512,
+    tied=False, dtype="bfloat16",
 )  # fmt: skip
 CONFIG = Config(
     model=MODEL,

@@ -371,6 +371,7 @@ def test_the_door_says_what_would_fit_and_exits_with_3(tmp_path):
     assert not found["fits"] and found["would_fit"][0]["fits"]
     assert found["would_fit"][0]["held"] <= found["limit_bytes"]
     assert found["would_fit"][0]["changes"]
+    assert not found["would_fit_compiled"]
 
 
 def test_the_door_refuses_bad_input_with_exit_2():

@@ -1,6 +1,7 @@
 """Devices are laid out as asked, and what does not divide is refused with both numbers."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ from jax.sharding import PartitionSpec
 
 from bstar_jax import model, sharding
 from bstar_jax.config import MeshConfig, UserError
+from bstar_jax.phases.opening import sampling_site
+from bstar_jax.processes import ALONE
 from tests import builders
 
 
@@ -92,6 +95,22 @@ def test_a_process_samples_on_its_own_devices_if_it_can(sizes, where, process, s
 def test_one_process_samples_on_the_whole_mesh():
     mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
     assert sharding.sampling_site(mesh) == sharding.Site(mesh, (0, 1, 2, 3), 4)
+
+
+def test_devices_that_take_no_program_alone_sample_with_all_others(monkeypatch):
+    mesh = sharding.make_mesh(MeshConfig(1, 8, 2), chips(4, 4))
+    said = []
+    console = types.SimpleNamespace(warn=said.append)
+    for refused, shape in (("", (1, 2, 2)), ("limited routing", (1, 8, 2))):
+        monkeypatch.setattr(sharding, "refusal", lambda _, refused=refused: refused)
+        site = sampling_site(mesh, "auto", console, ALONE)
+        assert tuple(site.mesh.shape.values()) == shape
+    assert len(said) == 1 and "limited routing" in said[0] and "mesh.sampling=global" in said[0]
+    assert sampling_site(mesh, "host", console, ALONE).mesh.size == 4  # as was insisted on
+
+
+def test_these_devices_take_programs():
+    assert sharding.refusal(builders.mesh(1, 2, 2)) == ""
 
 
 def test_products_across_hosts_cannot_be_sampled_on_one():

@@ -8,6 +8,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from jax.sharding import Mesh
+
 from bstar_jax import hub, sharding, tasks, tokenizer
 from bstar_jax.checkpoint import Checkpoints
 from bstar_jax.config import Config, ModelConfig, UserError, to_dict
@@ -17,6 +19,7 @@ from bstar_jax.phases.directory import claim
 from bstar_jax.phases.run import Run
 from bstar_jax.processes import ALONE, StopRequest, Team
 from bstar_jax.rewards import open_grader
+from bstar_jax.sharding import Site
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer, check_round_trip
 
@@ -54,7 +57,6 @@ def open_run(
     words = tokenizer.for_chat(words) if config.task.chat_template else words
     model_config = resolve_model(architecture, words)
     sharding.check_model(mesh, model_config)
-    sharding.sampling_site(mesh, config.mesh.sampling)
     names = ["sft.batch", "improve.batch", "training.micro_rows"]
     for name in names + (["prm.batch", "prm.score_batch"] if config.prm.enabled else []):
         section, field = name.split(".")
@@ -63,6 +65,7 @@ def open_run(
     _check_special(words, config)
     for note in task.notes:
         console.warn(note)
+    site = sampling_site(mesh, config.mesh.sampling, console, team)
     with contextlib.ExitStack() as stack:
         if write and team.is_first:
             stack.enter_context(claim(directory, config, console))
@@ -91,6 +94,7 @@ def open_run(
             words,
             model_config,
             mesh,
+            site,
             checkpoints,
             log,
             console,
@@ -98,6 +102,30 @@ def open_run(
             grader,
             team,
         )
+
+
+def sampling_site(mesh: Mesh, where: str, console: Console, team: Team) -> Site:
+    """Where this process samples: on all devices if its own alone are not to be had.
+
+    Some TPU slices may take no program for a part of their devices; what runs here tells.
+
+    Args:
+      mesh: All devices.
+      where: As `mesh.sampling`.
+      console: Is told where it is not as wished.
+      team: The processes, which decide together.
+    """
+    site = sharding.sampling_site(mesh, where)
+    if site.mesh == mesh or where == "host":
+        return site
+    complaints = list(filter(None, team.gather_json(sharding.refusal(site.mesh))))
+    if not complaints:
+        return site
+    console.warn(
+        f"the devices of one process take no program of their own ({complaints[0]}); all devices "
+        "sample together, which is slower: mesh.sampling=global says so from the start"
+    )
+    return sharding.sampling_site(mesh, "global")
 
 
 def load_task(config: Config) -> Task:

@@ -24,6 +24,7 @@ from bstar_jax.rewards import Grader
 from bstar_jax.rewards.process import ProcessModel
 from bstar_jax.sampling import Sampler
 from bstar_jax.sampling.weights import as_computed, rollout_config
+from bstar_jax.sharding import Site
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer
 
@@ -39,6 +40,7 @@ class Run:
       tokenizer: Text to tokens and back.
       model: The model as it trains, its vocabulary size resolved.
       mesh: The devices.
+      site: Those that this process samples on.
       checkpoints: Parameters and training state on disk.
       log: metrics.jsonl and its mirrors.
       console: What a person sees.
@@ -53,6 +55,7 @@ class Run:
     tokenizer: Tokenizer
     model: ModelConfig
     mesh: Mesh
+    site: Site
     checkpoints: Checkpoints
     log: MetricsLog
     console: Console
@@ -122,7 +125,7 @@ class Run:
         """Draws responses with this run's model and lengths."""
         settings = self.config.generate
         config = rollout_config(self.whole_model, settings.weights)
-        return Sampler(config, self.tokenizer, settings, self.mesh, self.config.mesh.sampling)
+        return Sampler(config, self.tokenizer, settings, self.mesh, self.site)
 
     @functools.cached_property
     def process_model(self) -> ProcessModel | None:
@@ -134,7 +137,7 @@ class Run:
         settings = self.config.prm
         if not settings.enabled:
             return None
-        site = self.sampler.site
+        site = self.site
         config = dataclasses.replace(self.whole_model, scalar_head=True)
         with contextlib.closing(self.process_checkpoints(read_only=True, mesh=site.mesh)) as found:
             if not found.iterations():

@@ -18,7 +18,7 @@ import dataclasses
 
 from bstar_jax import sharding
 from bstar_jax.config import Config, ModelConfig
-from bstar_jax.planning import loads, moments
+from bstar_jax.planning import loads
 from bstar_jax.planning.loads import Unit
 from bstar_jax.planning.moments import Moment
 from bstar_jax.planning.programs import Programs
@@ -76,7 +76,7 @@ def step(programs: Programs, phase: str) -> Work:
     """One optimizer step."""
     model, mesh = programs.model, dict(programs.mesh.shape)
     data, fsdp, tensor = (mesh[axis] for axis in sharding.MESH_AXES)
-    load, weights, item = loads.step(programs.config, phase, data * fsdp), sizes(programs), 0
+    load, weights = loads.step(programs.config, phase, data * fsdp), sizes(programs)
     item = _item(model)
     tokens = load.tokens / (data * fsdp)
     passes = load.rows // load.micro_rows
@@ -156,8 +156,3 @@ def with_changes(config: Config, changes: dict[str, object]) -> Config:
         for section, fields in sections.items()
     }
     return dataclasses.replace(config, **parts)
-
-
-def held(programs: Programs) -> dict[str, int]:
-    """Bytes a device holds at each moment of a run, by arithmetic."""
-    return {each.name: moments.total(moments.estimated(each)) for each in moments.moments(programs)}

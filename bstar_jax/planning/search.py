@@ -194,47 +194,49 @@ def largest(
     limit: float,
     compiled: Callable[[Moment], Measured] | None,
 ) -> Largest:
-    """The largest of some values with which every moment of the given names fits.
+    """The largest of some values with which every moment fits whose name begins so.
 
-    The temporaries of the tightest moment are a straight line through those of two compiled
-    programs; what lies there beside them is known. The result is compiled once more.
+    Temporaries of the tightest are a straight line through those of two compiled programs; what
+    lies there beside them is known. The program of the result is compiled once more.
 
     Args:
-      programs_of: The programs with a value.
-      setting: Its name.
-      given: The value of the config.
+      programs_of: The programs with a value of the setting, whose value of the config is `given`.
       values: To choose from, in rising order.
-      names: Of the moments that depend on it; by their beginnings.
+      names: Beginnings of the names of moments that depend on it.
       limit: Bytes that a device has.
       compiled: Compiles a moment; None is by arithmetic alone.
     """
     listed = lambda value: [  # noqa: E731
         each for each in moments.moments(programs_of(value)) if each.name.startswith(names)
     ]
+    tightest = _tightest([each for each in listed(given) if each.lower])
     correct, seconds = (lambda moment, value: moment.temporaries), 0.0
-    tightest = max(
-        (each for each in listed(given) if each.lower),
-        key=lambda each: moments.total(moments.estimated(each)),
-    ).name
     if compiled:
-        other = max((value for value in values if value <= given // 2), default=values[0])
-        pair = [(value, compiled(_named(listed(value), tightest))) for value in (given, other)]
-        seconds = sum(each.seconds for _, each in pair)
-        correct = _line(tightest, [(value, _temporaries(each)) for value, each in pair])
+        correct, seconds = _corrected(listed, tightest, values, given, compiled)
+    beside = lambda each: moments.total(each.arguments) + moments.total(each.beside)  # noqa: E731
+    most = limit if compiled else MARGIN * limit
     fitting = [
         value
         for value in values
-        if all(
-            moments.total(each.arguments) + moments.total(each.beside) + correct(each, value)
-            <= limit * (1 if compiled else MARGIN)
-            for each in listed(value)
-        )
+        if all(beside(each) + correct(each, value) <= most for each in listed(value))
     ]
     if not fitting or compiled is None:
         return Largest(setting, given, max(fitting, default=0), "arithmetic", seconds)
     done = compiled(_named(listed(fitting[-1]), tightest))
     method = "compiled" if done.fits else "refused"
     return Largest(setting, given, fitting[-1], method, seconds + done.seconds)
+
+
+def _corrected(listed: Callable, name: str, values: list[int], given: int, compiled: Callable):
+    """Temporaries as two compiled programs of a moment have them, and the seconds that it took."""
+    other = max((value for value in values if value <= given // 2), default=values[0])
+    pair = [(value, compiled(_named(listed(value), name))) for value in (given, other)]
+    line = _line(name, [(value, _temporaries(each)) for value, each in pair])
+    return line, sum(each.seconds for _, each in pair)
+
+
+def _tightest(listed: list[Moment]) -> str:
+    return max(listed, key=lambda each: moments.total(moments.estimated(each))).name
 
 
 def _named(listed: list[Moment], name: str) -> Moment:

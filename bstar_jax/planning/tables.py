@@ -158,7 +158,7 @@ def _verdict(plan: Plan) -> Iterator[str]:
     worst = max(plan.programs, key=lambda each: each.held)
     yield (
         f"{'FITS' if plan.fits else 'DOES NOT FIT'}: a device holds at most "
-        f"{worst.held / GIB:.2f} of {worst.limit / GIB:.2f} GiB, in {worst.name} ({worst.phases})"
+        f"{worst.held / GIB:.2f} of {worst.limit / GIB:.2f} GiB, in {worst.name}"
     )
     for each in plan.largest:
         how = {

@@ -84,23 +84,15 @@ def plan(
     remedies, remedy, largest = [], [], []
     if not all(each.fits for each in done):
         remedies = search.remedies(config, shape, topology, meshes)
-        if remedies and is_searching:
+        if remedies and is_searching and topology.is_tpu:
             remedy = _confirmed(remedies[0], shape, topology, measure)
     elif is_searching:
         largest = _largest(config, shape, topology, measure)
+    mesh, times = placing.mesh_of(programs), _times(programs, topology, done)
+    site = tuple(programs.site.shape[axis] for axis in sharding.MESH_AXES)
+    notes = _notes(config, programs, topology, done)
     return Plan(
-        config=config,
-        topology=topology,
-        shape=shape,
-        mesh=placing.mesh_of(programs),
-        site=tuple(programs.site.shape[axis] for axis in sharding.MESH_AXES),
-        programs=done,
-        times=_times(programs, topology, done),
-        largest=largest,
-        meshes=meshes,
-        remedies=remedies,
-        remedy=remedy,
-        notes=_notes(config, programs, topology, done),
+        config, topology, shape, mesh, site, done, times, largest, meshes, remedies, remedy, notes
     )
 
 
@@ -125,7 +117,7 @@ def _measure(
 def _confirmed(
     chosen: Candidate, shape: Shape, topology: Topology, measure: Callable
 ) -> list[Measured]:
-    """The programs of a config that holds most at two kinds of moments: training and sampling."""
+    """The programs of a config found by arithmetic, compiled; the balance score is small."""
     programs = placing.place(chosen.config, shape, topology)
     return [measure(each) for each in moments.moments(programs) if each.name != "balance"]
 

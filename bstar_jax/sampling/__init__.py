@@ -71,24 +71,23 @@ class Sampler:
       tokenizer: Text to tokens and back.
       settings: Lengths, rows a batch, top-p and min-p.
       mesh: Where; None is the default device.
-      where: On which part of the mesh a process samples, see `sharding.sampling_site`.
+      site: On which part of the mesh this process samples; by default its own, where it can.
     """
 
     config: ModelConfig
     tokenizer: Tokenizer
     settings: GenerateConfig
     mesh: Mesh | None = None
-    where: str = "auto"
+    site: sharding.Site | None = None
 
     @functools.cached_property
-    def site(self) -> sharding.Site | None:
-        """Where this process samples."""
-        return sharding.sampling_site(self.mesh, self.where) if self.mesh else None
+    def _site(self) -> sharding.Site | None:
+        return self.site or (sharding.sampling_site(self.mesh) if self.mesh else None)
 
     @property
     def _shards(self) -> int:
         """Shards of all processes."""
-        return self.site.total if self.site else 1
+        return self._site.total if self._site else 1
 
     @functools.cached_property
     def _stops(self) -> tuple[tuple[str, ...], np.ndarray | None]:
@@ -134,8 +133,8 @@ class Sampler:
           draws: How each query's responses are drawn.
           keys: Where in the run this is.
         """
-        if self.site and self.site.mesh != self.mesh:
-            params = sharding.at_site(self.site, params)
+        if self._site and self._site.mesh != self.mesh:
+            params = sharding.at_site(self._site, params)
         started = time.perf_counter()
         prepared = self._prepare(units[0], draws, keys) if units else None
         done = None
@@ -162,7 +161,7 @@ class Sampler:
         lengths_Q = np.array([len(prompt) for prompt in prompts], np.int32)
         whole = deal(lengths_Q.tolist(), unit.size, self._shards)
         longest_Q = whole.gather(lengths_Q).max(axis=0)
-        order = whole.of(self.site.shards) if self.site else whole
+        order = whole.of(self._site.shards) if self._site else whole
         # The same room whatever prefixes a unit has: every buffer is a program of its own.
         room = self.settings.max_prompt_tokens
         room += self.settings.max_tokens - 1 if any(prefixes) else 0
@@ -202,7 +201,7 @@ class Sampler:
             slots=self.settings.slots,
             max_tokens=self.settings.max_tokens,
             end_id=self.tokenizer.end_id,
-            mesh=self.site and self.site.mesh,
+            mesh=self._site and self._site.mesh,
         )
 
     def _prompts(self, queries: Sequence[Query]) -> list[list[int]]:
