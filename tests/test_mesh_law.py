@@ -115,7 +115,7 @@ def test_training_is_that_of_one_device(sizes):
     assert_near_one_device(trained(builders.mesh(*sizes), TrainingConfig()))
 
 
-@on_meshes((2, 2, 2))
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 8, 1)], ids=str)
 def test_packed_training_in_parts_is_that_of_one_device_at_once(sizes):
     assert_near_one_device(trained(builders.mesh(*sizes), PACKED))
 

@@ -245,6 +245,18 @@ def test_prompts_of_all_buckets_draw_as_alone(monkeypatch):
         assert_same_tokens(got, alone)
 
 
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2), (8, 1, 1)], ids=str)
+def test_decoding_is_compiled_once_however_often_it_is_called(sizes):
+    config = dataclasses.replace(builders.MODEL, kv_heads=4)
+    mesh = builders.mesh(*sizes)
+    params = builders.for_sampling(config, mesh, builders.params(config))
+    before = decode.decode._cache_size()
+    prompts = [[2 + place % 3] * (1 + place % 4) for place in range(8)]
+    # Of a length that no other test has; more steps than a call takes.
+    flights.fly(config, params, prompts, [(1.0, 0)] * 4, slots=16, max_tokens=131, mesh=mesh)
+    assert decode.decode._cache_size() == before + 1
+
+
 @pytest.mark.parametrize(("count", "size", "shards"), [(5, 8, 4), (8, 8, 1), (1, 2, 2)])
 def test_queries_are_dealt_once_and_come_back(count, size, shards):
     lengths = np.random.default_rng(0).integers(1, 9, count).tolist()

@@ -29,14 +29,15 @@ def look_up(table_VD: jax.Array, tokens_BL: jax.Array, dtype: str, *, is_stored:
 
     Args:
       table_VD: The embedding.
-      tokens_BL: Token ids in [0, V). On a mesh, its row shards divide B.
+      tokens_BL: Token ids in [0, V).
       dtype: Of the result.
       is_stored: Whether the table lies on the storage map, else on the sampling map.
     """
     mesh = jax.sharding.get_abstract_mesh()
     is_alone = mesh.empty or mesh.manual_axes
     over = "fsdp" if is_stored and not is_alone and mesh.shape["fsdp"] > 1 else None
-    if is_alone or not over and mesh.shape["tensor"] == 1:
+    lies_whole = is_alone or (not over and mesh.shape["tensor"] == 1)
+    if lies_whole or len(tokens_BL) % sharding.row_shards(mesh):
         return table_VD[tokens_BL].astype(dtype)
     table = sharding.spec(("vocab", "width"), sharding.STORAGE if over else sharding.SAMPLING)
     rows = sharding.spec(("batch", "length"), sharding.SAMPLING)

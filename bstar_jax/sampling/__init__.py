@@ -149,6 +149,7 @@ class Sampler:
             now = time.perf_counter()
             done = (unit, flight.order, responses, now - started)
             started = now
+            del flight  # and its cache, before there is another
         if done:
             yield done[0], self._collect(*done, draws, keys)
 

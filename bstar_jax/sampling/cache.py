@@ -96,6 +96,17 @@ def start(config: ModelConfig, prompts: Prompts, shape: tuple[int, int, int], co
     return Cache(fan_out(prompts.key), fan_out(prompts.value), own, own)
 
 
+def in_place(cache: Cache) -> Cache:
+    """The cache as its parts lie on the mesh."""
+    place = lambda part, axes: None if part is None else sharding.constrain(part, *axes)  # noqa: E731
+    return Cache(
+        prompt_key=place(cache.prompt_key, LANE_AXES),
+        prompt_value=place(cache.prompt_value, LANE_AXES),
+        key=place(cache.key, SLOT_AXES),
+        value=place(cache.value, SLOT_AXES),
+    )
+
+
 def load(cache: Cache, prompts: Prompts, lane_D, side_D, query_D) -> Cache:
     """Copies one prompt of each shard into a lane's side."""
 

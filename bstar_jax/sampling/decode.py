@@ -140,17 +140,31 @@ def start(
     first = jax.vmap(lambda real: refill.start(*shape, real, (queries, samples)))
     slots, lanes = first(work.real_D)
     rows = (shards, queries * samples)
+    return _in_place(
+        DecodeState(
+            step=jnp.int32(0),
+            slots=slots,
+            lanes=lanes,
+            cache=caches.start(config, work.prompts, shape, columns),
+            responses=Responses(
+                tokens_DWL=jnp.zeros((*rows, max_tokens), jnp.int32),
+                num_tokens_DW=jnp.zeros(rows, jnp.int32),
+                logprob_DW=jnp.zeros(rows, jnp.float32),
+                stopped_DW=jnp.zeros(rows, bool),
+            ),
+        )
+    )
+
+
+def _in_place(state: DecodeState) -> DecodeState:
+    """The state where every program leaves it: elsewhere the next would be compiled once more."""
+    by_shard = lambda part: sharding.constrain(part, "batch", *[None] * (part.ndim - 1))  # noqa: E731
     return DecodeState(
-        step=jnp.int32(0),
-        slots=slots,
-        lanes=lanes,
-        cache=caches.start(config, work.prompts, shape, columns),
-        responses=Responses(
-            tokens_DWL=jnp.zeros((*rows, max_tokens), jnp.int32),
-            num_tokens_DW=jnp.zeros(rows, jnp.int32),
-            logprob_DW=jnp.zeros(rows, jnp.float32),
-            stopped_DW=jnp.zeros(rows, bool),
-        ),
+        step=sharding.constrain(state.step),
+        slots=jax.tree.map(by_shard, state.slots),
+        lanes=jax.tree.map(by_shard, state.lanes),
+        cache=caches.in_place(state.cache),
+        responses=jax.tree.map(by_shard, state.responses),
     )
 
 
@@ -198,14 +212,14 @@ def decode(
         stays = status[Status.MUST_GROW] + status[Status.CAN_SHRINK] == 0
         return (status[Status.ALIVE] > 0) & stays & (state.step < until)
 
-    state = jax.lax.while_loop(goes_on, step, state)
+    state = _in_place(jax.lax.while_loop(goes_on, step, state))
     return state, _status(work, state)
 
 
 @functools.partial(jax.jit, static_argnames=("columns",))
 def grow(state: DecodeState, columns: int) -> DecodeState:
     """The same state with more columns for responses."""
-    return dataclasses.replace(state, cache=caches.grow(state.cache, columns))
+    return _in_place(dataclasses.replace(state, cache=caches.grow(state.cache, columns)))
 
 
 @jax.jit
@@ -216,10 +230,12 @@ def shrink(state: DecodeState) -> DecodeState:
         ..., : is_free_DUR.shape[2] // _SHRINK_BY
     ]
     keep = lambda part: jnp.take_along_axis(part, slot_DUR, axis=2)  # noqa: E731
-    return dataclasses.replace(
-        state,
-        slots=jax.tree.map(keep, state.slots),
-        cache=caches.keep_slots(state.cache, slot_DUR),
+    return _in_place(
+        dataclasses.replace(
+            state,
+            slots=jax.tree.map(keep, state.slots),
+            cache=caches.keep_slots(state.cache, slot_DUR),
+        )
     )
 
 

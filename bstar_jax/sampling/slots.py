@@ -51,13 +51,14 @@ class Lanes:
       query_UK: The queries whose prompts a lane holds, K = 1 or 2 of them, int32; -1 is none.
       side_U: The one whose responses begin now.
       begun_Q: Responses begun of each query; N for queries that only fill the unit.
-      fetched: Queries that some lane has fetched: the first ones.
+      fetched_1: Queries that some lane has fetched: the first ones. (Of an array without axes
+        beside the shards JAX forgets where it lies, and compiles anew.)
     """
 
     query_UK: jax.Array
     side_U: jax.Array
     begun_Q: jax.Array
-    fetched: jax.Array
+    fetched_1: jax.Array
 
 
 def start(num_lanes: int, num_slots: int, sides: int, real: jax.Array, sizes: tuple[int, int]):
@@ -82,7 +83,7 @@ def start(num_lanes: int, num_slots: int, sides: int, real: jax.Array, sizes: tu
             query_UK=query_UK,
             side_U=jnp.zeros(num_lanes, jnp.int32),
             begun_Q=jnp.where(is_real_Q, 0, num_samples).astype(jnp.int32),
-            fetched=jnp.minimum(num_lanes, real).astype(jnp.int32),
+            fetched_1=jnp.minimum(num_lanes, real).astype(jnp.int32)[None],
         ),
     )
 
@@ -101,8 +102,9 @@ def fetch(slots: Slots, lanes: Lanes, real: jax.Array, num_samples: int):
     is_free_U = ~is_used_U & (left_UK[lane_U, other_U] == 0)
     is_idle_U = left_UK[lane_U, lanes.side_U] == 0
     left_Q = num_samples - lanes.begun_Q
-    is_new = lanes.fetched < real
-    query = jnp.where(is_new, lanes.fetched, jnp.argmax(left_Q).astype(jnp.int32))
+    fetched = lanes.fetched_1[0]
+    is_new = fetched < real
+    query = jnp.where(is_new, fetched, jnp.argmax(left_Q).astype(jnp.int32))
     # Lanes without work come first; only they help with a query that another lane has.
     wants_U = jnp.where(is_free_U, 1 + is_idle_U.astype(jnp.int32), 0)
     lane = jnp.argmax(wants_U)
@@ -113,7 +115,7 @@ def fetch(slots: Slots, lanes: Lanes, real: jax.Array, num_samples: int):
     lanes = dataclasses.replace(
         lanes,
         query_UK=lanes.query_UK.at[lane, side].set(query),
-        fetched=lanes.fetched + (go & is_new),
+        fetched_1=lanes.fetched_1 + (go & is_new),
     )
     return lanes, (lane, side, jnp.maximum(query, 0))
 
