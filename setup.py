@@ -46,6 +46,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",  # two files of tests at a time
             "hypothesis>=6,<7",  # laws over random inputs
             "torch>=2.6,<3",  # Transformers as the other side of comparisons; never at run time
             "ruff>=0.14,<1",  # lint and format
