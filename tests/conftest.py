@@ -1,5 +1,6 @@
 """Sets the stage before JAX is imported: eight CPU devices, and strictness switched on."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -16,6 +17,7 @@ os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402  the environment above has to stand first
+import pytest  # noqa: E402
 
 # Arrays of different rank combine only where the code says how.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -23,3 +25,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Random examples are the same in every run, and a busy machine is no failure.
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("seeded")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_let_go():
+    """Drops what a file compiled: Linux lets a process map 65,530 pieces of memory, no more, and a
+    compiled program has dozens; beyond that the compiler ends the process."""
+    yield
+    jax.clear_caches()
+    gc.collect()

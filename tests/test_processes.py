@@ -112,6 +112,12 @@ class Room:
         with ThreadPoolExecutor(len(self.members)) as pool:
             return list(pool.map(act, self.members))
 
+    def close(self):
+        for member in self.members:
+            member._over.set()
+            for connection in member._connections.values():
+                connection.close()
+
     def told(self, index):
         """What a member was told first, waited for."""
         for _ in range(200):
@@ -121,14 +127,23 @@ class Room:
         raise AssertionError(f"member {index} was told nothing")
 
 
+@pytest.fixture
+def room_of():
+    """Makes rooms, and ends their members' threads."""
+    rooms = []
+    yield lambda *sizes, **times: rooms.append(Room(*sizes, **times)) or rooms[-1]
+    for room in rooms:
+        room.close()
+
+
 def test_one_process_is_a_team_of_its_own():
     assert ALONE.is_first and ALONE.gather(b"x") == [b"x"]
     assert ALONE.agree({"a": [1, None]}) == {"a": [1, None]}
     ALONE.barrier()
 
 
-def test_values_of_all_processes_reach_all_in_their_order():
-    room = Room(3)
+def test_values_of_all_processes_reach_all_in_their_order(room_of):
+    room = room_of(3)
     large = b"x" * 3_000_000
     for number in range(5):
         values = [b"%d-%d" % (number, index) for index in range(2)] + [large]
@@ -141,8 +156,8 @@ def test_values_of_all_processes_reach_all_in_their_order():
     assert room.ends == [[], [], []]
 
 
-def test_nobody_passes_a_barrier_before_all_have_come():
-    room, passed = Room(2), []
+def test_nobody_passes_a_barrier_before_all_have_come(room_of):
+    room, passed = room_of(2), []
     early = threading.Thread(target=lambda: passed.append(room.members[1].barrier()))
     early.start()
     time.sleep(0.2)
@@ -153,8 +168,8 @@ def test_nobody_passes_a_barrier_before_all_have_come():
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_lost_process_is_named_to_all_others_at_once(victim):
-    room = Room(3)
+def test_a_lost_process_is_named_to_all_others_at_once(room_of, victim):
+    room = room_of(3)
     room.members[victim]._over.set()  # whoever is dead says nothing
     for pair in [room.pairs[victim][1]] if victim else [pair[0] for pair in room.pairs.values()]:
         pair.shutdown(socket.SHUT_RDWR)
@@ -164,8 +179,8 @@ def test_a_lost_process_is_named_to_all_others_at_once(victim):
         assert line.endswith(f"process {index} stops too") and code == 1
 
 
-def test_a_silent_process_is_lost():
-    room = Room(2, silence=0.6, beat=0.2)
+def test_a_silent_process_is_lost(room_of):
+    room = room_of(2, silence=0.6, beat=0.2)
     room.all(lambda member: member.barrier())
     time.sleep(1.0)
     assert room.ends == [[], []]  # signs of life keep it
@@ -174,8 +189,8 @@ def test_a_silent_process_is_lost():
     assert "nothing was heard of it for" in line
 
 
-def test_a_process_that_fails_takes_all_with_it_and_says_why():
-    room = Room(3)
+def test_a_process_that_fails_takes_all_with_it_and_says_why(room_of):
+    room = room_of(3)
     room.members[1].leave(2, "failed: error: no such file")
     for index in (0, 2):
         line, code = room.told(index)
