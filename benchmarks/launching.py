@@ -12,6 +12,8 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Devices that share few cores may meet late; by default XLA ends the process after 40 s.
+PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 TIMINGS = ("wall_seconds", "tokens_per_second")
 
 

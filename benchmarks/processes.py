@@ -60,7 +60,7 @@ class Bench:
         size = mesh[0] * mesh[1] * mesh[2]
         axes = zip(("data", "fsdp", "tensor"), mesh, strict=True)
         flags = [*self.overrides, *(f"--config.mesh.{axis}={each}" for axis, each in axes)]
-        devices = f"--xla_force_host_platform_device_count={size // count}"
+        devices = f"--xla_force_host_platform_device_count={size // count} {launching.PATIENT}"
         environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices}
         command = launching.main_command(self.config, self.workdir / name, flags)
         address = f"--coordinator=127.0.0.1:{free_port()}"

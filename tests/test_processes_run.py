@@ -35,7 +35,9 @@ def start(workdir, *, mesh, processes=1, **settings):
     devices = int(np.prod(mesh)) // processes
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # Devices on busy cores may meet late; by default XLA ends the process after 40 s.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
     }
     started = []
     for index in range(processes):
