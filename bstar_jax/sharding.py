@@ -27,7 +27,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bstar_jax.config import MeshConfig, ModelConfig, UserError
+from bstar_jax.config import Config, MeshConfig, ModelConfig, UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -272,6 +272,18 @@ def check_rows(mesh: Mesh, name: str, rows: int) -> None:
             f"{name} is {rows}, but mesh.data x mesh.fsdp = {parts} devices share its rows; "
             f"the nearest that divides is {max(round(rows / parts), 1) * parts}"
         )
+
+
+def check_batches(mesh: Mesh, config: Config) -> None:
+    """Refuses a run of which the mesh cannot spread all batches evenly.
+
+    Raises:
+      UserError: As `check_rows`, for the first such setting.
+    """
+    names = ["sft.batch", "improve.batch", "training.micro_rows"]
+    for name in names + (["prm.batch", "prm.score_batch"] if config.prm.enabled else []):
+        section, field = name.split(".")
+        check_rows(mesh, name, getattr(getattr(config, section), field))
 
 
 def check_model(mesh: Mesh, config: ModelConfig) -> None:

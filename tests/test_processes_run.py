@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from bstar_jax.records import Rollouts
-from tests import builders  # noqa: F401  (the devices of this process)
 
 SETTINGS = {
     "loop.iterations": 1, "sft.steps": 30, "sft.warmup_steps": 5, "sft.batch": 32,

@@ -352,7 +352,9 @@ class CheckpointConfig(Checked):
     prefix = "checkpoint."
 
     keep: int = setting(0, "iterations whose parameters are kept; 0 is all", low=0)
-    minutes: float = setting(10.0, "between saves within a training phase", above=0)
+    minutes: float = setting(
+        10.0, "between saves within a training phase, at the next metrics row", above=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,10 +57,7 @@ def open_run(
     words = tokenizer.for_chat(words) if config.task.chat_template else words
     model_config = resolve_model(architecture, words)
     sharding.check_model(mesh, model_config)
-    names = ["sft.batch", "improve.batch", "training.micro_rows"]
-    for name in names + (["prm.batch", "prm.score_batch"] if config.prm.enabled else []):
-        section, field = name.split(".")
-        sharding.check_rows(mesh, name, getattr(getattr(config, section), field))
+    sharding.check_batches(mesh, config)
     check_round_trip(words, _texts(task))
     _check_special(words, config)
     for note in task.notes:

@@ -17,7 +17,6 @@ there are no moments while sampling, but a second set of parameters where a comp
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 from jax.sharding import Mesh
@@ -27,6 +26,7 @@ from bstar_jax.planning import loads, temporaries
 from bstar_jax.planning.loads import Unit
 from bstar_jax.planning.programs import Programs
 from bstar_jax.planning.shapes import bytes_on_device
+from bstar_jax.rewards.process import columns_for
 
 PARTS = (
     "parameters", "optimizer", "rollout_weights", "process_model", "cache", "inputs",
@@ -220,9 +220,7 @@ def _score(programs: Programs, unit: Unit) -> Moment:
     state, cache = _while_sampling(programs, None), bytes_on_device(programs.cache(unit))
     judge = state.pop("process_model")
     rows = config.prm.score_batch // sharding.row_shards(programs.mesh)
-    length = 1 << math.ceil(
-        math.log2(config.generate.max_prompt_tokens + config.generate.max_tokens)
-    )
+    length = columns_for(config.generate.max_prompt_tokens + config.generate.max_tokens)
     scratch = (
         rows * length * 8 * (model.width + model.feed_forward // programs.site.shape["tensor"])
     )

@@ -44,19 +44,11 @@ def place(config: Config, shape: Shape, topology: Topology) -> Programs:
     """
     mesh = sharding.make_mesh(config.mesh, devices_of(topology))
     sharding.check_model(mesh, shape.model)
-    for name in _rows(config):
-        section, field = name.split(".")
-        sharding.check_rows(mesh, name, getattr(getattr(config, section), field))
+    sharding.check_batches(mesh, config)
     site = sharding.sampling_site(mesh, config.mesh.sampling, 0).mesh
     if site.size < mesh.size and topology.is_tpu:
         site = _of_one_host(site, topology)
     return Programs(config, shape.model, mesh, site)
-
-
-def _rows(config: Config) -> list[str]:
-    """Settings that the row shards of the mesh must divide; as opening a run has it."""
-    names = ["sft.batch", "improve.batch", "training.micro_rows"]
-    return names + (["prm.batch", "prm.score_batch"] if config.prm.enabled else [])
 
 
 def _of_one_host(site: Mesh, topology: Topology) -> Mesh:

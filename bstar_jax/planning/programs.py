@@ -19,7 +19,7 @@ from bstar_jax.config import Config, ModelConfig
 from bstar_jax.kernels.int8 import Int8
 from bstar_jax.planning import loads, shapes
 from bstar_jax.planning.loads import Unit
-from bstar_jax.rewards.process import step_rewards
+from bstar_jax.rewards.process import columns_for, step_rewards
 from bstar_jax.sampling import cache as caches
 from bstar_jax.sampling import decode as decoding
 from bstar_jax.sampling.decode import Work
@@ -235,9 +235,7 @@ class Programs:
         settings = self.config.generate
         rows = self.config.prm.score_batch * sharding.row_shards(self.site)
         rows //= sharding.row_shards(self.mesh)
-        length = 64
-        while length < settings.max_prompt_tokens + settings.max_tokens:
-            length *= 2
+        length = columns_for(settings.max_prompt_tokens + settings.max_tokens)
         tokens = shapes.rows(self.site, (rows, length), "int32")
         return self._lower(
             self.site, step_rewards, self.judge, self.process_model(), tokens, tokens

@@ -35,7 +35,18 @@ REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "last": lambda rewards: rewards[-1],
 }
 
-SHORTEST = 64  # columns that responses are scored in: so many, or twice, four times ...
+_SHORTEST = 64
+
+
+def columns_for(tokens: int) -> int:
+    """Columns that responses of so many tokens, prompts included, are scored in.
+
+    They double from 64, as every length is a program of its own. Example: 100 -> 128.
+    """
+    columns = _SHORTEST
+    while columns < tokens:
+        columns *= 2
+    return columns
 
 
 def step_ends(text: str, separator: str, marker: str) -> list[int]:
@@ -140,9 +151,7 @@ class ProcessModel:
     def _queue(self, texts: Sequence[Sequence[int]]) -> Iterator[jax.Array]:
         for start in range(0, len(texts), self.batch):
             part = texts[start : start + self.batch]
-            length = SHORTEST
-            while length < max(map(len, part)):
-                length *= 2
+            length = columns_for(max(map(len, part)))
             tokens_BL = np.full((self.batch, length), self.tokenizer.pad_id, np.int32)
             segments_BL = np.zeros((self.batch, length), np.int32)
             for row, tokens in enumerate(part):
