@@ -1,14 +1,20 @@
 """Learnt process rewards: where steps end, what a score is, and that batches change nothing."""
 
+import contextlib
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bstar_jax import model
+from bstar_jax.checkpoint import Checkpoints
 from bstar_jax.records import Rollouts
+from bstar_jax.rewards import process
 from bstar_jax.rewards.process import REDUCTIONS, ProcessModel, step_ends, with_scalar_head
+from bstar_jax.sampling.weights import as_computed
 from bstar_jax.tokenizer import tokens_at
 from tests import builders
 
@@ -127,3 +133,24 @@ def test_equal_texts_are_scored_once(monkeypatch):
     rows = Rollouts.from_columns({"prompt": [PROMPT] * 4, "response": [RESPONSES[0]] * 4})
     process_model().grade(rows)
     assert seen == [RESPONSES[0]]
+
+
+def test_parameters_kept_as_they_are_computed_with_give_the_same_bits(tmp_path):
+    config = dataclasses.replace(builders.MODEL, dtype="bfloat16", scalar_head=True)
+    mesh = builders.mesh()
+    params = builders.for_training(config, mesh, builders.params(config))
+    params["scalar"] = jax.random.normal(jax.random.key(1), params["scalar"].shape)
+    with contextlib.closing(Checkpoints(tmp_path, config, mesh)) as checkpoints:
+        checkpoints.save_params(0, params)
+        checkpoints.wait()
+        small = checkpoints.restore_params(0, functools.partial(as_computed, config))
+    kinds = {leaf.dtype.name for leaf in jax.tree.leaves(small)}
+    assert kinds == {"bfloat16", "float32"}  # matrices, and norms
+    tokens_BL = jnp.arange(24).reshape(2, 12) % 7 + 2
+    with jax.set_mesh(mesh):
+        got, expected = (
+            process.step_rewards(config, part, tokens_BL, jnp.ones_like(tokens_BL))
+            for part in (small, params)
+        )
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_array_equal(got, expected)

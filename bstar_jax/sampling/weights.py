@@ -71,19 +71,15 @@ def rollout_params(config: ModelConfig, params: dict, mesh: Mesh | None, *, weig
     return jax.device_put(params, sharding.shardings(mesh, params, axes, sharding.SAMPLING))
 
 
-def as_computed(config: ModelConfig, params: dict) -> dict:
-    """Parameters, or their shapes, in the type that the computation casts them to: no sum changes.
+def as_computed(config: ModelConfig, shapes: dict) -> dict:
+    """Shapes of f32 parameters in the types that the computation casts them to: no sum changes.
 
     Of a bf16 computation matrices are bf16 and norms f32, of an f32 one all are f32.
     """
     if config.dtype == "float32":
-        return params
-    cast = functools.partial(_cast, axes=model.axes_of(config, params), is_int8=False)
-    return jax.eval_shape(cast, params) if _is_shapes(params) else jax.jit(cast)(params)
-
-
-def _is_shapes(tree) -> bool:
-    return isinstance(jax.tree.leaves(tree)[0], jax.ShapeDtypeStruct)
+        return shapes
+    cast = functools.partial(_cast, axes=model.axes_of(config, shapes), is_int8=False)
+    return jax.eval_shape(cast, shapes)
 
 
 @jaxtyped(typechecker=beartype)
