@@ -32,11 +32,11 @@ silence_libraries()
 
 from bstar_jax import processes  # noqa: E402
 from bstar_jax.config import Config, UserError  # noqa: E402
-from bstar_jax.phases.directory import read_config  # noqa: E402
+from bstar_jax.run.workspace import read_config  # noqa: E402
 from bstar_jax.phases.monitor import evaluate  # noqa: E402
 from bstar_jax.phases.opening import open_run  # noqa: E402
 from bstar_jax.phases.run import Run  # noqa: E402
-from bstar_jax.phases.train import sampling_params  # noqa: E402
+from bstar_jax.phases.training import sampling_params  # noqa: E402
 from bstar_jax.records import SPLITS  # noqa: E402
 
 _MAY_DIFFER = ("monitor.", "mesh.", "generate.batch", "generate.slots", "log.")

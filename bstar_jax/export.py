@@ -26,7 +26,7 @@ silence_libraries()
 
 from bstar_jax import hub  # noqa: E402
 from bstar_jax.config import UserError  # noqa: E402
-from bstar_jax.phases.directory import read_config  # noqa: E402
+from bstar_jax.run.workspace import read_config  # noqa: E402
 from bstar_jax.phases.opening import open_run  # noqa: E402
 from bstar_jax.phases.run import Run  # noqa: E402
 

@@ -20,12 +20,12 @@ and where parameters, optimizer and data of an iteration come from.
 from __future__ import annotations
 
 from bstar_jax.phases.calibrate import calibrate
-from bstar_jax.phases.data import check_inputs
+from bstar_jax.run.data import check_inputs
 from bstar_jax.phases.generate import generate, grade, select
 from bstar_jax.phases.monitor import monitor
-from bstar_jax.phases.prm import learn_process_rewards
+from bstar_jax.process_reward.learning import learn_process_rewards
 from bstar_jax.phases.run import Run
-from bstar_jax.phases.train import improve, sampling_params, state_before, warm_up
+from bstar_jax.phases.training import improve, sampling_params, state_before, warm_up
 
 
 def self_train(run: Run) -> None:

@@ -29,8 +29,8 @@ import jax  # noqa: E402  (reads the environment at import)
 from bstar_jax import processes  # noqa: E402
 from bstar_jax.config import Config, UserError  # noqa: E402
 from bstar_jax.iterate import self_train  # noqa: E402
-from bstar_jax.journal import iteration_rows  # noqa: E402
-from bstar_jax.phases.directory import read_config  # noqa: E402
+from bstar_jax.run.journal import iteration_rows  # noqa: E402
+from bstar_jax.run.workspace import read_config  # noqa: E402
 from bstar_jax.phases.opening import open_run  # noqa: E402
 from bstar_jax.processes import StopRequest, Team  # noqa: E402
 

@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from bstar_jax import model
-from bstar_jax.checkpoint import Checkpoints, Mark
+from bstar_jax.run.checkpoints import Checkpoints, Mark
 from bstar_jax.config import OptimizerConfig, UserError
 from bstar_jax.training import optimizer
 from bstar_jax.training.optimizer import TrainState

@@ -10,7 +10,7 @@ import pytest
 from bstar_jax import evaluate
 from bstar_jax.config import UserError
 from bstar_jax.console import Console
-from bstar_jax.journal import read_rows
+from bstar_jax.run.journal import read_rows
 from bstar_jax.phases.opening import open_run
 from tests import tiny
 

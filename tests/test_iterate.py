@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bstar_jax import tasks
-from bstar_jax.checkpoint import place_params
+from bstar_jax.run.checkpoints import place_params
 from bstar_jax.config import CheckpointConfig, LogConfig, LoopConfig, MeshConfig
 from bstar_jax.console import Console
 from bstar_jax.iterate import self_train

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from bstar_jax import journal
+from bstar_jax.run import journal
 from bstar_jax.config import UserError
 
 

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from bstar_jax.config import to_dict
-from bstar_jax.journal import MetricsLog, read_rows
+from bstar_jax.run.journal import MetricsLog, read_rows
 from bstar_jax.records import Rollouts
 from tests import builders, tiny
 

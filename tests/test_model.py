@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from bstar_jax import model, sharding
-from bstar_jax.checkpoint import place_params
+from bstar_jax.run.checkpoints import place_params
 from bstar_jax.config import ModelConfig
 from tests import builders
 

@@ -12,7 +12,7 @@ import pytest
 
 from bstar_jax import tasks
 from bstar_jax.balance import Choice
-from bstar_jax.checkpoint import Mark
+from bstar_jax.run.checkpoints import Mark
 from bstar_jax.config import (
     Config,
     LogConfig,
@@ -25,12 +25,12 @@ from bstar_jax.config import (
 from bstar_jax.console import Console
 from bstar_jax.phases import data, pools, train
 from bstar_jax.phases.calibrate import calibrate
-from bstar_jax.phases.directory import read_config
+from bstar_jax.run.workspace import read_config
 from bstar_jax.phases.generate import generate, queries_of, select
 from bstar_jax.phases.monitor import draws_of, evaluate, monitor
 from bstar_jax.phases.opening import open_run, resolve_model
 from bstar_jax.phases.run import StopRequest
-from bstar_jax.phases.sampled import sample
+from bstar_jax.run.collect import sample
 from bstar_jax.records import Rollouts
 from bstar_jax.sampling import Draw, Keys
 from tests import builders, tiny

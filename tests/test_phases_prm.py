@@ -10,7 +10,7 @@ import pytest
 from bstar_jax.config import Preempted, PrmConfig, SftConfig, UserError
 from bstar_jax.phases import labels as labelling
 from bstar_jax.phases import prm, train
-from bstar_jax.phases.data import check_inputs
+from bstar_jax.run.data import check_inputs
 from bstar_jax.phases.monitor import evaluate, monitor
 from bstar_jax.records import Rollouts
 from bstar_jax.training.batches import order

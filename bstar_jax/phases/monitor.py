@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bstar_jax.phases import pools
 from bstar_jax.phases.run import Run
-from bstar_jax.phases.sampled import discard_units, finish, sample
+from bstar_jax.run.collect import discard_units, finish, sample
 from bstar_jax.records import Query, Rollouts
 from bstar_jax.sampling import Draw, Keys
 

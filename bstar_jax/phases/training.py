@@ -9,9 +9,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from bstar_jax.checkpoint import Checkpoints, Mark
+from bstar_jax.run.checkpoints import Checkpoints, Mark
 from bstar_jax.config import ModelConfig, Preempted, UserError, schedule_steps
-from bstar_jax.phases.data import human_data, selected_data
+from bstar_jax.run.data import human_data, selected_data
 from bstar_jax.phases.run import Run
 from bstar_jax.processes.stopping import STATE_IS_SAVED
 from bstar_jax.records import Rollouts
