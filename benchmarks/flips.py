@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bstar_jax import model, sharding, tokenizer
-from bstar_jax.run.checkpoints import Checkpoints
 from bstar_jax.config import from_dict
 from bstar_jax.kernels import contract, reference
 from bstar_jax.phases.opening import resolve_model
+from bstar_jax.run.checkpoints import Checkpoints
 from bstar_jax.sampling.keys import Keys, at_token
 
 DISCRETE = ("num_tokens", "finish_reason", "answer", "correct", "reason")

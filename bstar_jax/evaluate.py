@@ -32,12 +32,11 @@ silence_libraries()
 
 from bstar_jax import processes  # noqa: E402
 from bstar_jax.config import Config, UserError  # noqa: E402
-from bstar_jax.run.workspace import read_config  # noqa: E402
 from bstar_jax.phases.monitor import evaluate  # noqa: E402
 from bstar_jax.phases.opening import open_run  # noqa: E402
 from bstar_jax.phases.run import Run  # noqa: E402
-from bstar_jax.phases.training import sampling_params  # noqa: E402
 from bstar_jax.records import SPLITS  # noqa: E402
+from bstar_jax.run.workspace import read_config  # noqa: E402
 
 _MAY_DIFFER = ("monitor.", "mesh.", "generate.batch", "generate.slots", "log.")
 
@@ -58,13 +57,14 @@ def main(argv: Sequence[str]) -> None:
             run = stack.enter_context(
                 open_run(directory, line.config, console, write=False, team=team)
             )
-            iteration = run.checkpointed(iteration)
-            params = run.checkpoints.restore_params(iteration)
+            checkpoints = run.policy.checkpoints
+            iteration = checkpoints.latest() if iteration is None else iteration
+            params = checkpoints.restore_params(iteration)
         else:
             room = stack.enter_context(tempfile.TemporaryDirectory())
             config = _config_for_checkpoint(line)
             run = stack.enter_context(open_run(room, config, console, write=False, team=team))
-            iteration, params = 0, run.start()
+            iteration, params = 0, run.policy.initial_params()
         _score(run, iteration, params, line)
 
 
@@ -73,7 +73,8 @@ def _score(run: Run, iteration: int, params: dict, line: CommandLine) -> None:
     queries = run.task.splits[line.flags.split][: run.config.monitor.queries]
     if not queries:
         raise UserError(f"split {line.flags.split} of the run has no queries")
-    figures = evaluate(run, iteration, sampling_params(run, params), queries)
+    with run.collecting(params) as collect:
+        figures = evaluate(run.config, run.task, collect, iteration, queries)
     row = {
         "iteration": iteration,
         "split": line.flags.split,
@@ -81,8 +82,8 @@ def _score(run: Run, iteration: int, params: dict, line: CommandLine) -> None:
         "responses": run.config.monitor.responses,
         **figures,
     }
-    run.console.summary([], {name: _text(value) for name, value in row.items()})
-    if line.flags.json and run.team.is_first:
+    run.workspace.console.summary([], {name: _text(value) for name, value in row.items()})
+    if line.flags.json and run.workspace.team.is_first:
         Path(line.flags.json).write_text(json.dumps(row, indent=2, allow_nan=False) + "\n")
 
 

@@ -25,10 +25,10 @@ from bstar_jax.flags import allow_overrides, parse, run_door, run_target
 silence_libraries()
 
 from bstar_jax import hub  # noqa: E402
-from bstar_jax.config import UserError  # noqa: E402
-from bstar_jax.run.workspace import read_config  # noqa: E402
+from bstar_jax.config import Config, UserError  # noqa: E402
 from bstar_jax.phases.opening import open_run  # noqa: E402
-from bstar_jax.phases.run import Run  # noqa: E402
+from bstar_jax.run.policy import Policy  # noqa: E402
+from bstar_jax.run.workspace import read_config  # noqa: E402
 
 _MAY_DIFFER = ("mesh.", "log.")
 
@@ -43,24 +43,24 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("export writes a directory; say which, as --output=DIR")
     console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
     with open_run(directory, line.config, console, write=False) as run:
-        iteration = run.checkpointed(iteration)
+        iteration = run.policy.checkpoints.latest() if iteration is None else iteration
         write = export_adapter if line.flags.adapter else export
-        write(run, iteration, pathlib.Path(line.flags.output))
+        write(run.config, run.policy, iteration, pathlib.Path(line.flags.output))
     console.summary([], {"iteration": str(iteration), "output": line.flags.output})
 
 
-def export(run: Run, iteration: int, output: pathlib.Path) -> None:
+def export(config: Config, policy: Policy, iteration: int, output: pathlib.Path) -> None:
     """Writes the parameters after an iteration as a Hugging Face directory, adapters merged.
 
     Raises:
       UserError: If there is no such checkpoint, the output holds something, or the model is one
         that Transformers has no class for.
     """
-    params = run.whole(run.checkpoints.restore_params(iteration), dtype="float32")
-    words = run.tokenizer
+    params = policy.merged(policy.checkpoints.restore_params(iteration), dtype="float32")
+    words = policy.tokenizer
     ids = {"bos_token_id": words.start_id, "eos_token_id": words.end_id}
     ids |= {"pad_token_id": words.pad_id}
-    keeps_tokenizer = run.source and not run.config.tokenizer.path
+    keeps_tokenizer = policy.source and not config.tokenizer.path
 
     def add_tokenizer(place: pathlib.Path) -> None:
         for pattern in hub.TOKENIZER_FILES:
@@ -69,29 +69,29 @@ def export(run: Run, iteration: int, output: pathlib.Path) -> None:
         words.save(place)
 
     hub.export_checkpoint(
-        run.whole_model,
+        policy.merged_model,
         params,
-        run.source,
+        policy.source,
         output,
         special_ids={name: token for name, token in ids.items() if token is not None},
         add=None if keeps_tokenizer else add_tokenizer,
     )
 
 
-def export_adapter(run: Run, iteration: int, output: pathlib.Path) -> None:
+def export_adapter(config: Config, policy: Policy, iteration: int, output: pathlib.Path) -> None:
     """Writes the adapters after an iteration for PEFT, without the model that they belong to.
 
     Raises:
       UserError: If the run has no adapters, or they belong to random parameters, which nobody
         else has; if there is no such checkpoint, or the output holds something.
     """
-    base = run.config.model.checkpoint
+    base = config.model.checkpoint
     if not base:
         raise UserError(
             "--adapter writes what belongs to a checkpoint, but the run started from random "
             "parameters; drop it"
         )
-    hub.export_adapter(run.model, run.checkpoints.restore_params(iteration), base, output)
+    hub.export_adapter(policy.model, policy.checkpoints.restore_params(iteration), base, output)
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -29,10 +29,10 @@ import jax  # noqa: E402  (reads the environment at import)
 from bstar_jax import processes  # noqa: E402
 from bstar_jax.config import Config, UserError  # noqa: E402
 from bstar_jax.iterate import self_train  # noqa: E402
-from bstar_jax.run.journal import iteration_rows  # noqa: E402
-from bstar_jax.run.workspace import read_config  # noqa: E402
 from bstar_jax.phases.opening import open_run  # noqa: E402
 from bstar_jax.processes import StopRequest, Team  # noqa: E402
+from bstar_jax.run.journal import iteration_rows  # noqa: E402
+from bstar_jax.run.workspace import read_config  # noqa: E402
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,15 +57,16 @@ def _train(workdir: str, config: Config, console: Console, team: Team) -> None:
     stop.listen()
     with open_run(workdir, config, console, stop=stop, team=team) as run:
         self_train(run)
+        directory = run.workspace.directory
         places = {
-            "metrics": run.directory / "metrics.jsonl",
-            "rollouts": run.directory / "iterations",
-            "checkpoints": run.directory / "checkpoints",
-            "curves": f"tensorboard --logdir {run.directory / 'tensorboard'}",
-            "evaluate": f"python -m bstar_jax.evaluate {run.directory}",
+            "metrics": directory / "metrics.jsonl",
+            "rollouts": directory / "iterations",
+            "checkpoints": directory / "checkpoints",
+            "curves": f"tensorboard --logdir {directory / 'tensorboard'}",
+            "evaluate": f"python -m bstar_jax.evaluate {directory}",
         }
         seconds = time.monotonic() - started
-        console.summary(iteration_rows(run.log.rows()), places, seconds=seconds)
+        console.summary(iteration_rows(run.workspace.metrics.rows()), places, seconds=seconds)
 
 
 def _define(values: flags.FlagValues) -> None:

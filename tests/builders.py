@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bstar_jax import model, sharding, tasks, tokenizer
-from bstar_jax.run.checkpoints import place_params
 from bstar_jax.config import MeshConfig, ModelConfig
 from bstar_jax.records import Query
+from bstar_jax.run.checkpoints import place_params
 
 WORDS = tokenizer.word_tokenizer(tasks.arithmetic.WORDS)
 MODEL = ModelConfig(

@@ -20,13 +20,14 @@ from tests import builders, checkpoints, tiny
 def begin(directory, config, change=None):
     """A run with a checkpoint of iteration 0; gives what an export has to hold."""
     with open_run(directory, config, Console(quiet=True)) as run:
-        run.begin()
-        params = run.start()
+        policy = run.policy
+        run.workspace.begin(run.config, policy)
+        params = policy.initial_params()
         if change:
             params = change(params)
-        run.checkpoints.save_params(0, params)
-        run.checkpoints.wait()
-        return run.whole_model, run.whole(params)
+        policy.checkpoints.save_params(0, params)
+        policy.checkpoints.wait()
+        return policy.merged_model, policy.merged(params)
 
 
 def run_door(target, output, *flags):
@@ -111,6 +112,6 @@ def test_a_run_directory_is_asked_for():
 
 def test_a_run_without_a_checkpoint_says_so(tmp_path):
     with open_run(tmp_path / "run", tiny.GRID, Console(quiet=True)) as opened:
-        opened.begin()
+        opened.workspace.begin(opened.config, opened.policy)
     with pytest.raises(UserError, match="has no checkpoint yet"):
         run_door(tmp_path / "run", tmp_path / "out")

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from bstar_jax import tasks
-from bstar_jax.run.checkpoints import place_params
 from bstar_jax.config import CheckpointConfig, LogConfig, LoopConfig, MeshConfig
 from bstar_jax.console import Console
 from bstar_jax.iterate import self_train
-from bstar_jax.phases import data, train
 from bstar_jax.phases.opening import open_run
+from bstar_jax.phases.training import improve
 from bstar_jax.records import Rollouts
+from bstar_jax.run.checkpoints import place_params
+from bstar_jax.run.data import selected_data
+from bstar_jax.training.optimizer import TrainState
 from tests import tiny
 
 CONFIG = dataclasses.replace(
@@ -39,10 +41,11 @@ def trained(directory, config=CONFIG):
     console = Console(quiet=True, stdout=io.StringIO(), stderr=io.StringIO())
     with open_run(directory, config, console) as run:
         self_train(run)
-        assert run.iterations_left() == []
-        iterations = run.checkpoints.iterations()
-        params = {t: jax.device_get(run.checkpoints.restore_params(t)) for t in iterations}
-        return run.log.rows(), params
+        assert run.workspace.iterations_left(config.loop.iterations) == []
+        checkpoints = run.policy.checkpoints
+        iterations = checkpoints.iterations()
+        params = {t: jax.device_get(checkpoints.restore_params(t)) for t in iterations}
+        return run.workspace.metrics.rows(), params
 
 
 @pytest.fixture(scope="module")
@@ -210,10 +213,12 @@ def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(finished, tm
     console = Console(quiet=True, stdout=io.StringIO(), stderr=io.StringIO())
     with open_run(tmp_path / "other", fresh, console) as run:
         place = functools.partial(jax.tree.map, jax.numpy.asarray)
-        run.checkpoints.save_params(0, place_params(run.model, run.mesh, place(params[0])))
-        run.checkpoints.wait()
-        anything = place_params(run.model, run.mesh, place(params[1]))
-        again = train.improve(run, 2, train.TrainState(anything, None), selected)
+        policy = run.policy
+        policy.checkpoints.save_params(0, place_params(policy.model, policy.mesh, place(params[0])))
+        policy.checkpoints.wait()
+        anything = place_params(policy.model, policy.mesh, place(params[1]))
+        state = TrainState(anything, None)
+        again = improve(run.config, run.task, run.workspace, policy, 2, state, selected)
         again = jax.device_get(again.params)
     jax.tree.map(np.testing.assert_array_equal, again, params[2])
 
@@ -230,7 +235,8 @@ def test_accumulated_data_holds_every_iteration_and_humans_their_share(tmp_path)
         learnt |= set(zip(selected.column("prompt"), selected.column("response"), strict=True))
     console = Console(quiet=True, stdout=io.StringIO(), stderr=io.StringIO())
     with open_run(tmp_path, config, console) as run:
-        assert len(data.selected_data(run, 2, selected)) == len(learnt) > len(selected)
+        found = selected_data(run.config, run.workspace, run.policy.tokenizer, 2, selected)
+        assert len(found) == len(learnt) > len(selected)
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from bstar_jax.run import journal
 from bstar_jax.config import UserError
+from bstar_jax.run import journal
 
 
 def row(iteration=1, phase="grade", **figures):

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from bstar_jax import model, sharding
-from bstar_jax.run.checkpoints import place_params
 from bstar_jax.config import ModelConfig
+from bstar_jax.run.checkpoints import place_params
 from tests import builders
 
 UNTIED = ModelConfig(

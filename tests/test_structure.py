@@ -138,4 +138,4 @@ def test_the_table_prints():
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "journal" in done.stdout and "longest function" in done.stdout
+    assert "process_reward" in done.stdout and "longest function" in done.stdout

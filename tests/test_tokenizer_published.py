@@ -369,10 +369,13 @@ def test_a_run_keeps_its_chats(directories, ours, tmp_path):
     chat = tokenizer.for_chat(ours["gemma"])
     for _ in range(2):  # made, and opened again
         with open_run(tmp_path / "run", config, console) as run:
-            run.begin()
-            assert run.tokenizer.encode_prompt(prompt) == chat.encode_prompt(prompt)
-            assert (run.tokenizer.end_id, run.tokenizer.end_ids) == (chat.end_id, chat.end_ids)
-            assert run.tokenizer.fingerprint == ours["gemma"].fingerprint
+            run.workspace.begin(run.config, run.policy)
+            assert run.policy.tokenizer.encode_prompt(prompt) == chat.encode_prompt(prompt)
+            assert (run.policy.tokenizer.end_id, run.policy.tokenizer.end_ids) == (
+                chat.end_id,
+                chat.end_ids,
+            )
+            assert run.policy.tokenizer.fingerprint == ours["gemma"].fingerprint
     kept = tokenizer.load(tmp_path / "run" / "tokenizer")
     assert kept.end_ids == ours["gemma"].end_ids
 

@@ -50,7 +50,9 @@ def _hash_ranks(responses: Sequence[str]) -> np.ndarray:
     return np.array([ranks[text] for text in responses], np.int32)
 
 
-def pool(task: Task, rollouts: Rollouts, shape: Callable, *, distinct: str) -> balance.Pool:
+def graded_responses(
+    task: Task, rollouts: Rollouts, shape: Callable, *, distinct: str
+) -> balance.Pool:
     """Graded rows as selection sees them.
 
     Args:
@@ -112,7 +114,7 @@ def query_shape(rollouts: Rollouts) -> Callable:
     return shape
 
 
-def flatten(rollouts: Rollouts, array_QN: np.ndarray) -> np.ndarray:
+def to_rows(rollouts: Rollouts, array_QN: np.ndarray) -> np.ndarray:
     """The inverse of `query_shape`: one value a row."""
     queries = group(rollouts, ["query_id"])
     return np.asarray(array_QN)[queries, _places(queries)]

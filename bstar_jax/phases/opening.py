@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 
 from bstar_jax import hub, sharding, tasks, tokenizer
-from bstar_jax.run.checkpoints import Checkpoints
 from bstar_jax.config import Config, ModelConfig, UserError, to_dict
 from bstar_jax.console import Console
-from bstar_jax.run.journal import MetricsLog
-from bstar_jax.run.workspace import claim
 from bstar_jax.phases.run import Run
+from bstar_jax.process_reward.store import ProcessRewardStore
 from bstar_jax.processes import ALONE, StopRequest, Team
 from bstar_jax.rewards import open_grader
+from bstar_jax.run.checkpoints import Checkpoints
+from bstar_jax.run.journal import MetricsLog
+from bstar_jax.run.policy import Policy
+from bstar_jax.run.workspace import Workspace, claim
+from bstar_jax.sampling import Sampler
+from bstar_jax.sampling.weights import rollout_config
 from bstar_jax.sharding import Site
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer, check_round_trip
@@ -84,20 +88,19 @@ def open_run(
         )
         stack.callback(log.close)
         team.barrier()  # all have read what stands, before any changes it
+        workspace = Workspace(directory, log, console, stop or StopRequest(team), team)
+        kept = directory / "source" if config.model.checkpoint else None
+        policy = Policy(config, model_config, words, mesh, site, checkpoints, kept)
         yield Run(
-            directory,
             config,
             task,
-            words,
-            model_config,
-            mesh,
-            site,
-            checkpoints,
-            log,
-            console,
-            stop or StopRequest(team),
+            workspace,
+            policy,
             grader,
-            team,
+            _sampler(config, policy),
+            ProcessRewardStore(directory, config, task, policy, team)
+            if config.prm.enabled
+            else None,
         )
 
 
@@ -123,6 +126,13 @@ def sampling_site(mesh: Mesh, where: str, console: Console, team: Team) -> Site:
         "sample together, which is slower: mesh.sampling=global says so from the start"
     )
     return sharding.sampling_site(mesh, "global")
+
+
+def _sampler(config: Config, policy: Policy) -> Sampler:
+    """Draws responses with the policy, at the lengths and batch sizes of the config."""
+    settings = config.generate
+    model = rollout_config(policy.merged_model, settings.weights)
+    return Sampler(model, policy.tokenizer, settings, policy.mesh, policy.site)
 
 
 def load_task(config: Config) -> Task:

@@ -1,223 +1,164 @@
-"""Warm-up and phase 5: optimizer steps, saved often enough that little is ever lost."""
+"""Iteration 0 and phase 5: what the policy is trained on, and where it starts from."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
+import functools
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from bstar_jax.run.checkpoints import Checkpoints, Mark
-from bstar_jax.config import ModelConfig, Preempted, UserError, schedule_steps
-from bstar_jax.run.data import human_data, selected_data
-from bstar_jax.phases.run import Run
-from bstar_jax.processes.stopping import STATE_IS_SAVED
+from bstar_jax.config import Config, UserError
 from bstar_jax.records import Rollouts
-from bstar_jax.sampling.weights import rollout_params
+from bstar_jax.run.data import human_data, selected_data
+from bstar_jax.run.policy import Policy
+from bstar_jax.run.train import TrainingJob, schedule_of_phase, train
+from bstar_jax.run.workspace import Workspace
+from bstar_jax.sampling import check_prompt
+from bstar_jax.tasks import Task
+from bstar_jax.tokenizer import Tokenizer
 from bstar_jax.training import optimizer
-from bstar_jax.training.batches import Batch, StepBatch, order
-from bstar_jax.training.fit import Objective, fit
+from bstar_jax.training.batches import Batch, Encoded, order
 from bstar_jax.training.losses import response_loss
-from bstar_jax.training.optimizer import Schedule, TrainState
+from bstar_jax.training.optimizer import TrainState
 
 
-@dataclasses.dataclass(frozen=True)
-class Learner:
-    """What a training phase trains.
+def check_inputs(config: Config, task: Task, tokenizer: Tokenizer) -> None:
+    """Refuses at the start what would stop the run an hour later.
 
-    Attributes:
-      model: The model.
-      checkpoints: Where its parameters and training state are kept.
-      objective: What is made small.
-      steps: Optimizer steps of the phase.
-      schedule: The learning rate by the optimizer's own step count.
-      frozen: Parameters that it leaves as they are.
+    Raises:
+      UserError: If a prompt is empty or too long, a human solution is missing or too long, or a
+        split has fewer queries than an iteration or the process reward model needs.
     """
+    splits = task.splits
+    if config.loop.iterations and config.generate.queries > len(splits["train"]):
+        raise UserError(
+            f"generate.queries is {config.generate.queries}, but the train split has "
+            f"{len(splits['train'])}; lower it, or 0 takes all"
+        )
+    for name, split in (("queries", "train"), ("heldout", "calibration")):
+        wanted, there = getattr(config.prm, name), len(splits[split])
+        if config.prm.enabled and wanted > there:
+            raise UserError(f"prm.{name} is {wanted}, but the {split} split has {there}; lower it")
+    limit = config.generate.max_prompt_tokens
+    for query in (*splits["train"], *splits["calibration"], *splits["heldout"]):
+        check_prompt(query.query_id, tokenizer.encode_prompt(query.prompt), limit)
+        if config.generate.rationalize and query.split == "train":
+            hint = tokenizer.encode_prompt(task.hint(query))
+            check_prompt(f"{query.query_id} with its hint", hint, limit)
+    teaches = config.prm.completer_steps and config.prm.completer_data != "own"
+    if config.sft.steps or config.improve.reference_share or teaches:
+        human_data(config, task, tokenizer)
 
-    model: ModelConfig
-    checkpoints: Checkpoints
-    objective: Objective
-    steps: int
-    schedule: Schedule
-    frozen: dict = dataclasses.field(default_factory=dict)
 
-
-def policy(run: Run, phase: str) -> Learner:
-    """The model that answers, in phase "sft" or "improve"."""
-    steps, schedule = getattr(run.config, phase).steps, schedule_of(run, phase)
-    return Learner(run.model, run.checkpoints, response_loss, steps, schedule, run.frozen)
-
-
-def warm_up(run: Run) -> dict:
-    """Parameters after supervised fine-tuning on human solutions: iteration 0.
+def warm_up(config: Config, task: Task, workspace: Workspace, policy: Policy) -> TrainState:
+    """Fine-tunes the policy on human solutions: iteration 0.
 
     Returns:
-      The parameters, on the storage map.
+      The parameters, on the storage map, without an optimizer state: iteration 1 starts afresh.
     """
-    if 0 in run.checkpoints.iterations():
-        return run.checkpoints.restore_params(0)
-    params = run.start()
-    if run.config.sft.steps:
-        data = human_data(run)
-        take = lambda step: data.take(  # noqa: E731
-            order(len(data), run.config.sft.batch, step, (run.config.seed, 0))
-        )
-        params = train(run, policy(run, "sft"), 0, "sft", params, None, take).params
-    run.checkpoints.save_params(0, params)
-    return params
+    if 0 in policy.checkpoints.iterations():
+        return TrainState(policy.checkpoints.restore_params(0), None)
+    params = policy.initial_params()
+    if config.sft.steps:
+        data = human_data(config, task, policy.tokenizer)
+        seeds = (config.seed, 0)
+        batch_at = functools.partial(_batch_of_one_kind, data, config.sft.batch, seeds)
+        params = _train(config, workspace, policy, "sft", 0, batch_at, params).params
+    policy.checkpoints.save_params(0, params)
+    return TrainState(params, None)
 
 
-def sampling_params(run: Run, params: dict) -> dict:
-    """The parameters as sampling wants them: cast, gathered over fsdp, never on the host."""
-    weights = run.config.generate.weights
-    return rollout_params(run.whole_model, run.whole(params), run.mesh, weights=weights)
-
-
-def improve(run: Run, iteration: int, last: TrainState, selected: Rollouts) -> TrainState:
-    """The state after `improve.steps` steps on what was selected.
+def improve(
+    config: Config,
+    task: Task,
+    workspace: Workspace,
+    policy: Policy,
+    iteration: int,
+    last: TrainState,
+    selected: Rollouts,
+) -> TrainState:
+    """Phase 5: takes `improve.steps` optimizer steps on the selected responses.
 
     Args:
-      run: The run.
+      config: The settings.
+      task: The human solutions, of which `improve.reference_share` of a batch are.
+      workspace: The workspace.
+      policy: The policy.
       iteration: From 1.
-      last: The state that the iteration before ended in; it is given up.
-      selected: Selected rows of this iteration.
+      last: The state after the iteration before. Donated: do not use it after the call.
+      selected: The selected rows of this iteration.
+
+    Returns:
+      The state after the last step.
     """
-    settings = run.config.improve
-    data = selected_data(run, iteration, selected)
+    settings = config.improve
+    data = selected_data(config, workspace, policy.tokenizer, iteration, selected)
     human_rows = settings.reference_rows
-    humans = human_data(run) if human_rows else None
+    humans = human_data(config, task, policy.tokenizer) if human_rows else None
+    seeds = (config.seed, iteration)
 
     def batch_at(step: int) -> Batch:
-        seeds = (run.config.seed, iteration)
-        rows = order(len(data), settings.batch - human_rows, step, seeds)
-        batch = data.take(rows)
-        if not human_rows:
+        batch = _batch_of_one_kind(data, settings.batch - human_rows, seeds, step)
+        if humans is None:
             return batch
-        human = humans.take(order(len(humans), human_rows, step, (*seeds, 1)))
+        human = _batch_of_one_kind(humans, human_rows, (*seeds, 1), step)
         return jax.tree.map(lambda *parts: np.concatenate(parts), batch, human)
 
     params = last.params
     if settings.init_from == "warmup":
-        params = run.checkpoints.restore_params(0)
+        params = policy.checkpoints.restore_params(0)
     elif settings.init_from == "base":
-        params = run.start()
-    moments = last.optimizer if settings.optimizer_from == "last" else None
-    learner = policy(run, "improve")
-    state = train(run, learner, iteration, "improve", params, moments, batch_at)
-    run.checkpoints.save_params(iteration, state.params)
+        params = policy.initial_params()
+    inherited = last.optimizer if settings.optimizer_from == "last" else None
+    state = _train(config, workspace, policy, "improve", iteration, batch_at, params, inherited)
+    policy.checkpoints.save_params(iteration, state.params)
     return state
 
 
-def state_before(run: Run, iteration: int) -> TrainState:
-    """The state that iteration `iteration` starts from, as an interrupted run left it.
+def state_before(config: Config, policy: Policy, iteration: int) -> TrainState:
+    """Restores the state that an iteration starts from, as an interrupted run left it.
 
     Raises:
       UserError: If the optimizer state that the iteration inherits is gone.
     """
-    mark = run.checkpoints.mark()
-    inherits = run.config.improve.optimizer_from == "last" and iteration > 1
-    if inherits and mark and mark.iteration == iteration - 1:
-        return run.checkpoints.restore_training(
-            mark, optimizer.shapes(run.model, run.config.optimizer)
-        )
-    if inherits and (mark is None or mark.iteration != iteration):
+    checkpoints = policy.checkpoints
+    point = checkpoints.save_point()
+    inherits = config.improve.optimizer_from == "last" and iteration > 1
+    if inherits and point and point.iteration == iteration - 1:
+        return checkpoints.restore_training(point, optimizer.shapes(policy.model, config.optimizer))
+    if inherits and (point is None or point.iteration != iteration):
         raise UserError(
             f"iteration {iteration} inherits the optimizer state of iteration {iteration - 1}, but "
-            f"checkpoints/training holds {mark}; restore that folder, or start a new run"
+            f"checkpoints/training holds {point}; restore that folder, or start a new run"
         )
-    return TrainState(run.checkpoints.restore_params(iteration - 1), None)
+    return TrainState(checkpoints.restore_params(iteration - 1), None)
 
 
-def train(
-    run: Run,
-    learner: Learner,
-    iteration: int,
+def _train(
+    config: Config,
+    workspace: Workspace,
+    policy: Policy,
     phase: str,
+    iteration: int,
+    batch_at: Callable[[int], Batch],
     params: dict,
-    moments,
-    batch_at: Callable[[int], Batch | StepBatch],
+    optimizer_state=None,
 ) -> TrainState:
-    """Runs a phase's optimizer steps, from where an interrupted run left off.
-
-    Args:
-      run: The run.
-      learner: What is trained.
-      iteration: Of the phase.
-      phase: What its rows in metrics.jsonl are called.
-      params: Where training starts, on the storage map; given up.
-      moments: The optimizer's state there; None for a fresh one.
-      batch_at: The batch of a step, a function of the step alone.
-    """
-    state, first = _start(run, learner, iteration, params, moments)
-    steps = learner.steps
-    saved = time.monotonic()
-
-    reports = fit(
-        learner.model,
-        run.config.optimizer,
-        learner.schedule,
-        state,
+    """Trains the policy in phase "sft" or "improve"; what it starts from is donated."""
+    job = TrainingJob(
+        phase,
+        iteration,
+        policy.model,
+        policy.checkpoints,
+        response_loss,
+        getattr(config, phase).steps,
+        schedule_of_phase(config, phase),
         batch_at,
-        objective=learner.objective,
-        training=run.config.training,
-        frozen=learner.frozen,
-        mesh=run.mesh,
-        first=first,
-        steps=steps,
-        every=run.config.log.every,
-        urgent=run.stop.look,
+        policy.frozen,
     )
-    with run.console.progress(phase, iteration, steps, "steps", completed=first) as progress:
-        for trained, now in reports:
-            state = trained
-            _log(run, iteration, phase, now)
-            progress.advance(now.step - first, tokens=now.tokens, loss=now.loss)
-            first = now.step
-            is_late = time.monotonic() - saved > 60 * run.config.checkpoint.minutes
-            if run.team.agree(is_late) or run.stop.is_set or now.step == steps:
-                learner.checkpoints.save_training(Mark(iteration, now.step), state)
-                saved = time.monotonic()
-            if run.stop.is_set:
-                learner.checkpoints.wait()
-                raise Preempted(STATE_IS_SAVED)
-    return state
+    return train(config, workspace, policy.mesh, job, params, optimizer_state)
 
 
-def _start(run: Run, learner: Learner, iteration: int, params, moments) -> tuple[TrainState, int]:
-    """The state that a phase goes on from, and its steps that are done."""
-    mark = learner.checkpoints.mark()
-    if mark and mark.iteration == iteration:
-        return learner.checkpoints.restore_training(
-            mark, optimizer.shapes(learner.model, run.config.optimizer)
-        ), mark.step
-    if moments is not None:
-        return TrainState(params, moments), 0
-    return optimizer.start(learner.model, run.config.optimizer, run.mesh, params), 0
-
-
-def schedule_of(run: Run, phase: str) -> Schedule:
-    """The learning-rate schedule of phase "sft", "prm" or "improve"."""
-    settings = getattr(run.config, phase)
-    return Schedule(
-        settings.learning_rate,
-        settings.warmup_steps,
-        schedule_steps(run.config, phase),
-        settings.final_rate,
-        settings.fall,
-    )
-
-
-def _log(run: Run, iteration: int, phase: str, now) -> None:
-    row = {
-        "iteration": iteration,
-        "phase": phase,
-        "wall_seconds": now.seconds,
-        "step": now.step,
-        "loss": now.loss,
-        "learning_rate": now.learning_rate,
-        "grad_norm": now.grad_norm,
-        "tokens_per_second": now.tokens / now.seconds,
-    }
-    run.log.append(row, step_offset=max(iteration - 1, 0) * run.config.improve.steps)
+def _batch_of_one_kind(data: Encoded, rows: int, seeds: tuple[int, ...], step: int) -> Batch:
+    return data.take(order(len(data), rows, step, seeds))

@@ -1,103 +1,153 @@
 """Labels of solution steps without people: every step is continued, by a better model if wanted.
 
 responses    the warm-up model answers some train queries, and some calibration queries
-completer    the warm-up model, taught further: by human solutions, or its own right responses
-labels       from the end of every step the completer goes on n times; the share that reaches
-             the reference answer is the step's label, that of the last step the answer's grade
+completer    the warm-up model, trained further: on human solutions, or on its own right answers
+labels       from the end of every step the completer goes on n times. The label of a step is
+             the share of continuations that reach the reference answer; that of the last step
+             is whether the response is correct (Math-Shepherd, arXiv:2312.08935)
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bstar_jax.config import UserError
-from bstar_jax.run.data import human_examples, limits
-from bstar_jax.phases.run import Run
-from bstar_jax.run.collect import discard_units, finish, sample
-from bstar_jax.phases.training import Learner, sampling_params, train
+from bstar_jax.config import Config, UserError
+from bstar_jax.console import Console
+from bstar_jax.process_reward.store import ProcessRewardStore
 from bstar_jax.records import Query, Rollouts
-from bstar_jax.process_reward.model import step_ends
+from bstar_jax.run.collect import Collector, discard_units, finish
+from bstar_jax.run.data import human_examples, length_limits
+from bstar_jax.run.train import TrainingJob, train
+from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Draw, Keys
-from bstar_jax.training.batches import Encoded, Example, encode, explain, order
+from bstar_jax.tasks import Task
+from bstar_jax.tokenizer import Tokenizer
+from bstar_jax.training.batches import Batch, Encoded, Example, encode, explain, order
 from bstar_jax.training.losses import response_loss
 from bstar_jax.training.optimizer import Schedule
 
 # Beside (seed, iteration): whatever else is drawn in an iteration has another number.
 _QUERIES, _COMPLETER = 2, 3
 
+Collecting = Callable[..., AbstractContextManager[Collector]]
+"""Opens a collector under trained parameters; `score_steps=False` leaves the steps unscored."""
 
-def queries_of(run: Run) -> tuple[list[Query], list[Query]]:
-    """The train queries whose responses are learnt from, in an order of their own, and the
-    calibration queries that judge, which are no train queries. (Of stories these have no set of
-    numbers in common; two train queries may, so one would not judge what another taught.)
+StepSplitter = Callable[[str], list[str]]
+"""Gives the beginnings of a response that end with a solution step, the whole response aside."""
+
+
+def labelling_queries(config: Config, task: Task) -> tuple[list[Query], list[Query]]:
+    """Chooses whose responses are labelled.
+
+    Returns:
+      The train queries that the process reward model learns from, in an order of their own, and
+      the calibration queries that it is evaluated on. (No calibration story shares its set of
+      numbers with a train story; two train stories may.)
     """
-    train_queries = run.task.splits["train"]
-    rng = np.random.default_rng([3, run.config.seed, 0, _QUERIES])
-    chosen = rng.permutation(len(train_queries))[: run.config.prm.queries]
-    judging = run.task.splits["calibration"][: run.config.prm.heldout]
-    return [train_queries[place] for place in chosen], list(judging)
+    train_queries = task.splits["train"]
+    rng = np.random.default_rng([3, config.seed, 0, _QUERIES])
+    chosen = rng.permutation(len(train_queries))[: config.prm.queries]
+    evaluated = task.splits["calibration"][: config.prm.heldout]
+    return [train_queries[index] for index in chosen], list(evaluated)
 
 
-def labelled(run: Run, params: dict) -> tuple[dict, Rollouts]:
-    """The completer's parameters, and responses with the label of every step as its reward.
-
-    A reward is 2 label - 1.
+def labelled_responses(
+    config: Config,
+    task: Task,
+    workspace: Workspace,
+    store: ProcessRewardStore,
+    collecting: Collecting,
+    params: dict,
+) -> tuple[dict, Rollouts]:
+    """Samples responses and labels their steps. Writes `prm.parquet`.
 
     Args:
-      run: The run.
-      params: The parameters that answer.
+      config: The settings.
+      task: The queries.
+      workspace: The workspace.
+      store: Where the completer is kept.
+      collecting: Opens a collector.
+      params: The parameters of the warm-up model, on the storage map.
+
+    Returns:
+      The parameters of the completer, and the responses. The reward of a step is 2 label - 1.
     """
-    file = run.path(0, "prm.parquet")
-    if run.exists(file):
-        discard_units(run, 0, "prm")
+    file = workspace.path(0, "prm.parquet")
+    if workspace.exists(file):
+        discard_units(workspace, 0, "prm")
         stored = Rollouts.read(file)
-        return completer(run, params, stored), stored
-    settings = run.config.prm
-    keys = Keys(run.config.seed, 0, "prm")
+        return completer(config, task, workspace, store, params, stored), stored
+    settings = config.prm
+    keys = Keys(config.seed, 0, "prm")
     draw = Draw(settings.temperature, 0, settings.responses)
-    answering = sampling_params(run, params)
-    responses = sample(run, answering, sum(queries_of(run), []), [draw], keys, scored=False)
-    del answering
-    better = completer(run, params, responses)
+    with collecting(params, score_steps=False) as collect:
+        responses = collect(sum(labelling_queries(config, task), []), [draw], keys)
+    better = completer(config, task, workspace, store, params, responses)
     draw = Draw(settings.completer_temperature, 0, settings.continuations)
-    steps, going_on = begun(run, responses), sampling_params(run, better)
-    continued = sample(run, going_on, steps, [draw], keys, name="prm-continued", scored=False)
+    split = functools.partial(beginnings, store)
+    tokenizer = store.policy.tokenizer
+    queries = continued_queries(task, tokenizer, split, responses, config.generate.max_tokens)
+    with collecting(better, score_steps=False) as collect:
+        continued = collect(queries, [draw], keys, name="prm-continued")
     seconds = {  # where every response is one step, there is nothing to continue
         name: responses.seconds[name] + continued.seconds.get(name, 0.0)
         for name in ("sample", "grade")
     }
-    rows = label(run, responses, continued).with_seconds(**seconds)
-    finish(run, 0, "prm.parquet", rows, "prm")
+    rows = label(workspace.console, split, responses, continued).with_seconds(**seconds)
+    finish(workspace, 0, "prm.parquet", rows, "prm")
     return better, rows
 
 
-def begun(run: Run, responses: Rollouts) -> list[Query]:
-    """A query for every beginning that some response has up to the end of a step but its last."""
-    found = {}
+def continued_queries(
+    task: Task, tokenizer: Tokenizer, split: StepSplitter, responses: Rollouts, max_tokens: int
+) -> list[Query]:
+    """Makes a query for every beginning of a response that ends with a step but its last.
+
+    Args:
+      task: The queries of the responses.
+      tokenizer: Text to tokens.
+      split: Gives the beginnings.
+      responses: The responses.
+      max_tokens: The longest response; a beginning of as many tokens cannot be continued.
+    """
+    found: dict[str, Query] = {}
     rows = zip(responses.column("query_id"), responses.column("response"), strict=True)
     for query_id, response in rows:
-        for prefix in _prefixes(run, response):
+        for prefix in split(response):
             query = dataclasses.replace(
-                run.task.query_by_id[query_id],
-                query_id=_id_of(query_id, prefix),
+                task.query_by_id[query_id],
+                query_id=_continued_id(query_id, prefix),
                 prefix=prefix,
             )
             found.setdefault(query.query_id, query)
-    limit = run.config.generate.max_tokens
-    return [query for query in found.values() if len(run.tokenizer.encode(query.prefix)) < limit]
+    return [query for query in found.values() if len(tokenizer.encode(query.prefix)) < max_tokens]
 
 
-def label(run: Run, responses: Rollouts, continued: Rollouts) -> Rollouts:
-    """The responses with `step_rewards` 2 label - 1 from graded continuations of their steps.
+def label(
+    console: Console, split: StepSplitter, responses: Rollouts, continued: Rollouts
+) -> Rollouts:
+    """Labels the steps of responses by graded continuations.
 
-    A step without a continuation, as no token was left for one, has no label; responses with
-    such a step are left out, counted in a warning, and so are those without any step.
+    A step without a continuation, as no token was left for one, has no label. Responses with such
+    a step, and those without any step, are left out, and a warning gives their number.
+
+    Args:
+      console: Is told what is left out.
+      split: Gives the beginnings of a response.
+      responses: The responses, graded.
+      continued: Graded continuations, of the queries of `continued_queries`.
+
+    Returns:
+      The responses with `step_rewards` 2 label - 1, and their minimum as `process_reward`.
     """
     reached: dict[str, list[bool]] = {}
     for query_id, correct in zip(
@@ -107,14 +157,14 @@ def label(run: Run, responses: Rollouts, continued: Rollouts) -> Rollouts:
     names = ("query_id", "response", "correct")
     labels = []
     for query_id, response, correct in zip(*map(responses.column, names), strict=True):
-        steps = [reached.get(_id_of(query_id, text)) for text in _prefixes(run, response)]
+        steps = [reached.get(_continued_id(query_id, text)) for text in split(response)]
         is_whole = response.strip() and None not in steps
         labels.append([*map(np.mean, steps), float(correct)] if is_whole else None)
     left_out = sum(each is None for each in labels)
     if left_out:
-        run.console.warn(
+        console.warn(
             f"{left_out} of {len(labels)} responses have no step, or one at the length limit; "
-            "the process model does not learn from them"
+            "the process reward model does not learn from them"
         )
     rewards = [each and [2 * value - 1 for value in each] for each in labels]
     return responses.with_columns(
@@ -122,65 +172,88 @@ def label(run: Run, responses: Rollouts, continued: Rollouts) -> Rollouts:
     ).filter([each is not None for each in labels])
 
 
-def _prefixes(run: Run, response: str) -> list[str]:
-    ends = step_ends(response, run.separator, run.task.answer_marker)
-    return [response[:end] for end in ends[:-1]]
+def beginnings(store: ProcessRewardStore, response: str) -> list[str]:
+    """The beginnings of a response that end with a solution step, the whole response left out."""
+    return [response[:end] for end in store.step_ends(response)[:-1]]
 
 
-def _id_of(query_id: str, prefix: str) -> str:
-    return f"{query_id}+{hashlib.sha256(prefix.encode()).hexdigest()[:16]}"
+def completer(
+    config: Config,
+    task: Task,
+    workspace: Workspace,
+    store: ProcessRewardStore,
+    params: dict,
+    responses: Rollouts,
+) -> dict:
+    """Trains the model that continues solution steps, and keeps it as a checkpoint.
 
-
-def completer(run: Run, params: dict, responses: Rollouts) -> dict:
-    """The parameters of the model that goes on from steps.
-
-    A weak model misses the answer from good steps too, so its continuations tell less. The
-    warm-up model itself may stay weak, which keeps it diverse.
+    A weak model misses the answer from good steps too, so its continuations tell less. The warm-up
+    model itself may stay weak, which keeps it diverse.
 
     Args:
-      run: The run.
-      params: The warm-up model's parameters.
-      responses: What it answered, graded.
+      config: The settings.
+      task: The human solutions.
+      workspace: The workspace.
+      store: Where the completer is kept.
+      params: The parameters of the warm-up model.
+      responses: Its responses, graded.
+
+    Returns:
+      The parameters of the completer; with `prm.completer_steps` 0 those of the warm-up model.
     """
-    settings, steps = run.config.sft, run.config.prm.completer_steps
+    settings, steps = config.sft, config.prm.completer_steps
+    policy = store.policy
     if not steps:
         return params
-    with contextlib.closing(run.completer_checkpoints()) as checkpoints:
+    with contextlib.closing(store.completer_checkpoints()) as checkpoints:
         if checkpoints.iterations():
             return checkpoints.restore_params(0)
-        data = _completer_data(run, responses)
-        batch_at = lambda step: data.take(  # noqa: E731
-            order(len(data), settings.batch, step, (run.config.seed, 0, _COMPLETER))
-        )
+        data = _completer_data(config, task, workspace.console, policy.tokenizer, responses)
+
+        def batch_at(step: int) -> Batch:
+            rows = order(len(data), settings.batch, step, (config.seed, 0, _COMPLETER))
+            return data.take(rows)
+
         rate = Schedule(settings.learning_rate, 0, steps, settings.final_rate, settings.fall)
-        learner = Learner(run.model, checkpoints, response_loss, steps, rate, run.frozen)
-        # A copy: what is trained is given up, and the warm-up model is still wanted.
-        start = jax.tree.map(jnp.copy, params)
-        trained = train(run, learner, 0, "completer", start, None, batch_at)
+        job = TrainingJob(
+            "completer", 0, policy.model, checkpoints, response_loss, steps, rate, batch_at,
+            policy.frozen,
+        )  # fmt: skip
+        # A copy: what is trained is donated, and the warm-up model is still needed.
+        copied = jax.tree.map(jnp.copy, params)
+        trained = train(config, workspace, policy.mesh, job, copied)
         checkpoints.save_params(0, trained.params)
         return trained.params
 
 
-def _completer_data(run: Run, responses: Rollouts) -> Encoded:
-    """What the completer learns; of calibration queries, which judge, nothing.
+def _completer_data(
+    config: Config, task: Task, console: Console, tokenizer: Tokenizer, responses: Rollouts
+) -> Encoded:
+    """Training rows for the completer. Calibration queries are left out: they evaluate.
 
     Raises:
-      UserError: If nothing is there to learn.
+      UserError: If there is nothing to learn from.
     """
-    wanted, examples = run.config.prm.completer_data, []
+    wanted, examples = config.prm.completer_data, []
     if wanted != "own":
-        examples += human_examples(run)
+        examples += human_examples(config, task)
     if wanted != "human":
         right = responses.filter(responses.column("correct"))
         right = right.filter([split == "train" for split in right.column("split")])
         rows = zip(*map(right.column, ("prompt", "response", "query_id")), strict=True)
         examples += dict.fromkeys(Example(*row) for row in rows)
-    data, too_long = encode(run.tokenizer, examples, **limits(run))
+    data, too_long = encode(tokenizer, examples, **length_limits(config))
     if len(data) == 0:
         raise UserError(
             f"prm.completer_data is {wanted!r}, but of {len(responses)} responses none to a train "
             "query is right; warm up longer (sft.steps), or raise prm.queries"
         )
     if too_long:
-        run.console.warn(explain(too_long, len(examples), **limits(run)) + "; they are left out")
+        console.warn(
+            explain(too_long, len(examples), **length_limits(config)) + "; they are left out"
+        )
     return data
+
+
+def _continued_id(query_id: str, prefix: str) -> str:
+    return f"{query_id}+{hashlib.sha256(prefix.encode()).hexdigest()[:16]}"

@@ -77,7 +77,7 @@ def step_ends(text: str, separator: str, marker: str) -> list[int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProcessModel:
+class ProcessRewardModel:
     """Scores the solution steps of responses.
 
     Attributes:

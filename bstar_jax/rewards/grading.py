@@ -60,7 +60,7 @@ class Grader:
     def __init__(self, task: Task, grade_answers: Callable[[Sequence[Row]], list[Grade]]):
         self._task, self._grade_answers = task, grade_answers
 
-    def grade(self, rows: Sequence[Row]) -> list[Grade]:
+    def grade(self, rows: Sequence[Row], *, check_steps: bool = True) -> list[Grade]:
         """Grades responses; equal texts to a query, spaces around them aside, share one grade.
 
         In a response that was cut by the length limit no answer is read from the last line.
@@ -73,15 +73,25 @@ class Grader:
         distinct = dict(zip(keys, tidied, strict=True))
         graded = self._grade_answers(list(distinct.values()))
         pairs = zip(distinct.items(), graded, strict=True)
-        grades = {key: self._with_steps(row, grade) for (key, row), grade in pairs}
+        grades = {
+            key: self._with_steps(row, grade) if check_steps else grade
+            for (key, row), grade in pairs
+        }
         return [grades[key] for key in keys]
 
-    def grade_rollouts(self, rollouts: Rollouts, queries: Mapping[str, Query] | None = None):
+    def grade_rollouts(
+        self,
+        rollouts: Rollouts,
+        queries: Mapping[str, Query] | None = None,
+        *,
+        check_steps: bool = True,
+    ) -> Rollouts:
         """Grades all rows of rollouts.
 
         Args:
           rollouts: Rows with `query_id`, `response` and `finish_reason`.
           queries: The queries by id; by default those of the task.
+          check_steps: Whether solution steps are checked exactly, where the task can.
 
         Returns:
           The same rows with `answer`, `correct`, `reason`, `process_reward` and `step_rewards`;
@@ -96,7 +106,8 @@ class Grader:
             [
                 Row(queries[query_id], response, finish_reason)
                 for query_id, response, finish_reason in zip(*columns, strict=True)
-            ]
+            ],
+            check_steps=check_steps,
         )
         names = ("answer", "correct", "reason", "process_reward", "step_rewards")
         return rollouts.with_columns(

@@ -29,7 +29,7 @@ _SERIAL = 10**8  # a training phase has fewer optimizer steps than this
 
 
 @dataclasses.dataclass(frozen=True)
-class Mark:
+class SavePoint:
     """Where in a run a training state was saved.
 
     Attributes:
@@ -62,7 +62,7 @@ class Checkpoints:
           keep: Iterations whose parameters are kept, besides warm-up; 0 is all.
           read_only: Leaves alone what another process may be writing.
         """
-        directory = os.path.abspath(directory)
+        self._directory = directory = os.path.abspath(directory)
         self._config, self._mesh, self._keep = config, mesh, keep
         self._params = _manager(os.path.join(directory, "params"), None, read_only)
         self._training = _manager(os.path.join(directory, "training"), 1, read_only)
@@ -70,6 +70,20 @@ class Checkpoints:
     def iterations(self) -> list[int]:
         """Iterations whose parameters are on disk, ascending."""
         return sorted(self._params.all_steps())
+
+    def latest(self) -> int:
+        """The newest iteration whose parameters are on disk.
+
+        Raises:
+          UserError: If there is none yet.
+        """
+        iterations = self.iterations()
+        if not iterations:
+            raise UserError(
+                f"{self._directory} has no checkpoint yet: the command that started the run goes "
+                "on to its first"
+            )
+        return iterations[-1]
 
     def save_params(self, iteration: int, params: dict) -> None:
         """Starts writing the parameters of an iteration."""
@@ -95,23 +109,23 @@ class Checkpoints:
         shapes = cast(adapters.trained_shapes(self._config))
         return self._restore(self._params, iteration, shapes)
 
-    def mark(self) -> Mark | None:
+    def save_point(self) -> SavePoint | None:
         """Where the newest training state was saved."""
         serial = self._training.latest_step()
-        return None if serial is None else Mark(*divmod(serial, _SERIAL))
+        return None if serial is None else SavePoint(*divmod(serial, _SERIAL))
 
-    def save_training(self, mark: Mark, state) -> None:
+    def save_training(self, point: SavePoint, state) -> None:
         """Starts writing a training state; the one before goes once this one is whole."""
-        self._save(self._training, _serial(mark), state)
+        self._save(self._training, _serial(point), state)
 
-    def restore_training(self, mark: Mark, like):
-        """The training state saved at a mark, on the storage map.
+    def restore_training(self, point: SavePoint, like):
+        """The training state saved at a point, on the storage map.
 
         Args:
-          mark: As `mark()` gave it.
+          point: As `save_point()` gave it.
           like: Shapes of such a state with the true vocabulary.
         """
-        return self._restore(self._training, _serial(mark), like)
+        return self._restore(self._training, _serial(point), like)
 
     def prune(self) -> None:
         """Drops the oldest parameters beyond `keep`; those of warm-up stay."""
@@ -188,8 +202,8 @@ def _disk_full_explained():
         ) from error
 
 
-def _serial(mark: Mark) -> int:
-    return mark.iteration * _SERIAL + mark.step
+def _serial(point: SavePoint) -> int:
+    return point.iteration * _SERIAL + point.step
 
 
 def _manager(directory: str, keep: int | None, read_only: bool) -> ocp.CheckpointManager:

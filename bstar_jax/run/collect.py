@@ -1,121 +1,185 @@
-"""Sampling that survives interruption: units stored whole, graded, joined at the end.
+"""Collecting: sampling and grading that survive interruption.
 
-Several processes sample every unit together, each its own queries, grades these on its own cores
-and stores them as its part of the unit. What is stored counts whoever stored it: a run may go on
-with other processes, and on another mesh, in the middle of a phase.
+Responses are sampled in units. Each unit is graded while the devices sample the next one, and
+stored with its grades. Several processes sample every unit together: each answers its own queries,
+grades the answers on its own cores and stores them as its part of the unit. What is stored counts
+whoever stored it: a run may go on with other processes, and on another mesh, within a phase.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
-from bstar_jax.phases.run import Run
 from bstar_jax.records import Query, Rollouts
-from bstar_jax.sampling import Draw, Keys, Unit
+from bstar_jax.run.workspace import Workspace
+from bstar_jax.sampling import Draw, Keys, Sampler, Unit
+
+Reward = Callable[[Rollouts, Mapping[str, Query]], Rollouts]
+"""Fills answer, correct, reason, step_rewards and process_reward of rows, given queries by id."""
 
 
-def sample(
-    run: Run,
-    params: dict,
-    queries: Sequence[Query],
-    draws: Sequence[Draw],
-    keys: Keys,
-    *,
-    name: str = "",
-    rationalized: bool = False,
-    scored: bool = True,
-) -> Rollouts:
-    """Samples and grades responses; what an earlier process stored is read, not drawn again.
+class Collector:
+    """Samples and grades responses under one set of weights.
 
-    Each unit is graded while the device samples the next, and stored with its grades under
-    `partial/`; the caller removes them once the phase's own file stands.
-
-    Args:
-      run: The run.
-      params: The parameters, on the sampling map.
-      queries: What to answer.
-      draws: How each query's responses are drawn.
-      keys: Where in the run this is.
-      name: What the units' files are called; by default the phase.
-      rationalized: Whether the prompts hold the answer as a hint. The rows then carry the
-        queries' own prompts: training never sees the hint.
-      scored: Whether the process model, where the run has one, scores the solution steps.
-
-    Returns:
-      Graded rows of all processes, sorted by (query, temperature, top_k, sample_index).
-    """
-    stored = _Stored(run, keys.iteration, name or keys.phase)
-    units = run.sampler.plan(queries, draws)
-    missing = [unit for unit in units if not stored.has(unit)]
-    done = sum(len(unit.queries) for unit in units if unit not in missing)
-    by_id = {query.query_id: query for query in queries}
-    with run.console.progress(
-        stored.name, keys.iteration, len(queries), "queries", rate="tokens", completed=done
-    ) as progress:
-        for unit, rollouts in run.sampler.run(params, missing, draws, keys):
-            started = time.perf_counter()
-            rollouts = stored.new_of(rollouts)
-            if rationalized:
-                rollouts = _without_hint(run, rollouts)
-            rollouts = rollouts.with_columns(rationalized=[rationalized] * len(rollouts))
-            rollouts = run.grader.grade_rollouts(rollouts, by_id)
-            if scored and run.process_model:
-                rollouts = run.process_model.grade(rollouts)
-            stored.add(unit, rollouts.with_seconds(grade=time.perf_counter() - started))
-            responses = len(unit.queries) * sum(draw.responses for draw in draws)
-            # Of several processes each counts its own, and takes the others to be alike.
-            tokens = rollouts.array("num_tokens").mean() * responses if len(rollouts) else 0
-            progress.advance(len(unit.queries), responses=responses, tokens=round(tokens))
-            run.stop.check()
-    return stored.rows(by_id)
-
-
-class _Stored:
-    """The parts of a phase's units on disk.
-
-    Attributes:
-      name: What their files are called.
+    with run.collecting(params) as collect:
+        rollouts = collect(queries, [Draw(0.9, 0, 8)], Keys(seed, iteration, "generate"))
     """
 
-    def __init__(self, run: Run, iteration: int, name: str):
-        self.name, self._run = name, run
-        self._folder = run.path(iteration, "partial")
-        # The first process looks for all: a listing may be older on another host.
-        self._files = run.team.agree(self._listing() if run.team.is_first else None)
+    def __init__(self, workspace: Workspace, sampler: Sampler, params: dict, reward: Reward):
+        """Holds the weights until `close`.
+
+        Args:
+          workspace: Where units are stored and progress is shown.
+          sampler: Draws the responses.
+          params: The weights, on the sampling map.
+          reward: What a response is worth.
+        """
+        self._workspace, self._sampler = workspace, sampler
+        self._params: dict | None = params
+        self._reward: Reward | None = reward
+
+    def __call__(
+        self,
+        queries: Sequence[Query],
+        draws: Sequence[Draw],
+        keys: Keys,
+        *,
+        name: str = "",
+        hint: Callable[[Query], str] | None = None,
+        store: bool = True,
+    ) -> Rollouts:
+        """Samples and grades responses. Units that are stored are read, not sampled again.
+
+        Units go under `partial/`; `finish` removes them once the phase's own file is written.
+
+        Args:
+          queries: The queries to answer.
+          draws: How each query's responses are drawn.
+          keys: Seed, iteration and phase.
+          name: The name of the units' files, and of the progress bar; the phase by default.
+          hint: A prompt for each query that gives its answer away (rationalization). The rows
+            carry the queries' own prompts: training never sees the hint.
+          store: False keeps the responses in memory alone, and does not stop on request.
+
+        Returns:
+          Graded rows of all processes, sorted by (query, temperature, top_k, sample_index).
+
+        Raises:
+          Preempted: If a stop was requested; all units sampled so far are stored.
+          RuntimeError: If the collector was closed.
+        """
+        if self._params is None or self._reward is None:
+            raise RuntimeError("the collector is closed: its weights may have been donated")
+        name = name or keys.phase
+        unit_store = _StoredUnits if store else _UnitsInMemory
+        units = unit_store(self._workspace, keys.iteration, name)
+        asked = (
+            [dataclasses.replace(each, prompt=hint(each)) for each in queries] if hint else queries
+        )
+        plan = self._sampler.plan(asked, draws)
+        missing = [unit for unit in plan if not units.has(unit)]
+        done = sum(len(unit.queries) for unit in plan if unit not in missing)
+        by_id = {query.query_id: query for query in queries}
+        with self._workspace.console.progress(
+            name, keys.iteration, len(queries), "queries", rate="tokens", completed=done
+        ) as progress:
+            for unit, rollouts in self._sampler.run(self._params, missing, draws, keys):
+                started = time.perf_counter()
+                rollouts = units.without_known(rollouts)
+                if hint:
+                    prompts = [by_id[query_id].prompt for query_id in rollouts.column("query_id")]
+                    rollouts = rollouts.with_columns(prompt=prompts)
+                rollouts = rollouts.with_columns(rationalized=[bool(hint)] * len(rollouts))
+                rollouts = self._reward(rollouts, by_id)
+                units.add(unit, rollouts.with_seconds(grade=time.perf_counter() - started))
+                responses = len(unit.queries) * sum(draw.responses for draw in draws)
+                # Each of several processes counts its own tokens, and takes the others to be alike.
+                tokens = rollouts.array("num_tokens").mean() * responses if len(rollouts) else 0
+                progress.advance(len(unit.queries), responses=responses, tokens=round(tokens))
+                if store:
+                    self._workspace.stop.check()
+        return units.collected(by_id)
+
+    def close(self) -> None:
+        """Lets go of the weights, and of what the reward holds on the devices."""
+        self._params = self._reward = None
+
+
+class _Units(Protocol):
+    """The units of a phase that are sampled."""
+
+    def has(self, unit: Unit) -> bool:
+        """Whether no response of the unit is missing."""
+        ...
+
+    def without_known(self, rollouts: Rollouts) -> Rollouts:
+        """The rows of queries whose responses are not known yet."""
+        ...
+
+    def add(self, unit: Unit, rollouts: Rollouts) -> None:
+        """Adds this process's part of a unit."""
+        ...
+
+    def collected(self, queries: Mapping[str, Query]) -> Rollouts:
+        """All rows of all processes, in the order of the queries."""
+        ...
+
+
+class _UnitsInMemory:
+    """Units that nothing keeps, as of an evaluation."""
+
+    def __init__(self, workspace: Workspace, iteration: int, name: str):
+        self._team, self._parts = workspace.team, []
+
+    def has(self, unit: Unit) -> bool:
+        return False
+
+    def without_known(self, rollouts: Rollouts) -> Rollouts:
+        return rollouts
+
+    def add(self, unit: Unit, rollouts: Rollouts) -> None:
+        self._parts.append(rollouts)
+
+    def collected(self, queries: Mapping[str, Query]) -> Rollouts:
+        parts = self._team.gather(Rollouts.concatenate(self._parts).to_bytes())
+        rollouts = Rollouts.concatenate([Rollouts.from_bytes(part) for part in parts])
+        return rollouts.sorted(list(queries))
+
+
+class _StoredUnits:
+    """Units on disk: a file for each part of each unit."""
+
+    def __init__(self, workspace: Workspace, iteration: int, name: str):
+        self._team, self._name = workspace.team, name
+        self._folder = workspace.path(iteration, "partial")
+        # The first process looks for all: on another host a listing may be out of date.
+        self._files = self._team.agree(self._listing() if self._team.is_first else None)
         parts = [Rollouts.read(self._folder / file) for file in self._files]
         self._ids = {query_id for part in parts for query_id in part.column("query_id")}
 
     def has(self, unit: Unit) -> bool:
-        """Whether nothing of the unit is missing."""
         return all(query.query_id in self._ids for query in unit.queries)
 
-    def new_of(self, rollouts: Rollouts) -> Rollouts:
-        """The rows of queries that are not stored yet; on another mesh units are cut otherwise."""
+    def without_known(self, rollouts: Rollouts) -> Rollouts:
+        # On another mesh units hold other queries, some of which are stored.
         return rollouts.filter([each not in self._ids for each in rollouts.column("query_id")])
 
     def add(self, unit: Unit, rollouts: Rollouts) -> None:
-        """Stores this process's part of a unit."""
         if len(rollouts) == 0:
             return
-        part = self._run.team.index
-        while (file := f"{self.name}-{unit.size}-{unit.index:05d}-{part}.parquet") in self._files:
-            part += self._run.team.count
+        part = self._team.index
+        while (file := f"{self._name}-{unit.size}-{unit.index:05d}-{part}.parquet") in self._files:
+            part += self._team.count
         rollouts.write(self._folder / file)
         self._files.append(file)
 
-    def rows(self, queries: dict[str, Query]) -> Rollouts:
-        """All rows, once every process has stored its own.
-
-        Args:
-          queries: By id, in the order of the rows.
-
-        Raises:
-          RuntimeError: If some are missing.
-        """
-        known = self._run.team.gather_json(self._files)
+    def collected(self, queries: Mapping[str, Query]) -> Rollouts:
+        known = self._team.gather_json(self._files)
         files = sorted({file for files in known for file in files})
         parts = [Rollouts.read(self._folder / file) for file in files]
         rollouts = Rollouts.concatenate(parts)
@@ -127,12 +191,12 @@ class _Stored:
         return Rollouts(rollouts.sorted(list(queries)).table, seconds)
 
     def _listing(self) -> list[str]:
-        pattern = re.compile(rf"{re.escape(self.name)}-\d+-\d+-\d+\.parquet")
+        pattern = re.compile(rf"{re.escape(self._name)}-\d+-\d+-\d+\.parquet")
         return sorted(file.name for file in self._folder.glob("*") if pattern.fullmatch(file.name))
 
 
 def _seconds(parts: dict[str, Rollouts]) -> dict[str, float]:
-    """Wall time by phase: of the parts of a unit, which are made at once, the longest counts."""
+    """Wall time by phase: the parts of a unit are made at once, so the longest counts."""
     units: dict[tuple[str, str], float] = {}
     for file, part in parts.items():
         unit = file.rpartition("-")[0]
@@ -144,15 +208,23 @@ def _seconds(parts: dict[str, Rollouts]) -> dict[str, float]:
     return total
 
 
-def finish(run: Run, iteration: int, name: str, rollouts: Rollouts, *phases: str) -> None:
-    """Writes a phase's file, then drops the units that it was made of."""
-    run.once(lambda: rollouts.write(run.path(iteration, name)))
-    discard_units(run, iteration, *phases)
+def finish(workspace: Workspace, iteration: int, name: str, rollouts: Rollouts, *phases: str):
+    """Writes the file of a phase, then deletes the units that it was made of.
+
+    Args:
+      workspace: The workspace.
+      iteration: The iteration.
+      name: The file, such as "generate.parquet".
+      rollouts: Its rows.
+      *phases: The names of the units.
+    """
+    workspace.once(lambda: rollouts.write(workspace.path(iteration, name)))
+    discard_units(workspace, iteration, *phases)
 
 
-def discard_units(run: Run, iteration: int, *phases: str) -> None:
-    """Drops the units of phases whose file stands; those of other phases stay."""
-    run.once(lambda: _discard(run.path(iteration, "partial"), phases))
+def discard_units(workspace: Workspace, iteration: int, *phases: str) -> None:
+    """Deletes the units of phases whose file is written; those of other phases stay."""
+    workspace.once(lambda: _discard(workspace.path(iteration, "partial"), phases))
 
 
 def _discard(folder: pathlib.Path, phases: Sequence[str]) -> None:
@@ -161,8 +233,3 @@ def _discard(folder: pathlib.Path, phases: Sequence[str]) -> None:
             file.unlink()
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def _without_hint(run: Run, rollouts: Rollouts) -> Rollouts:
-    prompts = [run.task.query_by_id[query_id].prompt for query_id in rollouts.column("query_id")]
-    return rollouts.with_columns(prompt=prompts)

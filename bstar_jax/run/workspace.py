@@ -1,27 +1,126 @@
-"""A run directory: whose it is, and what stands in its config.json."""
+"""A run directory: who holds it, what it was made with, and what is written in it.
+
+All that a run keeps outside its devices goes through its `Workspace`: paths, files that exist
+once for all processes, metrics, messages to the person who watches, and requests to stop.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib.metadata
 import json
 import os
 import pathlib
+import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 
 import jax
 
 from bstar_jax.config import Config, UserError, check_resume, from_dict, to_dict
 from bstar_jax.console import Console
-from bstar_jax.run.journal import write_json
+from bstar_jax.processes import ALONE, StopRequest, Team
+from bstar_jax.run.journal import MetricsLog, iteration_rows, write_json
+from bstar_jax.run.policy import Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """What a run keeps outside its devices. Several processes share one; each has its own view.
+
+    Attributes:
+      directory: The run directory.
+      metrics: metrics.jsonl and its mirrors.
+      console: What a person sees.
+      stop: Whether to stop soon.
+      team: The processes that make the run. Each executes all of it, on its own part of the rows.
+    """
+
+    directory: pathlib.Path
+    metrics: MetricsLog
+    console: Console
+    stop: StopRequest
+    team: Team = ALONE
+
+    def path(self, iteration: int, name: str) -> pathlib.Path:
+        """A file of an iteration. Example: (1, "balance.json") -> iterations/0001/balance.json."""
+        return self.directory / "iterations" / f"{iteration:04d}" / name
+
+    def exists(self, path: pathlib.Path) -> bool:
+        """Whether a file exists, as the first process sees it, so that all processes agree."""
+        return self.team.agree(self.team.is_first and path.exists())
+
+    def once(self, write: Callable[[], None]) -> None:
+        """Lets the first process write what exists once; all go on when it is written."""
+        if self.team.is_first:
+            write()
+        self.team.barrier()
+
+    def log(self, iteration: int, phase: str, seconds: float | None, **figures) -> None:
+        """Appends the metrics row of a phase, unless an earlier process appended it.
+
+        Args:
+          iteration: The iteration, from 0.
+          phase: The phase.
+          seconds: Wall time of the phase.
+          **figures: The other keys of the row; None means "not computed".
+        """
+        if self.metrics.last(iteration, phase) is None:
+            row = {"iteration": iteration, "phase": phase, "wall_seconds": seconds, **figures}
+            self.metrics.append(row)
+
+    def begin(self, config: Config, policy: Policy) -> None:
+        """Writes the config, the tokenizer and what is kept of the checkpoint that it starts from.
+
+        From here on the directory holds this run.
+
+        Raises:
+          Preempted: If a stop was requested before this.
+        """
+        self.once(lambda: self._begin(config, policy))
+        self.stop.check()
+
+    def iterations_left(self, iterations: int) -> list[int]:
+        """The iterations that are not complete, out of 0 (warm-up) to `iterations`.
+
+        An iteration is complete when it has a metrics row of monitor, which is written last.
+        """
+        every = range(iterations + 1)
+        return [number for number in every if self.metrics.last(number, "monitor") is None]
+
+    def end_iteration(self) -> None:
+        """Shows the table of all iterations so far.
+
+        Raises:
+          Preempted: If a stop was requested.
+        """
+        self.console.iteration_table(iteration_rows(self.metrics.rows()))
+        self.stop.check()
+
+    def _begin(self, config: Config, policy: Policy) -> None:
+        if not (self.directory / "config.json").exists():
+            self._keep("tokenizer", policy.tokenizer.save)
+            if policy.source:
+                self._keep("source", policy.keep_source)
+        _write_config(self.directory, config)
+
+    def _keep(self, name: str, write: Callable[[pathlib.Path], None]) -> None:
+        """Writes a folder of the run atomically."""
+        # A folder without a config beside it is left over from a start that was cut short.
+        shutil.rmtree(self.directory / name, ignore_errors=True)
+        temporary = self.directory / f"{name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        write(temporary)
+        os.replace(temporary, self.directory / name)
 
 
 def read_config(directory: str | os.PathLike) -> Config:
-    """The config that a run directory was made with.
+    """Reads the config that a run directory was made with.
 
     Raises:
-      UserError: If there is no run.
+      UserError: If the directory holds no run, or its config cannot be read.
     """
     path = pathlib.Path(directory) / "config.json"
     if not path.is_file():
@@ -33,8 +132,12 @@ def read_config(directory: str | os.PathLike) -> Config:
 
 
 @contextlib.contextmanager
-def claim(directory: pathlib.Path, config: Config, console: Console):
-    """Holds the directory for this process, the config of a run in it checked."""
+def claim(directory: pathlib.Path, config: Config, console: Console) -> Iterator[None]:
+    """Holds a run directory for this process; a run in it must have been made with this config.
+
+    Raises:
+      UserError: If another process holds it, or the config differs where it may not.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY)
     try:
@@ -52,8 +155,8 @@ def claim(directory: pathlib.Path, config: Config, console: Console):
         os.close(handle)
 
 
-def write_config(directory: pathlib.Path, config: Config) -> None:
-    """Writes config.json; a resume changes the settings in it, not what the run was made with."""
+def _write_config(directory: pathlib.Path, config: Config) -> None:
+    """Writes config.json. A resume changes its settings, not the versions that made the run."""
     path = directory / "config.json"
     if path.exists():
         record = {**json.loads(path.read_text()), "config": to_dict(config)}
@@ -86,7 +189,7 @@ def _versions() -> dict[str, str]:
 
 
 def _revision() -> str:
-    """The git revision of the source, "" where there is none."""
+    """The git revision of the source; "" outside a repository."""
     here = pathlib.Path(__file__).parent
     try:
         done = subprocess.run(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 _SIZE, _MARGIN = 320, 48
 
 
-def calibration(bins: Sequence[Mapping[str, float]]) -> str:
+def diagram(bins: Sequence[Mapping[str, float]]) -> str:
     """Predicted probability against observed share; the larger its point, the more steps.
 
     Args:

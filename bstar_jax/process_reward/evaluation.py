@@ -1,0 +1,59 @@
+"""How well a process reward model tells good solution steps from bad ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bstar_jax import metrics
+from bstar_jax.process_reward import reliability
+from bstar_jax.process_reward.model import ProcessRewardModel
+from bstar_jax.records import Rollouts
+from bstar_jax.rewards import Grader
+from bstar_jax.run.journal import write_json
+from bstar_jax.run.workspace import Workspace
+
+
+def evaluate_model(
+    process_model: ProcessRewardModel, grader: Grader, labelled: Rollouts, *, has_step_check: bool
+) -> dict:
+    """Compares the rewards of a process reward model with labels, answers and exact checks.
+
+    Args:
+      process_model: The model.
+      grader: Checks steps exactly, where the task can.
+      labelled: Responses with labels as `step_rewards`, 2 label - 1.
+      has_step_check: Whether the task checks steps exactly.
+
+    Returns:
+      The figures of prm.json; None where a class is empty. Over steps: `step_accuracy` (reward
+      above 0 where some continuation was right) and `step_auc` of the same. Over responses:
+      `answer_auc` of the process reward against the answer; with an exact check, `exact_auc`
+      against all steps being valid, and `exact_auc_correct` among responses with a correct answer
+      alone. `calibration`: the reliability of the steps' probabilities, as a table of bins.
+    """
+    scored = process_model.grade(labelled)
+    probability = (np.concatenate(scored.column("step_rewards")) + 1) / 2
+    share = (np.concatenate(labelled.column("step_rewards")) + 1) / 2
+    reward, correct = np.array(scored.column("process_reward")), labelled.column("correct")
+    figures = {
+        "responses": len(labelled),
+        "steps": len(share),
+        "step_accuracy": float(np.mean((probability > 0.5) == (share > 0))),
+        "step_auc": metrics.auc(probability, share > 0),
+        "answer_auc": metrics.auc(reward, correct),
+    }
+    if has_step_check:
+        exact = grader.grade_rollouts(labelled)
+        checks = exact.column("process_reward")
+        is_checked = np.array([check is not None for check in checks])
+        is_valid, is_correct = np.array([check == 1 for check in checks]), np.array(correct, bool)
+        for name, rows in (("", is_checked), ("_correct", is_checked & is_correct)):
+            figures[f"exact_auc{name}"] = metrics.auc(reward[rows], is_valid[rows])
+    return {**figures, "calibration": metrics.calibration(probability, share)}
+
+
+def write_evaluation(workspace: Workspace, figures: dict) -> None:
+    """Writes prm.svg and prm.json, the latter last: it says that the evaluation is done."""
+    plot = reliability.diagram(figures["calibration"])
+    workspace.path(0, "prm.svg").write_text(plot)
+    write_json(workspace.path(0, "prm.json"), figures, indent=1)

@@ -1,0 +1,91 @@
+"""Where a run keeps its process reward model, and the completer that labels steps for it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+
+from jax.sharding import Mesh
+
+from bstar_jax.config import Config, ModelConfig, UserError
+from bstar_jax.process_reward.model import ProcessRewardModel, step_ends
+from bstar_jax.processes import ALONE, Team
+from bstar_jax.run.checkpoints import Checkpoints
+from bstar_jax.run.policy import Policy
+from bstar_jax.sampling.weights import as_computed
+from bstar_jax.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessRewardStore:
+    """The learnt process reward of a run, on disk.
+
+    Attributes:
+      directory: The run directory.
+      config: The settings; those in `prm` say how steps are scored.
+      task: Says what ends a solution step.
+      policy: The model that both start from; its mesh and tokenizer.
+      team: The processes of the run.
+    """
+
+    directory: pathlib.Path
+    config: Config
+    task: Task
+    policy: Policy
+    team: Team = ALONE
+
+    @property
+    def model(self) -> ModelConfig:
+        """The process reward model: the policy, merged, with a second head of one number."""
+        return dataclasses.replace(self.policy.merged_model, scalar_head=True)
+
+    def step_ends(self, response: str) -> list[int]:
+        """Where the solution steps of a response end, in characters."""
+        return step_ends(response, self._separator, self.task.answer_marker)
+
+    def checkpoints(self, *, read_only: bool, mesh: Mesh | None = None) -> Checkpoints:
+        """Opens the checkpoints of the model; the caller closes them.
+
+        Args:
+          read_only: Whether nothing will be written.
+          mesh: Where restored arrays go; the mesh of the policy by default.
+        """
+        directory = self.directory / "checkpoints" / "prm"
+        return Checkpoints(directory, self.model, mesh or self.policy.mesh, read_only=read_only)
+
+    def completer_checkpoints(self) -> Checkpoints:
+        """Opens the checkpoints of the completer; the caller closes them."""
+        directory = self.directory / "checkpoints" / "completer"
+        return Checkpoints(directory, self.policy.model, self.policy.mesh)
+
+    def load(self) -> ProcessRewardModel:
+        """Loads the model to where this process samples.
+
+        Raises:
+          UserError: If it is not learnt yet.
+        """
+        settings, site = self.config.prm, self.policy.site
+        with contextlib.closing(self.checkpoints(read_only=True, mesh=site.mesh)) as found:
+            if not found.iterations():
+                raise UserError(
+                    f"{self.directory} has no process model yet: the command that started the run "
+                    "goes on to learn it"
+                )
+            params = found.restore_params(0, functools.partial(as_computed, self.model))
+        return ProcessRewardModel(
+            self.model,
+            params,
+            self.policy.tokenizer,
+            separator=self._separator,
+            marker=self.task.answer_marker,
+            reduction=settings.reduction,
+            batch=settings.score_batch * len(site.shards) // site.total,
+            mesh=site.mesh,
+            team=self.team if site.mesh.is_multi_process else ALONE,
+        )
+
+    @property
+    def _separator(self) -> str:
+        return self.config.prm.separator or self.task.separator

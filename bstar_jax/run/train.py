@@ -1,0 +1,143 @@
+"""Training as a run does it: saved often enough that little is ever lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from jax.sharding import Mesh
+
+from bstar_jax.config import Config, ModelConfig, Preempted, schedule_steps
+from bstar_jax.processes.stopping import STATE_IS_SAVED
+from bstar_jax.run.checkpoints import Checkpoints, SavePoint
+from bstar_jax.run.workspace import Workspace
+from bstar_jax.training import optimizer
+from bstar_jax.training.batches import Batch, StepBatch
+from bstar_jax.training.fit import Objective, Progress, fit
+from bstar_jax.training.optimizer import Schedule, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingJob:
+    """The optimizer steps of one phase.
+
+    Attributes:
+      phase: The phase, as in metrics.jsonl.
+      iteration: The iteration, from 0.
+      model: The model.
+      checkpoints: Where parameters and training state are kept.
+      loss: What the steps minimize.
+      steps: Optimizer steps of the phase.
+      schedule: Learning rate by the optimizer's own step count.
+      batch_at: The batch of a step, a function of the step alone.
+      frozen: Parameters that no step changes.
+    """
+
+    phase: str
+    iteration: int
+    model: ModelConfig
+    checkpoints: Checkpoints
+    loss: Objective
+    steps: int
+    schedule: Schedule
+    batch_at: Callable[[int], Batch | StepBatch]
+    frozen: dict = dataclasses.field(default_factory=dict)
+
+
+def train(
+    config: Config,
+    workspace: Workspace,
+    mesh: Mesh,
+    job: TrainingJob,
+    params: dict,
+    optimizer_state=None,
+) -> TrainState:
+    """Takes the optimizer steps of a job, from where an interrupted process left off.
+
+    Args:
+      config: The optimizer, how rows are packed, how often to log and save.
+      workspace: Where metrics and progress go.
+      mesh: The devices.
+      job: What to train.
+      params: The parameters before the first step, on the storage map. Donated: do not use them
+        after the call.
+      optimizer_state: The optimizer's state before the first step, donated too; None starts afresh.
+
+    Raises:
+      Preempted: If a stop was requested; the state is saved.
+      UserError: If the loss or the gradient is not finite.
+    """
+    state, first = _state_to_start_from(config, mesh, job, params, optimizer_state)
+    saved = time.monotonic()
+    reports = fit(
+        job.model,
+        config.optimizer,
+        job.schedule,
+        state,
+        job.batch_at,
+        objective=job.loss,
+        training=config.training,
+        frozen=job.frozen,
+        mesh=mesh,
+        first=first,
+        steps=job.steps,
+        every=config.log.every,
+        urgent=workspace.stop.look,
+    )
+    with workspace.console.progress(
+        job.phase, job.iteration, job.steps, "steps", completed=first
+    ) as progress:
+        for trained, report in reports:
+            state = trained
+            _log(config, workspace, job, report)
+            progress.advance(report.step - first, tokens=report.tokens, loss=report.loss)
+            first = report.step
+            is_late = time.monotonic() - saved > 60 * config.checkpoint.minutes
+            is_last = report.step == job.steps
+            if workspace.team.agree(is_late) or workspace.stop.is_set or is_last:
+                job.checkpoints.save_training(SavePoint(job.iteration, report.step), state)
+                saved = time.monotonic()
+            if workspace.stop.is_set:
+                job.checkpoints.wait()
+                raise Preempted(STATE_IS_SAVED)
+    return state
+
+
+def schedule_of_phase(config: Config, phase: str) -> Schedule:
+    """The learning-rate schedule of phase "sft", "prm" or "improve"."""
+    settings = getattr(config, phase)
+    return Schedule(
+        settings.learning_rate,
+        settings.warmup_steps,
+        schedule_steps(config, phase),
+        settings.final_rate,
+        settings.fall,
+    )
+
+
+def _state_to_start_from(
+    config: Config, mesh: Mesh, job: TrainingJob, params: dict, optimizer_state
+) -> tuple[TrainState, int]:
+    """The state that a job goes on from, and how many of its steps are done."""
+    point = job.checkpoints.save_point()
+    if point and point.iteration == job.iteration:
+        like = optimizer.shapes(job.model, config.optimizer)
+        return job.checkpoints.restore_training(point, like), point.step
+    if optimizer_state is not None:
+        return TrainState(params, optimizer_state), 0
+    return optimizer.start(job.model, config.optimizer, mesh, params), 0
+
+
+def _log(config: Config, workspace: Workspace, job: TrainingJob, report: Progress) -> None:
+    row = {
+        "iteration": job.iteration,
+        "phase": job.phase,
+        "wall_seconds": report.seconds,
+        "step": report.step,
+        "loss": report.loss,
+        "learning_rate": report.learning_rate,
+        "grad_norm": report.grad_norm,
+        "tokens_per_second": report.tokens / report.seconds,
+    }
+    workspace.metrics.append(row, step_offset=max(job.iteration - 1, 0) * config.improve.steps)
