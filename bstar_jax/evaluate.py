@@ -25,8 +25,9 @@ from pathlib import Path
 
 from absl import flags
 
+from bstar_jax.config.errors import run_door
+from bstar_jax.config.flags import CommandLine, allow_overrides, parse, run_target
 from bstar_jax.console import Console, silence_libraries
-from bstar_jax.flags import CommandLine, allow_overrides, parse, run_door, run_target
 
 silence_libraries()
 

@@ -37,8 +37,8 @@ from bstar_jax.config import (
     SftConfig,
     TaskConfig,
     TrainingConfig,
+    pick_variant,
 )
-from bstar_jax.flags import pick_variant
 
 EPOCH = 103  # steps of 128 that see 5 solutions of 2,627 questions once
 

@@ -19,8 +19,7 @@ valid; below it, answers that are right by luck are trained on as well.
 
 import dataclasses
 
-from bstar_jax.config import Config
-from bstar_jax.flags import pick_variant
+from bstar_jax.config import Config, pick_variant
 
 
 def get_config(variant="bstar"):

@@ -25,8 +25,8 @@ from bstar_jax.config import (
     PrmConfig,
     SftConfig,
     TaskConfig,
+    pick_variant,
 )
-from bstar_jax.flags import pick_variant
 
 
 def get_config(variant="bstar"):

@@ -41,8 +41,8 @@ from bstar_jax.config import (
     SftConfig,
     TaskConfig,
     TrainingConfig,
+    pick_variant,
 )
-from bstar_jax.flags import pick_variant
 
 EPOCH = 90  # steps of 128 that see 11,500 solutions once
 

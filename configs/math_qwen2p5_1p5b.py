@@ -28,8 +28,8 @@ from bstar_jax.config import (
     SftConfig,
     TaskConfig,
     TrainingConfig,
+    pick_variant,
 )
-from bstar_jax.flags import pick_variant
 
 
 def get_config(variant="bstar"):

@@ -24,8 +24,8 @@ from bstar_jax.config import (
     MonitorConfig,
     SftConfig,
     TaskConfig,
+    pick_variant,
 )
-from bstar_jax.flags import pick_variant
 
 
 def get_config(variant="bstar"):

@@ -17,8 +17,8 @@ from bstar_jax.config import (
     MonitorConfig,
     SftConfig,
     TaskConfig,
+    pick_variant,
 )
-from bstar_jax.flags import pick_variant
 
 GRID = Config(
     task=TaskConfig(train_queries=64),

@@ -12,15 +12,9 @@ import math
 import typing
 from collections.abc import Mapping
 
+from bstar_jax.config.errors import UserError
+
 Section = typing.TypeVar("Section", bound="Checked")
-
-
-class UserError(Exception):
-    """Bad input. The message alone says what was given, what is allowed, what to write."""
-
-
-class Preempted(Exception):
-    """The process was asked to stop; its state is saved and a restart goes on from there."""
 
 
 def setting(default, doc, *, low=None, high=None, choices=None, above=None):

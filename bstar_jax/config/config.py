@@ -5,27 +5,28 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from bstar_jax import schema
-from bstar_jax.config.architecture import ModelConfig
-from bstar_jax.config.sections import (
+from bstar_jax.config import schema
+from bstar_jax.config.errors import UserError
+from bstar_jax.config.loop import (
     BalanceConfig,
     CalibrateConfig,
     CheckpointConfig,
     GenerateConfig,
-    ImproveConfig,
     LogConfig,
     LoopConfig,
     MeshConfig,
     MonitorConfig,
+)
+from bstar_jax.config.model import ModelConfig
+from bstar_jax.config.schema import Checked, flatten, setting, to_dict
+from bstar_jax.config.task import RewardsConfig, TaskConfig, TokenizerConfig
+from bstar_jax.config.training import (
+    ImproveConfig,
     OptimizerConfig,
     PrmConfig,
-    RewardsConfig,
     SftConfig,
-    TaskConfig,
-    TokenizerConfig,
     TrainingConfig,
 )
-from bstar_jax.schema import Checked, UserError, flatten, setting, to_dict
 
 
 def _section(cls):
