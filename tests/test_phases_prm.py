@@ -16,14 +16,14 @@ from bstar_jax.records import Rollouts
 from bstar_jax.training.batches import order
 from tests.test_phases import CONFIG, opened
 
-LEARNT = dataclasses.replace(
-    CONFIG,
-    sft=SftConfig(steps=0, warmup_steps=0, examples=64),
-    prm=PrmConfig(
-        enabled=True, queries=16, responses=2, completer_steps=4, continuations=3, heldout=4,
-        steps=8, batch=8,
-        warmup_steps=0, score_batch=32,
-    ),
+LEARNT = CONFIG.changed(
+    {
+        "sft": SftConfig(steps=0, warmup_steps=0, examples=64),
+        "prm": PrmConfig(
+            enabled=True, queries=16, responses=2, completer_steps=4, continuations=3, heldout=4,
+            steps=8, batch=8, warmup_steps=0, score_batch=32,
+        ),
+    }
 )  # fmt: skip
 
 
@@ -145,8 +145,7 @@ def test_training_rows_hold_the_labels_asked_for(learnt):
     with opened(learnt, LEARNT) as run:
         rows = Rollouts.read(run.path(0, "prm.parquet"))
         soft = prm.encoded(run, rows).take(order(4, 4, 0, (0,)))
-        hard_config = dataclasses.replace(LEARNT.prm, labels="hard")
-        hard_run = dataclasses.replace(run, config=dataclasses.replace(LEARNT, prm=hard_config))
+        hard_run = dataclasses.replace(run, config=LEARNT.changed({"prm.labels": "hard"}))
         hard = prm.encoded(hard_run, rows).take(order(4, 4, 0, (0,)))
     np.testing.assert_array_equal(hard.labels_BL, soft.labels_BL > 0)
     np.testing.assert_array_equal(hard.weights_BL, soft.weights_BL)
@@ -154,8 +153,7 @@ def test_training_rows_hold_the_labels_asked_for(learnt):
 
 def test_too_few_queries_are_refused(learnt):
     with opened(learnt, LEARNT) as run:
-        settings = dataclasses.replace(LEARNT.prm, queries=1000)
-        run = dataclasses.replace(run, config=dataclasses.replace(LEARNT, prm=settings))
+        run = dataclasses.replace(run, config=LEARNT.changed({"prm.queries": 1000}))
         with pytest.raises(UserError, match="prm.queries is 1000, but the train split has 64"):
             check_inputs(run)
 
