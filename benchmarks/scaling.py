@@ -23,8 +23,7 @@ import pathlib
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from bstar_jax import planning
-from bstar_jax.config import Config
-from bstar_jax.flags import load
+from bstar_jax.config import Config, load_config
 from bstar_jax.planning import compiling, moments, placing, published
 from bstar_jax.planning.arithmetic import with_changes
 
@@ -39,7 +38,7 @@ def main():
     parser.add_argument("--json", type=pathlib.Path, required=True)
     parser.add_argument("--store", type=pathlib.Path, help="as of plan; beside the JSON file")
     args = parser.parse_args()
-    config = load(args.config)
+    config = load_config(args.config)
     store = planning.Store(args.store or args.json.with_suffix(".store"))
     found = json.loads(args.json.read_text()) if args.json.exists() else {}
     for name in TOPOLOGIES:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from bstar_jax import model
 from bstar_jax.config import ModelConfig
-from bstar_jax.config.architecture import LORA_TARGETS
+from bstar_jax.config.model import LORA_TARGETS
 
 ENTER, LEAVE = "_lora_in", "_lora_out"
 

@@ -17,7 +17,6 @@ Exit codes: 0 done, 2 bad input, 1 any other failure.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import tempfile
 from collections.abc import Sequence
@@ -25,8 +24,9 @@ from pathlib import Path
 
 from absl import flags
 
+from bstar_jax.config.errors import run_door
+from bstar_jax.config.flags import CommandLine, allow_overrides, parse, run_target
 from bstar_jax.console import Console, silence_libraries
-from bstar_jax.flags import CommandLine, allow_overrides, parse, run_door, run_target
 
 silence_libraries()
 
@@ -98,12 +98,13 @@ def _config_for_checkpoint(line: CommandLine) -> Config:
             "--checkpoint needs the task and settings to score it by; add --config=FILE, such as "
             "--config=configs/gsm8k.py"
         )
-    config = line.config
-    return dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, checkpoint=line.flags.checkpoint),
-        prm=dataclasses.replace(config.prm, enabled=False),
-        log=dataclasses.replace(config.log, tensorboard=False, wandb_project=""),
+    return line.config.changed(
+        {
+            "model.checkpoint": line.flags.checkpoint,
+            "prm.enabled": False,
+            "log.tensorboard": False,
+            "log.wandb_project": "",
+        }
     )
 
 

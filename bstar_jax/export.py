@@ -19,8 +19,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from bstar_jax.config.errors import run_door
+from bstar_jax.config.flags import allow_overrides, parse, run_target
 from bstar_jax.console import Console, silence_libraries
-from bstar_jax.flags import allow_overrides, parse, run_door, run_target
 
 silence_libraries()
 

@@ -29,8 +29,9 @@ from absl import flags
 
 from bstar_jax import rewards, tasks
 from bstar_jax.config import UserError
+from bstar_jax.config.errors import run_door
+from bstar_jax.config.flags import parse
 from bstar_jax.console import Console
-from bstar_jax.flags import parse, run_door
 
 _AT_ONCE = 256  # responses between two looks at the progress
 

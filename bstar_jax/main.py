@@ -19,8 +19,9 @@ from pathlib import Path
 
 from absl import flags
 
+from bstar_jax.config.errors import run_door
+from bstar_jax.config.flags import parse
 from bstar_jax.console import Console, silence_libraries
-from bstar_jax.flags import parse, run_door
 
 silence_libraries()
 

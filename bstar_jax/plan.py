@@ -20,8 +20,9 @@ from pathlib import Path
 
 from absl import flags
 
+from bstar_jax.config.errors import DOES_NOT_FIT, run_door
+from bstar_jax.config.flags import parse
 from bstar_jax.console import Console, silence_libraries
-from bstar_jax.flags import DOES_NOT_FIT, parse, run_door
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs, whatever devices there are
 os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")

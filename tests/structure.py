@@ -18,7 +18,7 @@ PACKAGE = "bstar_jax"
 
 # A room imports only rooms before it. The doors are one room: nothing imports them.
 ROOMS = (
-    "records schema config flags processes metrics balance sharding kernels model adapters "
+    "config records processes metrics balance sharding kernels model adapters "
     "hub tokenizer console sampling training tasks rewards run process_reward report phases "
     "planning iterate doors"
 ).split()

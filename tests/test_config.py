@@ -18,6 +18,7 @@ from bstar_jax.config import (
     MeshConfig,
     ModelConfig,
     MonitorConfig,
+    PrmConfig,
     SftConfig,
     TaskConfig,
     UserError,
@@ -216,11 +217,75 @@ def test_one_schedule_spans_all_iterations_or_each():
     assert total_steps(dataclasses.replace(config, loop=LoopConfig(iterations=0)), "improve") == 7
 
 
+# Changes.
+
+
+def test_changes_are_applied_at_any_depth_and_leave_the_config_alone():
+    config = Config()
+    other = config.changed(
+        {
+            "seed": 3,
+            "improve.steps": 200,
+            "calibrate.temperatures": [1],
+            "task.fields.question": "problem",
+            "prm": PrmConfig(enabled=True),
+            "task.name": "gsm8k",
+        }
+    )
+    assert other == Config(
+        seed=3,
+        improve=ImproveConfig(steps=200),
+        calibrate=CalibrateConfig(temperatures=(1.0,)),
+        task=TaskConfig(name="gsm8k", fields=FieldNames(question="problem")),
+        prm=PrmConfig(enabled=True),
+    )
+    assert config == Config() == config.changed({})
+
+
+def test_a_whole_section_and_its_settings_change_in_either_order():
+    expected = Config(sft=SftConfig(steps=9, warmup_steps=0))
+    changes = {"sft": SftConfig(warmup_steps=0), "sft.steps": 9}
+    start = Config(sft=SftConfig(batch=1))
+    assert start.changed(changes) == start.changed(dict(reversed(changes.items()))) == expected
+
+
+def test_changes_are_checked_together():
+    """Each of these alone is refused."""
+    changes = {"model.heads": 6, "model.kv_heads": 3, "monitor.ks": (64,), "monitor.responses": 64}
+    for name in ("model.kv_heads", "monitor.ks"):
+        with pytest.raises(UserError, match=name):
+            Config().changed({name: changes[name]})
+    assert Config().changed(changes).monitor.ks == (64,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"improve.step": 3}, "no setting 'improve.step'; the nearest is 'improve.steps'"),
+        ({"improv.steps": 3}, "no setting 'improv'; the nearest is 'improve'"),
+        ({"seed.of": 3}, "no setting 'seed.of'; the nearest is 'seed'"),
+        (
+            {"task.fields.questoin": "q"},
+            "no setting 'task.fields.questoin'; the nearest is 'task.fields.question'",
+        ),
+        ({"improve": 3}, "improve is a section, not the value 3"),
+        ({"prm": {"steps": 3}}, "prm is a section, not the value {'steps': 3}"),
+        ({"prm": SftConfig()}, "prm is a section, not the value SftConfig"),
+        ({"task.fields": "id"}, "task.fields is a section, not the value 'id'"),
+        ({"improve.steps": 0}, "improve.steps is 0; it takes 1 or more"),
+        ({"improve.steps": "3"}, "improve.steps is '3'; it takes a whole number"),
+    ],
+)
+def test_changes_that_cannot_be_made_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        Config().changed(changes)
+
+
 # Resume.
 
 
 def changed(config=None, **sections):
-    return dataclasses.replace(config or Config(), **sections)
+    return (config or Config()).changed(sections)
 
 
 def test_a_resume_may_change_the_mesh_the_log_and_what_is_kept():

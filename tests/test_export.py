@@ -1,6 +1,5 @@
 """The door that writes a run's checkpoint for Transformers."""
 
-import dataclasses
 import json
 import os
 
@@ -49,7 +48,7 @@ def test_a_run_from_random_parameters_gives_a_llama_with_its_tokenizer(tmp_path)
 
 def from_checkpoint(source):
     model_config = ModelConfig(checkpoint=str(source))
-    return dataclasses.replace(tiny.GRID, model=model_config, task=TaskConfig(train_queries=64))
+    return tiny.GRID.changed({"model": model_config, "task": TaskConfig(train_queries=64)})
 
 
 def test_a_run_from_a_checkpoint_gives_that_checkpoint_where_nothing_was_trained(tmp_path):
@@ -77,8 +76,7 @@ def test_the_tokenizer_is_the_runs(tmp_path):
     checkpoints.edit(tmp_path / "words" / "tokenizer_config.json", pad_token="<end>")
     (source / "merges.txt").write_text("of another tokenizer\n")
     config = from_checkpoint(source)
-    other = dataclasses.replace(config.tokenizer, path=str(tmp_path / "words"))
-    begin(tmp_path / "run", dataclasses.replace(config, tokenizer=other))
+    begin(tmp_path / "run", config.changed({"tokenizer.path": str(tmp_path / "words")}))
     run_door(tmp_path / "run", tmp_path / "out")
     assert tokenizer.load(tmp_path / "out").pad_id == 1
     assert not (tmp_path / "out" / "merges.txt").exists()

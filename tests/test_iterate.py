@@ -1,6 +1,5 @@
 """Whole runs in this process: the six phases, and what the settings of the loop change."""
 
-import dataclasses
 import functools
 import io
 import json
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from bstar_jax import tasks
-from bstar_jax.config import CheckpointConfig, LogConfig, LoopConfig, MeshConfig
+from bstar_jax.config import CheckpointConfig, MeshConfig
 from bstar_jax.console import Console
 from bstar_jax.iterate import self_train
 from bstar_jax.phases.opening import open_run
@@ -21,19 +20,10 @@ from bstar_jax.run.data import selected_data
 from bstar_jax.training.optimizer import TrainState
 from tests import tiny
 
-CONFIG = dataclasses.replace(
-    tiny.GRID,
-    mesh=MeshConfig(2, 2, 2),
-    checkpoint=CheckpointConfig(),
-    log=LogConfig(every=3, tensorboard=False),
+CONFIG = tiny.GRID.changed(
+    {"mesh": MeshConfig(2, 2, 2), "checkpoint": CheckpointConfig(), "log.tensorboard": False}
 )
 PHASES = ["calibrate", "generate", "grade", "select", "improve", "monitor"]
-
-
-def changed(section, **values):
-    return dataclasses.replace(
-        CONFIG, **{section: dataclasses.replace(getattr(CONFIG, section), **values)}
-    )
 
 
 def trained(directory, config=CONFIG):
@@ -133,7 +123,7 @@ def test_the_same_config_makes_the_same_run(finished, tmp_path):
 def test_a_run_that_grows_is_the_run_that_was_long_from_the_start(finished, tmp_path):
     directory, _, params = finished
     for iterations in (0, 1, 2):
-        trained(tmp_path, dataclasses.replace(CONFIG, loop=LoopConfig(iterations=iterations)))
+        trained(tmp_path, CONFIG.changed({"loop.iterations": iterations}))
     assert_same_results(tmp_path, directory)
     _, again = trained(tmp_path)  # which is over
     assert_same_params(again, params)
@@ -142,7 +132,7 @@ def test_a_run_that_grows_is_the_run_that_was_long_from_the_start(finished, tmp_
 @pytest.mark.slow
 def test_another_seed_makes_another_run(finished, tmp_path):
     directory, _, params = finished
-    config = dataclasses.replace(CONFIG, seed=1, loop=LoopConfig(iterations=0))
+    config = CONFIG.changed({"seed": 1, "loop.iterations": 0})
     _, other = trained(tmp_path, config)
     assert not np.array_equal(other[0]["embedding"], params[0]["embedding"])
     name = "iterations/0000/monitor.parquet"
@@ -154,7 +144,7 @@ def test_another_seed_makes_another_run(finished, tmp_path):
 
 
 def test_a_baseline_is_one_cell_and_still_has_the_curve(tmp_path):
-    rows, _ = trained(tmp_path, dataclasses.replace(CONFIG, calibrate=tiny.single_cell().calibrate))
+    rows, _ = trained(tmp_path, CONFIG.changed({"calibrate": tiny.single_cell().calibrate}))
     for t in (1, 2):
         files = {path.name for path in (tmp_path / f"iterations/{t:04d}").iterdir()}
         assert files == {"generate.parquet", "monitor.parquet"}
@@ -163,8 +153,8 @@ def test_a_baseline_is_one_cell_and_still_has_the_curve(tmp_path):
 
 
 def test_failed_queries_get_one_more_try_with_the_answer_given_away(tmp_path):
-    config = changed("generate", rationalize=True, max_prompt_tokens=32)
-    trained(tmp_path, dataclasses.replace(config, loop=LoopConfig(iterations=1)))
+    changes = {"generate.rationalize": True, "generate.max_prompt_tokens": 32}
+    trained(tmp_path, CONFIG.changed({**changes, "loop.iterations": 1}))
     rollouts = Rollouts.read(tmp_path / "iterations/0001/generate.parquet")
     retried = np.array(rollouts.column("rationalized"))
     ids, correct = np.array(rollouts.column("query_id")), np.array(rollouts.column("correct"))
@@ -191,8 +181,8 @@ def learning_rates(rows, iteration):
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer_from", ["last", "fresh"])
 def test_the_schedule_spans_the_run_or_each_iteration(tmp_path, optimizer_from):
-    config = changed("improve", warmup_steps=3, optimizer_from=optimizer_from)
-    config = dataclasses.replace(config, log=LogConfig(every=1, tensorboard=False))
+    changes = {"improve.warmup_steps": 3, "improve.optimizer_from": optimizer_from}
+    config = CONFIG.changed({**changes, "log.every": 1})
     rows, _ = trained(tmp_path, config)
     peak = CONFIG.improve.learning_rate
     growing = [peak / 3, peak * 2 / 3, peak, peak, peak, peak]
@@ -205,7 +195,7 @@ def test_the_schedule_spans_the_run_or_each_iteration(tmp_path, optimizer_from):
 @pytest.mark.slow
 def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(finished, tmp_path):
     directory, _, _ = finished
-    fresh = changed("improve", init_from="warmup", optimizer_from="fresh")
+    fresh = CONFIG.changed({"improve.init_from": "warmup", "improve.optimizer_from": "fresh"})
     _, params = trained(tmp_path, fresh)
     # The second round again, from a first that ended in anything.
     selected = Rollouts.read(tmp_path / "iterations/0002/generate.parquet")
@@ -225,7 +215,7 @@ def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(finished, tm
 
 @pytest.mark.slow
 def test_accumulated_data_holds_every_iteration_and_humans_their_share(tmp_path):
-    config = changed("improve", data="accumulated", reference_share=0.25)
+    config = CONFIG.changed({"improve.data": "accumulated", "improve.reference_share": 0.25})
     rows, params = trained(tmp_path, config)
     assert row_of(rows, 2, "improve")["step"] == 6 and sorted(params) == [0, 1, 2]
     learnt = set()
@@ -241,8 +231,8 @@ def test_accumulated_data_holds_every_iteration_and_humans_their_share(tmp_path)
 
 @pytest.mark.slow
 def test_the_rules_of_the_reference_choose_again_on_what_was_generated(tmp_path):
-    config = changed("balance", rules="reference", target_total=12)
-    rows, _ = trained(tmp_path, dataclasses.replace(config, loop=LoopConfig(iterations=1)))
+    changes = {"balance.rules": "reference", "balance.target_total": 12}
+    rows, _ = trained(tmp_path, CONFIG.changed({**changes, "loop.iterations": 1}))
     stored = json.loads((tmp_path / "iterations/0001/balance.json").read_text())
     assert stored["rules"] == "reference"
     row = row_of(rows, 1, "select")
@@ -251,5 +241,5 @@ def test_the_rules_of_the_reference_choose_again_on_what_was_generated(tmp_path)
 
 @pytest.mark.slow
 def test_only_the_newest_parameters_stay_where_that_is_asked(tmp_path):
-    _, params = trained(tmp_path, changed("checkpoint", keep=1))
+    _, params = trained(tmp_path, CONFIG.changed({"checkpoint.keep": 1}))
     assert sorted(params) == [0, 2]

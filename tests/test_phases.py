@@ -14,7 +14,6 @@ from bstar_jax import tasks
 from bstar_jax.balance import Choice
 from bstar_jax.config import (
     Config,
-    LogConfig,
     MeshConfig,
     ModelConfig,
     Preempted,
@@ -38,9 +37,7 @@ from bstar_jax.run.workspace import read_config
 from bstar_jax.sampling import Draw, Keys
 from tests import builders, tiny
 
-CONFIG = dataclasses.replace(
-    tiny.GRID, mesh=MeshConfig(2, 2, 2), log=LogConfig(every=3, tensorboard=False)
-)
+CONFIG = tiny.GRID.changed({"mesh": MeshConfig(2, 2, 2), "log.tensorboard": False})
 CHOICE = Choice(temperature=1.0, top_k=0, threshold=-10.0, process_weight=1.0)
 KEYS = Keys(CONFIG.seed, 1, "generate")
 
@@ -115,11 +112,11 @@ def test_a_directory_is_let_go_of_when_a_run_fails(tmp_path):
 def test_another_config_is_refused_and_the_stored_one_stays(tmp_path):
     with opened(tmp_path):
         pass
-    other = dataclasses.replace(CONFIG, seed=1)
+    other = CONFIG.changed({"seed": 1})
     with pytest.raises(UserError, match="seed: the run has 0, given 1"), opened(tmp_path, other):
         pass
     assert read_config(tmp_path) == CONFIG
-    relaxed = dataclasses.replace(CONFIG, log=LogConfig(every=1, tensorboard=False))
+    relaxed = CONFIG.changed({"log.every": 1})
     with opened(tmp_path, relaxed):
         assert read_config(tmp_path) == relaxed
 
@@ -128,7 +125,7 @@ def test_a_reader_changes_nothing(tmp_path):
     with opened(tmp_path):
         pass
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    with opened(tmp_path, dataclasses.replace(CONFIG, seed=1), write=False) as run:
+    with opened(tmp_path, CONFIG.changed({"seed": 1}), write=False) as run:
         assert run.config.seed == 1
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
@@ -138,45 +135,32 @@ def test_a_reader_changes_nothing(tmp_path):
     [
         ({"mesh": MeshConfig(3, 1, 1)}, "sizes must multiply to 8"),
         ({"mesh": MeshConfig(1, 1, 8)}, "model.heads is 4, but mesh.tensor is 8"),
-        (
-            {"sft": dataclasses.replace(CONFIG.sft, batch=30)},
-            "sft.batch is 30, but .* = 4 devices",
-        ),
-        (
-            {"improve": dataclasses.replace(CONFIG.improve, batch=9)},
-            "improve.batch is 9, but .* nearest that divides is 8",
-        ),
-        (
-            {"model": dataclasses.replace(CONFIG.model, vocab_size=20)},
-            "model.vocab_size is 20, but the tokenizer has 50 tokens",
-        ),
+        ({"sft.batch": 30}, "sft.batch is 30, but .* = 4 devices"),
+        ({"improve.batch": 9}, "improve.batch is 9, but .* nearest that divides is 8"),
+        ({"model.vocab_size": 20}, "model.vocab_size is 20, but the tokenizer has 50 tokens"),
     ],
 )
 def test_what_cannot_work_stops_before_anything_is_written(tmp_path, change, message):
-    config = dataclasses.replace(CONFIG, **change)
+    config = CONFIG.changed(change)
     with pytest.raises(UserError, match=message), opened(tmp_path / "run", config):
         pass
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("section", "change", "message"),
+    ("changes", "message"),
     [
-        ("generate", {"queries": 65}, "generate.queries is 65, but the train split has 64"),
-        ("generate", {"max_prompt_tokens": 12}, "has 1. tokens, more than .*max_prompt_tokens=12"),
-        ("generate", {"max_tokens": 6}, "training texts are too long.*generate.max_tokens="),
+        ({"generate.queries": 65}, "generate.queries is 65, but the train split has 64"),
+        ({"generate.max_prompt_tokens": 12}, "has 1. tokens, more than .*max_prompt_tokens=12"),
+        ({"generate.max_tokens": 6}, "training texts are too long.*generate.max_tokens="),
         (
-            "generate",
-            {"rationalize": True, "max_prompt_tokens": 22},
+            {"generate.rationalize": True, "generate.max_prompt_tokens": 22},
             "with its hint' has .* tokens, more than generate.max_prompt_tokens=22",
         ),
     ],
 )
-def test_what_would_stop_the_run_in_an_hour_stops_it_now(tmp_path, section, change, message):
-    config = dataclasses.replace(
-        CONFIG, **{section: dataclasses.replace(getattr(CONFIG, section), **change)}
-    )
-    with pytest.raises(UserError, match=message), opened(tmp_path, config):
+def test_what_would_stop_the_run_in_an_hour_stops_it_now(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message), opened(tmp_path, CONFIG.changed(changes)):
         pass
     assert not (tmp_path / "config.json").exists()
 
@@ -296,7 +280,7 @@ def test_calibrate_scores_the_grid_once(run, collect):
 
 
 def test_one_cell_is_its_own_choice_and_samples_nothing(tmp_path):
-    config = dataclasses.replace(CONFIG, calibrate=tiny.single_cell().calibrate)
+    config = CONFIG.changed({"calibrate": tiny.single_cell().calibrate})
     with opened(tmp_path, config) as run:
         assert calibrate(run.config, run.task, run.workspace, None, 1) == Choice(1.0, 0, -0.5, 1.0)
         row = run.workspace.metrics.last(1, "calibrate")
@@ -316,8 +300,7 @@ def test_blocks_of_a_permutation_use_every_query_before_any_twice(run):
 
 
 def test_generate_may_take_all_queries(run):
-    section = dataclasses.replace(CONFIG.generate, queries=0)
-    config = dataclasses.replace(CONFIG, generate=section)
+    config = CONFIG.changed({"generate.queries": 0})
     assert iteration_queries(config, run.task, 1) == list(run.task.splits["train"])
 
 
@@ -420,7 +403,7 @@ def test_monitor_writes_rows_then_the_figures(run, collect):
 
 
 def test_warm_up_stops_anywhere_and_goes_on_to_the_same_bits(tmp_path):
-    config = dataclasses.replace(CONFIG, sft=dataclasses.replace(CONFIG.sft, steps=12))
+    config = CONFIG.changed({"sft.steps": 12})
     with opened(tmp_path / "whole", config) as run:
         whole = jax.device_get(warm_up(run.config, run.task, run.workspace, run.policy).params)
     with opened(tmp_path / "parts", config) as run:
@@ -438,9 +421,7 @@ def test_warm_up_stops_anywhere_and_goes_on_to_the_same_bits(tmp_path):
 
 
 def test_warm_up_of_no_steps_is_the_random_start(tmp_path):
-    config = dataclasses.replace(
-        CONFIG, sft=dataclasses.replace(CONFIG.sft, steps=0, warmup_steps=0)
-    )
+    config = CONFIG.changed({"sft.steps": 0, "sft.warmup_steps": 0})
     with opened(tmp_path, config) as run:
         got = jax.device_get(warm_up(run.config, run.task, run.workspace, run.policy).params)
         start = jax.device_get(run.policy.initial_params())

@@ -18,14 +18,14 @@ from bstar_jax.run.collect import Collector
 from bstar_jax.training.batches import order
 from tests.test_phases import CONFIG, opened
 
-LEARNT = dataclasses.replace(
-    CONFIG,
-    sft=SftConfig(steps=0, warmup_steps=0, examples=64),
-    prm=PrmConfig(
-        enabled=True, queries=16, responses=2, completer_steps=4, continuations=3, heldout=4,
-        steps=8, batch=8,
-        warmup_steps=0, score_batch=32,
-    ),
+LEARNT = CONFIG.changed(
+    {
+        "sft": SftConfig(steps=0, warmup_steps=0, examples=64),
+        "prm": PrmConfig(
+            enabled=True, queries=16, responses=2, completer_steps=4, continuations=3, heldout=4,
+            steps=8, batch=8, warmup_steps=0, score_batch=32,
+        ),
+    }
 )  # fmt: skip
 
 
@@ -171,22 +171,18 @@ def test_responses_are_scored_by_it_and_not_by_the_exact_check(learnt):
 def test_training_rows_hold_the_labels_asked_for(learnt):
     with opened(learnt, LEARNT) as run:
         rows = Rollouts.read(run.workspace.path(0, "prm.parquet"))
-        soft = learning.encoded(LEARNT, run.workspace.console, run.process_reward, rows).take(
-            order(4, 4, 0, (0,))
+        soft, hard = (
+            learning.encoded(config, run.workspace.console, run.process_reward, rows)
+            for config in (LEARNT, LEARNT.changed({"prm.labels": "hard"}))
         )
-        hard_config = dataclasses.replace(LEARNT.prm, labels="hard")
-        hard_config = dataclasses.replace(LEARNT, prm=hard_config)
-        hard = learning.encoded(hard_config, run.workspace.console, run.process_reward, rows).take(
-            order(4, 4, 0, (0,))
-        )
+    soft, hard = (data.take(order(4, 4, 0, (0,))) for data in (soft, hard))
     np.testing.assert_array_equal(hard.labels_BL, soft.labels_BL > 0)
     np.testing.assert_array_equal(hard.weights_BL, soft.weights_BL)
 
 
 def test_too_few_queries_are_refused(learnt):
     with opened(learnt, LEARNT) as run:
-        settings = dataclasses.replace(LEARNT.prm, queries=1000)
-        config = dataclasses.replace(LEARNT, prm=settings)
+        config = LEARNT.changed({"prm.queries": 1000})
         with pytest.raises(UserError, match="prm.queries is 1000, but the train split has 64"):
             check_inputs(config, run.task, run.policy.tokenizer)
 

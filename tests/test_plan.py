@@ -22,8 +22,8 @@ from bstar_jax.config import (
     SftConfig,
     TrainingConfig,
     UserError,
+    load_config,
 )
-from bstar_jax.flags import load
 from bstar_jax.planning import (
     arithmetic,
     chips,
@@ -320,7 +320,7 @@ def test_a_directory_with_config_json_alone_gives_the_shape(tmp_path):
 
 def test_models_of_the_configs_are_known_and_others_ask_for_their_directory():
     for name in ("math_mistral7b", "apps_llama3_8b", "arc_mistral7b", "math_qwen2p5_1p5b"):
-        shape = published.resolve(load(str(ROOT / "configs" / f"{name}.py")))
+        shape = published.resolve(load_config(str(ROOT / "configs" / f"{name}.py")))
         assert shape.model.vocab_size > 30000 and "published" in shape.source
     other = dataclasses.replace(CONFIG, model=ModelConfig(checkpoint="some/model"))
     with pytest.raises(UserError, match="shape is not known; known are mistralai/Mistral-7B"):
@@ -328,9 +328,9 @@ def test_models_of_the_configs_are_known_and_others_ask_for_their_directory():
 
 
 def test_a_random_model_has_the_words_of_its_task():
-    config = load(str(ROOT / "configs" / "arithmetic.py"))
+    config = load_config(str(ROOT / "configs" / "arithmetic.py"))
     assert 20 < published.resolve(config).model.vocab_size < 200
-    assert published.resolve(load(str(ROOT / "configs/gsm8k.py"))).model.vocab_size == 2048
+    assert published.resolve(load_config(str(ROOT / "configs/gsm8k.py"))).model.vocab_size == 2048
 
 
 # The door.

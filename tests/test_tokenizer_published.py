@@ -1,6 +1,5 @@
 """Tokenizers of every published kind give the ids of Transformers, and bring texts back."""
 
-import dataclasses
 import io
 import json
 import shutil
@@ -16,7 +15,7 @@ from tokenizers import processors
 
 from bstar_jax import tokenizer
 from bstar_jax.balance import Choice
-from bstar_jax.config import TokenizerConfig, UserError
+from bstar_jax.config import UserError
 from bstar_jax.console import Console
 from bstar_jax.phases.opening import open_run
 from bstar_jax.sampling import Keys, generate
@@ -353,12 +352,13 @@ def test_what_a_tokenizer_changes_is_shown(ours):
 
 
 def chat_config(directory, **task):
-    settings = dataclasses.replace(tiny.GRID.task, **task)
-    return dataclasses.replace(
-        tiny.GRID,
-        task=settings,
-        tokenizer=TokenizerConfig(path=str(directory)),
-        generate=dataclasses.replace(tiny.GRID.generate, max_prompt_tokens=200, max_tokens=120),
+    return tiny.GRID.changed(
+        {
+            **{f"task.{name}": value for name, value in task.items()},
+            "tokenizer.path": str(directory),
+            "generate.max_prompt_tokens": 200,
+            "generate.max_tokens": 120,
+        }
     )
 
 

@@ -19,7 +19,7 @@ import re
 from jax.experimental import topologies
 
 from bstar_jax.config import UserError
-from bstar_jax.schema import unknown_name
+from bstar_jax.config.schema import unknown_name
 
 GIB = 2**30
 

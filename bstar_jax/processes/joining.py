@@ -18,7 +18,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from bstar_jax.config import UserError
-from bstar_jax.flags import FAILED, PREEMPTED, outcome
+from bstar_jax.config.errors import FAILED, PREEMPTED, outcome
 from bstar_jax.processes import cluster as clusters
 from bstar_jax.processes.cluster import Cluster
 from bstar_jax.processes.team import ALONE, BEAT, Member, Team, end_process

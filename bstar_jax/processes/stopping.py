@@ -6,8 +6,8 @@ import signal
 
 from jax.experimental import multihost_utils
 
+from bstar_jax.config.errors import Preempted
 from bstar_jax.processes.team import ALONE, Team
-from bstar_jax.schema import Preempted
 
 STATE_IS_SAVED = "the state is saved; the same command goes on from here"
 

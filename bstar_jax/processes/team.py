@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from bstar_jax.flags import OK, PREEMPTED
+from bstar_jax.config.errors import OK, PREEMPTED
 from bstar_jax.processes.wire import Closed, Connection
 
 SILENCE = 45.0

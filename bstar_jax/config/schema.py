@@ -12,13 +12,9 @@ import math
 import typing
 from collections.abc import Mapping
 
+from bstar_jax.config.errors import UserError
 
-class UserError(Exception):
-    """Bad input. The message alone says what was given, what is allowed, what to write."""
-
-
-class Preempted(Exception):
-    """The process was asked to stop; its state is saved and a restart goes on from there."""
+Section = typing.TypeVar("Section", bound="Checked")
 
 
 def setting(default, doc, *, low=None, high=None, choices=None, above=None):
@@ -114,6 +110,37 @@ def from_dict(values: Mapping, cls: type, prefix: str = ""):
             value = from_dict(value, kind, f"{prefix}{name}.")
         arguments[name] = value
     return cls(**arguments)
+
+
+def changed(section: Section, changes: Mapping[str, object]) -> Section:
+    """A copy of a section with some of its settings changed; checked once all are.
+
+    Args:
+      section: The section, which stays as it is.
+      changes: New values by name. A dotted name reaches into a section inside this one, such as
+        "fields.question" of `task`; the name of a section alone takes a whole section.
+
+    Raises:
+      UserError: On an unknown name (with the nearest valid one), type, range or combination.
+    """
+    kinds = typing.get_type_hints(type(section))
+    values = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
+    inside: dict[str, dict[str, object]] = {}
+    for name, value in changes.items():
+        own, dot, rest = name.partition(".")
+        is_section = own in values and dataclasses.is_dataclass(kinds[own])
+        if own not in values or (dot and not is_section):
+            full, known = section.prefix + (name if own in values else own), list(values)
+            raise UserError(unknown_name(full, [section.prefix + other for other in known]))
+        if dot:
+            inside.setdefault(own, {})[rest] = value
+        elif is_section and type(value) is not kinds[own]:
+            raise UserError(f"{section.prefix}{own} is a section, not the value {value!r}")
+        else:
+            values[own] = value
+    for own, their_changes in inside.items():
+        values[own] = changed(values[own], their_changes)
+    return type(section)(**values)
 
 
 def flatten(values: Mapping, prefix: str = "") -> dict:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from bstar_jax.schema import Checked, UserError, setting
+from bstar_jax.config.errors import UserError
+from bstar_jax.config.schema import Checked, setting
 
 LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
 

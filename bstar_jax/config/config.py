@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
-from bstar_jax import schema
-from bstar_jax.config.architecture import ModelConfig
-from bstar_jax.config.sections import (
+from bstar_jax.config import schema
+from bstar_jax.config.errors import UserError
+from bstar_jax.config.loop import (
     BalanceConfig,
     CalibrateConfig,
     CheckpointConfig,
     GenerateConfig,
-    ImproveConfig,
     LogConfig,
     LoopConfig,
     MeshConfig,
     MonitorConfig,
+)
+from bstar_jax.config.model import ModelConfig
+from bstar_jax.config.schema import Checked, flatten, setting, to_dict
+from bstar_jax.config.task import RewardsConfig, TaskConfig, TokenizerConfig
+from bstar_jax.config.training import (
+    ImproveConfig,
     OptimizerConfig,
     PrmConfig,
-    RewardsConfig,
     SftConfig,
-    TaskConfig,
-    TokenizerConfig,
     TrainingConfig,
 )
-from bstar_jax.schema import Checked, UserError, flatten, setting, to_dict
 
 
 def _section(cls):
@@ -58,6 +60,20 @@ class Config(Checked):
         super().__post_init__()
         for rule in _COMBINATIONS:
             rule(self)
+
+    def changed(self, changes: Mapping[str, object]) -> Config:
+        """A copy with some settings changed: all are applied, then checked together.
+
+        Example: `config.changed({"improve.steps": 200, "task.fields.question": "problem"})`; a
+        whole section goes by its name, as in `config.changed({"prm": PrmConfig()})`.
+
+        Args:
+          changes: New values by dotted name, as in `--config.NAME=value`.
+
+        Raises:
+          UserError: On an unknown name (with the nearest valid one), type, range or combination.
+        """
+        return schema.changed(self, changes)
 
 
 def _check_monitor(config):

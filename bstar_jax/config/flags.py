@@ -8,20 +8,15 @@ every mistake of a user ends in one clear line and exit code 2.
 from __future__ import annotations
 
 import dataclasses
-import errno
-import importlib.util
-import inspect
-import pathlib
-import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from bstar_jax.config import Config, from_dict
-from bstar_jax.schema import KIND_NAMES, Preempted, UserError, flatten, to_dict, unknown_name
-
-OK, FAILED, BAD_INPUT, DOES_NOT_FIT, PREEMPTED = 0, 1, 2, 3, 75
+from bstar_jax.config.config import Config, from_dict
+from bstar_jax.config.errors import UserError
+from bstar_jax.config.loading import load_config
+from bstar_jax.config.schema import KIND_NAMES, flatten, to_dict, unknown_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +57,7 @@ def parse(
     values = flags.FlagValues()
     define(values)
     argv, given = _take_config(list(argv))
-    base = load(given) if given else stored or Config()
+    base = load_config(given) if given else stored or Config()
     known = list(flatten(to_dict(base)))
     overridden = tuple(_override_name(word, known) for word in argv if word.startswith("--config."))
     argv = _last_of_each(argv)
@@ -78,39 +73,6 @@ def parse(
         raise UserError(_unreadable(error, argv, flatten(to_dict(base)))) from None
     config = from_dict(settings.to_dict())
     return CommandLine(config, given, values, arguments, overridden)
-
-
-def load(argument: str) -> Config:
-    """The config of `FILE[:VARIANT]`: what the file's `get_config(variant)` returns.
-
-    Raises:
-      UserError: If the file is missing, or has no such variant.
-    """
-    path, _, variant = argument.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"--config={argument}: there is no file {path!r}; see configs/")
-    spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path} has no function get_config(variant)")
-    if variant and not inspect.signature(module.get_config).parameters:
-        raise UserError(f"{path} has no variants; drop ':{variant}'")
-    config = module.get_config(variant) if variant else module.get_config()
-    if not isinstance(config, Config):
-        raise UserError(f"get_config of {path} returns a {type(config).__name__}, not a Config")
-    return config
-
-
-def pick_variant(variant: str, variants: dict[str, Callable[[], Config]]) -> Config:
-    """The config of a named variant, for the files in configs/.
-
-    Raises:
-      UserError: If there is none of that name, with the nearest.
-    """
-    if variant not in variants:
-        raise UserError(unknown_name(variant, list(variants), "variant"))
-    return variants[variant]()
 
 
 def run_target(door: str, argv: Sequence[str]) -> tuple[str, int | None]:
@@ -147,39 +109,6 @@ def allow_overrides(door: str, line: CommandLine, allowed: tuple[str, ...]) -> N
             raise UserError(
                 f"{name} belongs to how the run was made; {door} changes {', '.join(allowed)}"
             )
-
-
-def run_door(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a door and exits: 0, 2 on bad input, 75 when preempted, 1 on anything else."""
-    try:
-        main(sys.argv)
-    except (Exception, KeyboardInterrupt) as error:
-        code, line = outcome(error)
-        if line is None:
-            raise
-        print(line, file=sys.stderr)
-        sys.exit(code)
-    sys.exit(OK)
-
-
-def outcome(error: BaseException) -> tuple[int, str | None]:
-    """The exit code that an error ends a door with, and the line that says why.
-
-    The line is None where nothing was foreseen, and a traceback tells more.
-    """
-    if isinstance(error, UserError):
-        return BAD_INPUT, f"error: {error}"
-    if isinstance(error, Preempted):
-        return PREEMPTED, f"stopped: {error}"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        place = f" of {error.filename}" if error.filename else ""
-        return FAILED, (
-            f"error: the disk{place} is full; free space and give the same command again: a run "
-            "goes on from what is stored"
-        )
-    if isinstance(error, KeyboardInterrupt):
-        return FAILED, "interrupted: the same command continues a run where it stopped"
-    return FAILED, None
 
 
 def _take_config(argv: list[str]) -> tuple[list[str], str]:
