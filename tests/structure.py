@@ -18,8 +18,9 @@ PACKAGE = "bstar_jax"
 
 # A room imports only rooms before it. The doors are one room: nothing imports them.
 ROOMS = (
-    "records schema config flags processes metrics balance sharding kernels model adapters "
-    "hub tokenizer checkpoint journal console sampling training tasks rewards report phases "
+    "schema config flags records isolation answers tasks grading processes metrics balance "
+    "sharding kernels model adapters hub tokenizer checkpoint journal console sampling training "
+    "process_reward report phases "
     "planning iterate doors"
 ).split()
 DOORS = "main evaluate grade export replay plan doctor".split()

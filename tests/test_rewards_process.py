@@ -11,9 +11,9 @@ import pytest
 
 from bstar_jax import model
 from bstar_jax.checkpoint import Checkpoints
+from bstar_jax.process_reward import model as process
+from bstar_jax.process_reward.model import REDUCTIONS, ProcessModel, step_ends, with_scalar_head
 from bstar_jax.records import Rollouts
-from bstar_jax.rewards import process
-from bstar_jax.rewards.process import REDUCTIONS, ProcessModel, step_ends, with_scalar_head
 from bstar_jax.sampling.weights import as_computed
 from bstar_jax.tokenizer import tokens_at
 from tests import builders

@@ -21,8 +21,8 @@ from bstar_jax.phases.data import human_examples, limits
 from bstar_jax.phases.run import Run
 from bstar_jax.phases.sampled import discard_units, finish, sample
 from bstar_jax.phases.train import Learner, sampling_params, train
+from bstar_jax.process_reward.model import step_ends
 from bstar_jax.records import Query, Rollouts
-from bstar_jax.rewards.process import step_ends
 from bstar_jax.sampling import Draw, Keys
 from bstar_jax.training.batches import Encoded, Example, encode, explain, order
 from bstar_jax.training.losses import response_loss

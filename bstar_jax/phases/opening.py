@@ -14,11 +14,11 @@ from bstar_jax import hub, sharding, tasks, tokenizer
 from bstar_jax.checkpoint import Checkpoints
 from bstar_jax.config import Config, ModelConfig, UserError, to_dict
 from bstar_jax.console import Console
+from bstar_jax.grading import open_grader
 from bstar_jax.journal import MetricsLog
 from bstar_jax.phases.directory import claim
 from bstar_jax.phases.run import Run
 from bstar_jax.processes import ALONE, StopRequest, Team
-from bstar_jax.rewards import open_grader
 from bstar_jax.sharding import Site
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer, check_round_trip

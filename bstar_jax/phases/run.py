@@ -17,11 +17,11 @@ from bstar_jax import adapters, hub, model
 from bstar_jax.checkpoint import Checkpoints, place_params
 from bstar_jax.config import Config, ModelConfig, UserError
 from bstar_jax.console import Console
+from bstar_jax.grading import Grader
 from bstar_jax.journal import MetricsLog, iteration_rows
 from bstar_jax.phases.directory import write_config
+from bstar_jax.process_reward.model import ProcessModel
 from bstar_jax.processes import ALONE, StopRequest, Team
-from bstar_jax.rewards import Grader
-from bstar_jax.rewards.process import ProcessModel
 from bstar_jax.sampling import Sampler
 from bstar_jax.sampling.weights import as_computed, rollout_config
 from bstar_jax.sharding import Site

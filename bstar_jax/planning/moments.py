@@ -26,7 +26,7 @@ from bstar_jax.planning import loads, temporaries
 from bstar_jax.planning.loads import Unit
 from bstar_jax.planning.programs import Programs
 from bstar_jax.planning.shapes import bytes_on_device
-from bstar_jax.rewards.process import columns_for
+from bstar_jax.process_reward.model import columns_for
 
 PARTS = (
     "parameters", "optimizer", "rollout_weights", "process_model", "cache", "inputs",

@@ -19,7 +19,7 @@ from bstar_jax.config import Config, ModelConfig
 from bstar_jax.kernels.int8 import Int8
 from bstar_jax.planning import loads, shapes
 from bstar_jax.planning.loads import Unit
-from bstar_jax.rewards.process import columns_for, step_rewards
+from bstar_jax.process_reward.model import columns_for, step_rewards
 from bstar_jax.sampling import cache as caches
 from bstar_jax.sampling import decode as decoding
 from bstar_jax.sampling.decode import Work

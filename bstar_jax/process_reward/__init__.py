@@ -1,0 +1,1 @@
+"""The learnt process reward: a model that scores solution steps."""
