@@ -31,10 +31,11 @@ import hostile
 import phrasings
 import rewritings
 
-from bstar_jax import rewards, tasks
+from bstar_jax import grading, tasks
+from bstar_jax.answers import choices
+from bstar_jax.answers.mathematics import verifier as mathematics
 from bstar_jax.config import RewardsConfig, TaskConfig
 from bstar_jax.records import SPLITS, Query
-from bstar_jax.rewards import choices, mathematics
 from bstar_jax.tasks.loading import FORMATS
 
 MARKER = "# Answer"
@@ -119,8 +120,8 @@ def graded_as_responses(data_set, rows, args):
                 lines.write(json.dumps(line) + "\n")
         task, responses = tasks.load_responses(file, TaskConfig(name=TASK_OF[data_set]))
     settings = RewardsConfig(workers=args.workers, seconds=args.limit)
-    with rewards.open_grader(task, settings) as grader:
-        return grader.grade([rewards.Row(*each[:3]) for each in responses])
+    with grading.open_grader(task, settings) as grader:
+        return grader.grade([grading.Row(*each[:3]) for each in responses])
 
 
 def measure_references(args):
@@ -229,14 +230,14 @@ def measure_hostile(args):
     for name, marker in (("math", MARKER), ("gsm8k", "####"), ("arc", "Final answer:")):
         task, queries = _task_of(name, [reference for *_, reference in rows])
         texts = [f"{marker}\n\n{answer}" for _, answer, _ in rows]
-        responses = list(map(rewards.Row, queries, texts))
+        responses = list(map(grading.Row, queries, texts))
         settings = RewardsConfig(workers=args.workers, seconds=args.hostile_limit)
         begun = time.perf_counter()
-        with rewards.open_grader(task, settings) as grader:
+        with grading.open_grader(task, settings) as grader:
             if name == "math":
                 grades = grader.grade(responses)
                 seconds = [grade.seconds for grade in grades]
-                plain = [rewards.Row(query, f"{marker}\n\n{query.reference}") for query in queries]
+                plain = [grading.Row(query, f"{marker}\n\n{query.reference}") for query in queries]
                 after = grader.grade(plain[:100])
                 figures["correct afterwards"] = sum(grade.correct for grade in after)
             else:

@@ -27,7 +27,7 @@ from typing import TextIO
 
 from absl import flags
 
-from bstar_jax import rewards, tasks
+from bstar_jax import grading, tasks
 from bstar_jax.config import UserError
 from bstar_jax.config.errors import run_door
 from bstar_jax.config.flags import parse
@@ -46,12 +46,12 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"{name} changes no grade; grade takes settings of task and rewards")
     settings = dataclasses.replace(line.config.task, name=line.flags.task or line.config.task.name)
     task, responses = tasks.load_responses(source, settings)
-    rows = [rewards.Row(*response[:3]) for response in responses]
+    rows = [grading.Row(*response[:3]) for response in responses]
     console = Console(quiet=line.flags.quiet)
     counts = Counter()
     with (
         _whole(target) as file,
-        rewards.open_grader(task, line.config.rewards) as grader,
+        grading.open_grader(task, line.config.rewards) as grader,
         console.progress("grade", None, len(rows), "responses") as progress,
     ):
         for start in range(0, len(rows), _AT_ONCE):
@@ -102,7 +102,7 @@ def _whole(target: pathlib.Path) -> Iterator[TextIO]:
         temporary.unlink(missing_ok=True)
 
 
-def _with_grade(response: tasks.Response, grade: rewards.Grade) -> str:
+def _with_grade(response: tasks.Response, grade: grading.Grade) -> str:
     """The line as it was given, and behind its fields the grade."""
     added = {
         "correct": grade.correct,

@@ -91,7 +91,7 @@ FORGERIES = [
         "patch the judge in its own memory",
         """
         import sys
-        module = sys.modules['bstar_jax.rewards.inside.judge']
+        module = sys.modules['bstar_jax.isolation.inside.harness']
         module.same_result = lambda *given: True
         module.Judge._finding = lambda *given: ('correct', '', b'')
         module.Program.ask = lambda *given: 4
@@ -104,7 +104,7 @@ FORGERIES = [
         "patch how values are sent",
         """
         import sys
-        module = sys.modules['bstar_jax.rewards.inside.runner']
+        module = sys.modules['bstar_jax.isolation.inside.runner']
         module.encode = lambda *given: b't2:s7:correcti1;'
         def double(x):
             return 0

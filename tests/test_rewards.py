@@ -6,9 +6,10 @@ import pathlib
 
 import pytest
 
-from bstar_jax import rewards, tasks
+from bstar_jax import grading, tasks
+from bstar_jax.answers.equations import equations
+from bstar_jax.answers.stated import answers_equal, stated_answer
 from bstar_jax.records import SPLITS, Query, Rollouts
-from bstar_jax.rewards.answers import answers_equal, stated_answer
 from bstar_jax.tasks import Task
 
 ARITHMETIC = {
@@ -98,7 +99,7 @@ def test_a_number_may_be_written_in_latex(written, answer):
 def test_grade_of_an_answer(response, answer, reason):
     task = written_task()
     grade = grade_of(task, task.query_by_id["train/0"], response)
-    assert grade == rewards.Grade(answer, reason == "correct", reason, None, None)
+    assert grade == grading.Grade(answer, reason == "correct", reason, None, None)
 
 
 def test_grade_of_a_story(stories):
@@ -120,12 +121,12 @@ def test_process_reward_is_the_minimum_over_the_steps(stories):
 
 
 def grade_of(task, query, response, finish_reason="stop"):
-    with rewards.open_grader(task) as grader:
-        return grader.grade([rewards.Row(query, response, finish_reason)])[0]
+    with grading.open_grader(task) as grader:
+        return grader.grade([grading.Row(query, response, finish_reason)])[0]
 
 
 def grade_rollouts(task, rows):
-    with rewards.open_grader(task) as grader:
+    with grading.open_grader(task) as grader:
         return grader.grade_rollouts(rows)
 
 
@@ -157,13 +158,13 @@ def test_rollouts_are_graded_row_by_row_and_keep_their_order(stories):
 
 def test_equal_texts_of_a_query_are_graded_once(stories, monkeypatch):
     calls = []
-    check = rewards.grading.stated_answer
+    check = grading.grader.stated_answer
 
     def counted(kind, marker, response, finish_reason):
         calls.append(response)
         return check(kind, marker, response, finish_reason)
 
-    monkeypatch.setattr(rewards.grading, "stated_answer", counted)
+    monkeypatch.setattr(grading.grader, "stated_answer", counted)
     one, two = (query.query_id for query in stories.splits["train"][:2])
     rows = [(one, "# 1", "stop"), (one, " # 1\n", "stop"), (two, "# 1", "stop")] * 5
     grade_rollouts(stories, rollouts(rows))
@@ -194,14 +195,14 @@ def test_a_row_of_another_task_is_refused(stories):
     ],
 )
 def test_calculator_equations(response, found):
-    assert rewards.equations(written_task(), response) == found
+    assert equations(written_task(), response) == found
 
 
 def test_story_equations(stories):
     response = "8 - 3 = 5 . 5 + 4 = 9 . 5 + = 4 . 12 + 1 = 13 # 9"
-    assert rewards.equations(stories, response) == ["8-3=5", "5+4=9", "12+1=13"]
+    assert equations(stories, response) == ["8-3=5", "5+4=9", "12+1=13"]
     for query in stories.splits["train"]:
-        assert len(rewards.equations(stories, query.solution)) == query.solution.count("=")
+        assert len(equations(stories, query.solution)) == query.solution.count("=")
 
 
 def test_published_gsm8k_solutions_are_correct_and_those_of_the_next_question_are_not(gsm8k_path):
@@ -213,11 +214,11 @@ def test_published_gsm8k_solutions_are_correct_and_those_of_the_next_question_ar
     queries = [task.query_by_id[f"train/{i}"] for i in range(len(records))]
     plain = [record["answer"].split("#### ")[1].replace(",", "") for record in records]
     others = queries[1:] + queries[:1]
-    with rewards.open_grader(task) as grader:
-        own = grader.grade([rewards.Row(query, query.solution) for query in queries])
+    with grading.open_grader(task) as grader:
+        own = grader.grade([grading.Row(query, query.solution) for query in queries])
         theirs = grader.grade(
             [
-                rewards.Row(query, other.solution)
+                grading.Row(query, other.solution)
                 for query, other in zip(queries, others, strict=True)
             ]
         )

@@ -2,9 +2,8 @@
 
 import pytest
 
-from bstar_jax import rewards
-from bstar_jax.rewards.calculator import is_true, step_rewards
-from bstar_jax.rewards.equations import CALCULATOR
+from bstar_jax.answers.equations import CALCULATOR, equations
+from bstar_jax.tasks.calculator import is_true, step_rewards
 from tests.test_rewards import written_task
 
 TRUE = [
@@ -67,4 +66,4 @@ def test_long_texts_are_read(piece):
 def test_equations_in_latex(response, found):
     task = written_task()
     object.__setattr__(task, "equations", "latex")
-    assert rewards.equations(task, response) == found
+    assert equations(task, response) == found

@@ -11,10 +11,10 @@ import time
 import pytest
 
 from bstar_jax.config import UserError
-from bstar_jax.rewards import code
-from bstar_jax.rewards.code import Grader
-from bstar_jax.rewards.inside.judge import same_result
-from bstar_jax.rewards.sandbox import Broken, Limits, Sandbox
+from bstar_jax.grading.code import verifier as code
+from bstar_jax.grading.code.verifier import Grader
+from bstar_jax.isolation.inside.harness import same_result
+from bstar_jax.isolation.sandbox import Broken, Limits, Sandbox
 
 LIMITS = Limits(cpu_seconds=1, wall_seconds=30.0, memory_bytes=300 << 20)
 DOUBLE = {

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bstar_jax.rewards import symbolic
-from bstar_jax.rewards.mathematics import Grader, canonical, quick, read, verdict
+from bstar_jax.answers.mathematics import algebra as symbolic
+from bstar_jax.answers.mathematics.verifier import Grader, canonical, quick, read, verdict
 
 MARKER = "# Answer"
 

@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 
 from bstar_jax import model
-from bstar_jax.process_reward.model import REDUCTIONS, ProcessModel, step_ends, with_scalar_head
+from bstar_jax.process_reward import model as process
+from bstar_jax.process_reward.model import (
+    REDUCTIONS,
+    ProcessRewardModel,
+    step_ends,
+    with_scalar_head,
+)
 from bstar_jax.records import Rollouts
-from bstar_jax.rewards import process
 from bstar_jax.run.checkpoints import Checkpoints
 from bstar_jax.sampling.weights import as_computed
 from bstar_jax.tokenizer import tokens_at
@@ -34,7 +39,7 @@ def process_model(mesh=None, batch=4, **settings):
     params = builders.params(SCORED)
     if mesh:
         params = builders.for_sampling(SCORED, mesh, params)
-    return ProcessModel(
+    return ProcessRewardModel(
         SCORED,
         params,
         builders.WORDS,
@@ -126,9 +131,9 @@ def test_a_new_head_is_worth_nothing_and_changes_no_answer():
 
 def test_equal_texts_are_scored_once(monkeypatch):
     seen = []
-    score = ProcessModel.score
+    score = ProcessRewardModel.score
     monkeypatch.setattr(
-        ProcessModel, "score", lambda self, *pair: seen.extend(pair[1]) or score(self, *pair)
+        ProcessRewardModel, "score", lambda self, *pair: seen.extend(pair[1]) or score(self, *pair)
     )
     rows = Rollouts.from_columns({"prompt": [PROMPT] * 4, "response": [RESPONSES[0]] * 4})
     process_model().grade(rows)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bstar_jax.rewards import programs
-from bstar_jax.rewards.outputs import same_output
+from bstar_jax.grading.code import test_plans as programs
+from bstar_jax.grading.code.outputs import same_output
 
 
 @pytest.mark.parametrize(

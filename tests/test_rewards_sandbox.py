@@ -20,10 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bstar_jax.config import UserError
-from bstar_jax.rewards import bubblewrap, sandbox, syscalls, trial
-from bstar_jax.rewards.code import Grader
-from bstar_jax.rewards.inside import wire
-from bstar_jax.rewards.sandbox import Broken, Limits, Sandbox, TimedOut
+from bstar_jax.grading.code.verifier import Grader
+from bstar_jax.isolation import bubblewrap, sandbox, syscalls
+from bstar_jax.isolation import self_test as trial
+from bstar_jax.isolation.inside import wire
+from bstar_jax.isolation.sandbox import Broken, Limits, Sandbox, TimedOut
 from tests.escapes import ESCAPES, LEFTOVER
 from tests.forgeries import FORGERIES
 
@@ -435,7 +436,7 @@ def test_a_sandbox_ends_when_it_is_late_or_closed(bwrap, adopted):
 
 TRAINER = """
 import os, sys
-from bstar_jax.rewards.code import Grader
+from bstar_jax.grading.code.verifier import Grader
 tests = {"kind": "stdio", "inputs": ["x"], "outputs": ["x"]}
 print("ready", flush=True)
 with Grader(workers=2) as grader:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bstar_jax import tasks
-from bstar_jax.rewards.stories import step_rewards
+from bstar_jax.tasks.story_steps import step_rewards
 
 EVE = {"gains": (4, 8), "losses": (3,), "bags": ()}  # m = 2
 BOB = {"gains": (2,), "losses": (5,), "bags": ((3, 4),)}  # m = 3

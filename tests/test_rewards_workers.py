@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from bstar_jax.rewards.workers import Pool
+from bstar_jax.isolation.workers import Pool
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-ALGEBRA = "bstar_jax.rewards.symbolic"
+ALGEBRA = "bstar_jax.answers.mathematics.algebra"
 
 
 def work(item):
@@ -189,7 +189,7 @@ def test_workers_are_gone_after_the_pool():
 
 def test_workers_end_with_a_parent_that_is_killed():
     script = """
-        from bstar_jax.rewards.workers import Pool
+        from bstar_jax.isolation.workers import Pool
         with Pool("tests.test_rewards_workers:work", 2, 600.0) as pool:
             for outcome in pool.run([("pid", 0), ("pid", 0), *[("loop in C", 0)] * 2]):
                 print(outcome.value, flush=True)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bstar_jax import balance, metrics
+from bstar_jax.answers.equations import equations
 from bstar_jax.records import Rollouts
-from bstar_jax.rewards import equations
 from bstar_jax.tasks import Task
 
 

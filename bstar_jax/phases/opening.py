@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 from bstar_jax import hub, sharding, tasks, tokenizer
 from bstar_jax.config import Config, ModelConfig, UserError, to_dict
 from bstar_jax.console import Console
+from bstar_jax.grading import open_grader
 from bstar_jax.phases.run import Run
 from bstar_jax.process_reward.store import ProcessRewardStore
 from bstar_jax.processes import ALONE, StopRequest, Team
-from bstar_jax.rewards import open_grader
 from bstar_jax.run.checkpoints import Checkpoints
 from bstar_jax.run.journal import MetricsLog
 from bstar_jax.run.policy import Policy

@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from bstar_jax.config import Config
+from bstar_jax.grading import Grader
 from bstar_jax.process_reward.model import ProcessRewardModel
 from bstar_jax.process_reward.store import ProcessRewardStore
 from bstar_jax.records import Query, Rollouts
-from bstar_jax.rewards import Grader
 from bstar_jax.run.collect import Collector, Reward
 from bstar_jax.run.policy import Policy
 from bstar_jax.run.workspace import Workspace

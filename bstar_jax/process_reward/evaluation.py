@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from bstar_jax import metrics
+from bstar_jax.grading import Grader
 from bstar_jax.process_reward import reliability
 from bstar_jax.process_reward.model import ProcessRewardModel
 from bstar_jax.records import Rollouts
-from bstar_jax.rewards import Grader
 from bstar_jax.run.journal import write_json
 from bstar_jax.run.workspace import Workspace
 

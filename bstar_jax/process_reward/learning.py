@@ -18,12 +18,12 @@ import numpy as np
 
 from bstar_jax.config import Config, UserError
 from bstar_jax.console import Console
+from bstar_jax.grading import Grader
 from bstar_jax.process_reward.evaluation import evaluate_model, write_evaluation
 from bstar_jax.process_reward.labels import Collecting, labelled_responses, labelling_queries
 from bstar_jax.process_reward.model import with_scalar_head
 from bstar_jax.process_reward.store import ProcessRewardStore
 from bstar_jax.records import Rollouts
-from bstar_jax.rewards import Grader
 from bstar_jax.run.data import length_limits
 from bstar_jax.run.train import TrainingJob, schedule_of_phase, train
 from bstar_jax.run.workspace import Workspace

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bstar_jax.tasks import programs
-from bstar_jax.tasks.files import Record, kind
-from bstar_jax.tasks.layout import Layout, Parts
+from bstar_jax.tasks import code as programs
+from bstar_jax.tasks.format import Layout, Parts
+from bstar_jax.tasks.record import Record, kind
 
 _TESTS = "input_output"
 

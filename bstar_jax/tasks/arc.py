@@ -9,9 +9,9 @@ Source: arXiv:1803.05457.
 
 from __future__ import annotations
 
-from bstar_jax.tasks import choices
-from bstar_jax.tasks.files import Record
-from bstar_jax.tasks.layout import Layout, Parts
+from bstar_jax.tasks import options as choices
+from bstar_jax.tasks.format import Layout, Parts
+from bstar_jax.tasks.record import Record
 from bstar_jax.tasks.task import fill
 
 

@@ -25,8 +25,8 @@ import numpy as np
 
 from bstar_jax.config import UserError
 from bstar_jax.records import SPLITS, Query
-from bstar_jax.tasks.files import Record, short
-from bstar_jax.tasks.layout import Layout, Parts
+from bstar_jax.tasks.format import Layout, Parts
+from bstar_jax.tasks.record import Record, short
 from bstar_jax.tasks.task import Task, fill
 
 NAMES = ("Ann", "Bob", "Cal", "Dan", "Eve", "Fay", "Gus", "Hal")

@@ -11,9 +11,9 @@ Source: arXiv:2107.03374.
 
 from __future__ import annotations
 
-from bstar_jax.tasks import programs
-from bstar_jax.tasks.files import Record
-from bstar_jax.tasks.layout import Layout, Parts
+from bstar_jax.tasks import code as programs
+from bstar_jax.tasks.format import Layout, Parts
+from bstar_jax.tasks.record import Record
 
 HINT_PROMPT = "{question}{reference}\n\n# The same function once more.\n{question}"
 

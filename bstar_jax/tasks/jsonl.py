@@ -12,11 +12,13 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from bstar_jax.answers.text import canonical_answer, read_answer
 from bstar_jax.config import FieldNames, UserError
-from bstar_jax.tasks import choices, mathematics, programs
-from bstar_jax.tasks.answers import canonical_answer, read_answer
-from bstar_jax.tasks.files import Record, short
-from bstar_jax.tasks.layout import HINT_PROMPT, PROMPT, Layout, Parts
+from bstar_jax.tasks import code as programs
+from bstar_jax.tasks import mathematics
+from bstar_jax.tasks import options as choices
+from bstar_jax.tasks.format import HINT_PROMPT, PROMPT, Layout, Parts
+from bstar_jax.tasks.record import Record, short
 from bstar_jax.tasks.task import fill
 
 

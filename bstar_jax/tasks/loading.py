@@ -10,10 +10,10 @@ from bstar_jax.tasks import (
     gsm8k,
     humaneval,
     jsonl,
-    layout,
     mathematics,
     mbpp,
 )
+from bstar_jax.tasks import format as layout
 from bstar_jax.tasks.task import Task
 
 # Stories are generated, but responses to them come in files too.

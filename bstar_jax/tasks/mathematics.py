@@ -10,9 +10,9 @@ Source: arXiv:2103.03874; MATH-500: arXiv:2305.20050.
 
 from __future__ import annotations
 
-from bstar_jax.tasks.answers import last_boxed, read_answer
-from bstar_jax.tasks.files import Record, short
-from bstar_jax.tasks.layout import Layout, Parts
+from bstar_jax.answers.text import last_boxed, read_answer
+from bstar_jax.tasks.format import Layout, Parts
+from bstar_jax.tasks.record import Record, short
 
 MARKER = "# Answer"
 

@@ -10,9 +10,9 @@ Source: arXiv:2108.07732.
 
 from __future__ import annotations
 
-from bstar_jax.tasks import programs
-from bstar_jax.tasks.files import Record
-from bstar_jax.tasks.layout import Layout, Parts
+from bstar_jax.tasks import code as programs
+from bstar_jax.tasks.format import Layout, Parts
+from bstar_jax.tasks.record import Record
 
 
 def _read(record: Record) -> Parts:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from bstar_jax.config import TaskConfig, UserError
 from bstar_jax.records import SPLITS, Query
-from bstar_jax.tasks.files import Record, kind, read_records
 from bstar_jax.tasks.loading import format_of
+from bstar_jax.tasks.record import Record, kind, read_records
 from bstar_jax.tasks.task import Task, fill
 
 _ENDS = ("stop", "length")

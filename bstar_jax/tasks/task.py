@@ -35,7 +35,7 @@ from collections.abc import Mapping
 
 from bstar_jax.config import UserError
 from bstar_jax.records import SPLITS, Query
-from bstar_jax.tasks import choices
+from bstar_jax.tasks import options as choices
 
 
 @dataclasses.dataclass(frozen=True)

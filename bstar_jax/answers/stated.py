@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bstar_jax.rewards import readings
-from bstar_jax.tasks.answers import canonical_answer, read_answer, whole_lines
+from bstar_jax.answers.mathematics import readings
+from bstar_jax.answers.text import canonical_answer, read_answer, whole_lines
 
 
 def answers_equal(kind: str, answer: str, reference: str) -> bool:

@@ -22,9 +22,9 @@ from math_verify import verify
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
-from bstar_jax.rewards import equality
-from bstar_jax.rewards.notation import join, tokens
-from bstar_jax.rewards.readings import Reading, read
+from bstar_jax.answers.mathematics import equality
+from bstar_jax.answers.mathematics.notation import join, tokens
+from bstar_jax.answers.mathematics.readings import Reading, read
 
 _DIGITS = 40
 _ALIKE = sympy.Float("1e-30")  # relative

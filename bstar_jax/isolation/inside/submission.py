@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import resource
 
-from bstar_jax.rewards.inside import runner
-from bstar_jax.rewards.inside.wire import decode, encode, read_frame, write_frame
+from bstar_jax.isolation.inside import runner
+from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_frame
 
 _SIGKILL, _SIGXCPU = 9, 24
 

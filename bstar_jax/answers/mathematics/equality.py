@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from bstar_jax.rewards.readings import Reading
+from bstar_jax.answers.mathematics.readings import Reading
 
 Leaf = Callable[[Reading, Reading], bool | None]
 

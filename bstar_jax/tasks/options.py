@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 
-from bstar_jax.tasks.files import Record
+from bstar_jax.tasks.record import Record
 
 MARKER = "Final answer:"
 _ASK = """# Question

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from fractions import Fraction
 
-from bstar_jax.rewards.equations import CALCULATOR
-from bstar_jax.tasks.answers import parse_number
+from bstar_jax.answers.equations import CALCULATOR
+from bstar_jax.answers.text import parse_number
 
 _OPERATORS = {
     ast.Add: operator.add,

@@ -25,10 +25,10 @@ import tempfile
 import time
 
 from bstar_jax.config import UserError
-from bstar_jax.rewards import bubblewrap
-from bstar_jax.rewards.inside.wire import decode, encode
-from bstar_jax.rewards.signals import ignoring_sigterm
-from bstar_jax.rewards.syscalls import seccomp_filter
+from bstar_jax.isolation import bubblewrap
+from bstar_jax.isolation.inside.wire import decode, encode
+from bstar_jax.isolation.signals import ignoring_sigterm
+from bstar_jax.isolation.syscalls import seccomp_filter
 
 _START_SECONDS = 60.0
 _END_SECONDS = 10.0
@@ -37,8 +37,8 @@ _INSIDE = (
     "",
     ".wire",
     ".runner",
-    ".program",
-    ".judge",
+    ".submission",
+    ".harness",
 )  # in the order in which they import each other
 _FLAGS = ("-s", "-S", "-P", "-B", "-c")  # no site packages, no current folder, no bytecode files
 _BOOT = """\

@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from bstar_jax.tasks.answers import last_boxed, read_answer, whole_lines
+from bstar_jax.answers.text import last_boxed, read_answer, whole_lines
 
 _LONGEST = 1000  # characters of a statement that are looked at
 _KIND = r"(?:the\s+)?(?:(?:final|correct|right|best|most\s+likely)\s+){0,3}(?:answer|option|choice)"

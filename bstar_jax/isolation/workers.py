@@ -23,8 +23,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from bstar_jax.rewards.serving import HEADER, frame
-from bstar_jax.rewards.signals import ignoring_sigterm
+from bstar_jax.isolation.serving import HEADER, frame
+from bstar_jax.isolation.signals import ignoring_sigterm
 
 _WINDOW = 8  # items sent ahead to a worker, so that it need not wait for the parent
 _START_SECONDS = 120.0  # for a worker to import its function

@@ -10,11 +10,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from bstar_jax.answers import choices
+from bstar_jax.answers.mathematics import verifier as mathematics
+from bstar_jax.answers.stated import answers_equal, stated_answer
 from bstar_jax.config import RewardsConfig, UserError
+from bstar_jax.grading.code import test_plans as programs
+from bstar_jax.grading.code import verifier as code
+from bstar_jax.isolation import sandbox
 from bstar_jax.records import Query, Rollouts
-from bstar_jax.rewards import calculator, choices, code, mathematics, programs, sandbox, stories
-from bstar_jax.rewards.answers import answers_equal, stated_answer
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import calculator
+from bstar_jax.tasks import story_steps as stories
 
 _STEP_CHECKERS = {"stories": stories.step_rewards, "calculator": calculator.step_rewards}
 
@@ -57,7 +62,7 @@ class Grade:
 class Grader:
     """Grades responses to one task; made by `open_grader`."""
 
-    def __init__(self, task: Task, grade_answers: Callable[[Sequence[Row]], list[Grade]]):
+    def __init__(self, task, grade_answers: Callable[[Sequence[Row]], list[Grade]]):
         self._task, self._grade_answers = task, grade_answers
 
     def grade(self, rows: Sequence[Row], *, check_steps: bool = True) -> list[Grade]:
@@ -129,7 +134,7 @@ class Grader:
 
 
 @contextlib.contextmanager
-def open_grader(task: Task, settings: RewardsConfig | None = None) -> Iterator[Grader]:
+def open_grader(task, settings: RewardsConfig | None = None) -> Iterator[Grader]:
     """A grader for a task, with the worker processes or sandboxes that its answers need.
 
     Args:
@@ -167,7 +172,7 @@ def limits_of(settings: RewardsConfig) -> sandbox.Limits:
     )
 
 
-def _check_references(task: Task, judge: mathematics.Grader) -> None:
+def _check_references(task, judge: mathematics.Grader) -> None:
     queries = list(task.query_by_id.values())
     reasons = judge.unreadable(query.reference for query in queries)
     remedies = {
@@ -188,7 +193,7 @@ def _check_references(task: Task, judge: mathematics.Grader) -> None:
         raise UserError("\n".join(complaints))
 
 
-def _check_tests(task: Task) -> None:
+def _check_tests(task) -> None:
     """Reads the tests of every query, since a broken one would stop the run at its first response.
 
     Raises:
@@ -207,7 +212,7 @@ def _check_tests(task: Task) -> None:
         )
 
 
-def _grade_stated(task: Task, row: Row) -> Grade:
+def _grade_stated(task, row: Row) -> Grade:
     """A number, a text or a choice: read and compared on the spot."""
     started = time.perf_counter()
     fields, reference = row.query.fields, row.query.reference
@@ -228,7 +233,7 @@ def _grade_stated(task: Task, row: Row) -> Grade:
     return Grade(answer, correct, reason, seconds=time.perf_counter() - started)
 
 
-def _grade_mathematics(task: Task, judge: mathematics.Grader, rows: Sequence[Row]) -> list[Grade]:
+def _grade_mathematics(task, judge: mathematics.Grader, rows: Sequence[Row]) -> list[Grade]:
     stated = [mathematics.read(row.response, task.answer_marker, row.finish_reason) for row in rows]
     pairs = [
         (answer, row.query.reference)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from bstar_jax.tasks import Task
-from bstar_jax.tasks.answers import canonical_answer
+from bstar_jax.answers.text import canonical_answer
 
 CALCULATOR = re.compile(r"<<([^<>=]*=[^<>]*)>>")
 _STORY = re.compile(r"(?<!\S)\d+ [-+*] \d+ = \d+(?!\S)")
@@ -18,7 +17,7 @@ _SIDES = re.compile(r"(?<![<>!:=])=(?!=)")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 
 
-def equations(task: Task, response: str) -> list[str]:
+def equations(task, response: str) -> list[str]:
     """The equations of a response in their order, repeats included, written one way.
 
     They are read from left to right, and a number belongs to one of them: in `8 - 3 = 5 + 4 = 9`

@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from bstar_jax.rewards.notation import join
-from bstar_jax.tasks.answers import parse_number
+from bstar_jax.answers.mathematics.notation import join
+from bstar_jax.answers.text import parse_number
 
 _PLAIN = re.compile(r"[+-]?\$?[+-]?[0-9.,/ ]*[0-9]\.?\$?")
 _FRACTION = re.compile(r"(-?)(\d*)\\frac\{([^{}]*)\}\{([^{}]*)\}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from bstar_jax.config import UserError
 from bstar_jax.records import Query
-from bstar_jax.tasks.files import Record, read_records
+from bstar_jax.tasks.record import Record, read_records
 from bstar_jax.tasks.splits import deal
 from bstar_jax.tasks.task import Task, fill
 

@@ -8,7 +8,7 @@ import sys
 import time
 
 from bstar_jax.config import UserError
-from bstar_jax.rewards.sandbox import Broken, Limits, Sandbox, TimedOut
+from bstar_jax.isolation.sandbox import Broken, Limits, Sandbox, TimedOut
 
 _SECONDS = 60.0
 _PROBE = """\

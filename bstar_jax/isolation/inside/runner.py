@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 
-from bstar_jax.rewards.inside.wire import decode, encode, read_frame, write_frame
+from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_frame
 
 SOURCE = "<program>"
 LONGEST_MESSAGE = 300

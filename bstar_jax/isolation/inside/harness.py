@@ -13,9 +13,9 @@ import os
 import resource
 import sys
 
-from bstar_jax.rewards.inside import runner
-from bstar_jax.rewards.inside.program import Ended, Failed, Program, ending, said_why
-from bstar_jax.rewards.inside.wire import decode, encode, read_frame, write_all, write_frame
+from bstar_jax.isolation.inside import runner
+from bstar_jax.isolation.inside.submission import Ended, Failed, Program, ending, said_why
+from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_all, write_frame
 
 _HELPERS, _SETUP, _TEST = "<helpers>", "<setup>", "<test>"
 _LONGEST_SHOWN, _MOST_DIGITS = 80, 640

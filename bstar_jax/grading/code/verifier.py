@@ -32,10 +32,10 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 
-from bstar_jax.rewards import programs
-from bstar_jax.rewards.outputs import same_output
-from bstar_jax.rewards.sandbox import Broken, Limits, Sandbox, TimedOut
-from bstar_jax.rewards.trial import check
+from bstar_jax.grading.code import test_plans as programs
+from bstar_jax.grading.code.outputs import same_output
+from bstar_jax.isolation.sandbox import Broken, Limits, Sandbox, TimedOut
+from bstar_jax.isolation.self_test import check
 
 _SHOWN = 60
 _START_TRIES, _START_PAUSE = 3, 0.5

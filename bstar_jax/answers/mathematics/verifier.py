@@ -14,13 +14,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from bstar_jax.rewards import equality, readings
-from bstar_jax.rewards.notation import LONGEST
-from bstar_jax.rewards.workers import Outcome, Pool
-from bstar_jax.tasks.answers import last_boxed, whole_lines
+from bstar_jax.answers.mathematics import equality, readings
+from bstar_jax.answers.mathematics.notation import LONGEST
+from bstar_jax.answers.text import last_boxed, whole_lines
+from bstar_jax.isolation.workers import Outcome, Pool
 
 _FORMULA_BEGINS = re.compile(r"(?<!\\)\\\[")  # not the spacing after a line, `\\[2pt]`
-_ALGEBRA = "bstar_jax.rewards.symbolic:verdict"
+_ALGEBRA = "bstar_jax.answers.mathematics.algebra:verdict"
 # Rules of the parser are set up when they are first met, which takes far longer than using them.
 _WARM_UP = (
     (r"\frac{x^{2}+1}{2}-\sqrt{3}", r"\frac{2x^{2}+2}{4}-\sqrt{3}"),
@@ -123,7 +123,9 @@ def verdict(answer: str, reference: str) -> str:
     Raises:
         ValueError: If the reference cannot be read.
     """
-    from bstar_jax.rewards import symbolic  # SymPy takes a second, and is a worker's to load
+    from bstar_jax.answers.mathematics import (
+        algebra as symbolic,  # SymPy takes a second, and is a worker's to load
+    )
 
     return symbolic.verdict((answer, reference))
 

@@ -20,9 +20,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bstar_jax.rewards import quantities
-from bstar_jax.rewards.notation import LONGEST, is_enclosed, join, split, tokens
-from bstar_jax.tasks.answers import last_boxed
+from bstar_jax.answers.mathematics import quantities
+from bstar_jax.answers.mathematics.notation import LONGEST, is_enclosed, join, split, tokens
+from bstar_jax.answers.text import last_boxed
 
 _LETTER = r"[^\W\d_]"
 _WORDS = re.compile(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bstar_jax.tasks.layout import Parts
+from bstar_jax.tasks.format import Parts
 
 _ASK = """# Question
 

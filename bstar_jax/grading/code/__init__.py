@@ -1,0 +1,1 @@
+"""Programs graded by their tests."""
