@@ -25,8 +25,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 
-from bstar_jax import adapters, hub, sharding, tasks, tokenizer
+from bstar_jax import hub, sharding, tasks, tokenizer
 from bstar_jax.config import MeshConfig, OptimizerConfig
+from bstar_jax.model import adapters
 from bstar_jax.training import optimizer
 from bstar_jax.training.batches import Example, encode, order
 from bstar_jax.training.fit import fit

@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from bstar_jax import adapters, model, sharding
+from bstar_jax import model, sharding
 from bstar_jax.config import ModelConfig, UserError
+from bstar_jax.model import adapters
 
 _SERIAL = 10**8  # a training phase has fewer optimizer steps than this
 

@@ -18,9 +18,9 @@ PACKAGE = "bstar_jax"
 
 # A room imports only rooms before it. The doors are one room: nothing imports them.
 ROOMS = (
-    "records schema config flags processes metrics balance sharding kernels model adapters "
-    "hub tokenizer checkpoint journal console sampling training tasks rewards report phases "
-    "planning iterate doors"
+    "records schema config flags console tokenizer processes metrics balance sharding kernels "
+    "model training hub checkpoint journal sampling tasks rewards report phases planning "
+    "iterate doors"
 ).split()
 DOORS = "main evaluate grade export replay plan doctor".split()
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bstar_jax import adapters, model
+from bstar_jax import model
 from bstar_jax.config import ModelConfig, UserError
+from bstar_jax.model import adapters
 from tests import builders
 
 CONFIG = dataclasses.replace(builders.QWEN, lora_rank=3, lora_alpha=5.0)

@@ -11,9 +11,10 @@ import pytest
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from bstar_jax import adapters, hub, model
+from bstar_jax import hub, model
 from bstar_jax.config import ModelConfig, UserError
-from bstar_jax.hub import writer
+from bstar_jax.hub import safetensors_files
+from bstar_jax.model import adapters
 from tests import builders, checkpoints
 
 LLAMAS = {
@@ -143,10 +144,12 @@ def test_a_written_file_is_that_of_the_safetensors_library(tmp_path):
     }
     save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
     layout = {name: (name.split(".")[1], tensor.shape) for name, tensor in tensors.items()}
-    writer.write_tensors(tmp_path / "ours", layout, tensors.get)
+    safetensors_files.write_tensors(tmp_path / "ours", layout, tensors.get)
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
     with pytest.raises(ValueError, match="a.F32 is"):
-        writer.write_tensors(tmp_path / "ours", layout, lambda name: np.zeros(4, np.float32))
+        safetensors_files.write_tensors(
+            tmp_path / "ours", layout, lambda name: np.zeros(4, np.float32)
+        )
 
 
 def test_an_adapter_for_peft_is_the_sum_that_sampling_reads(tmp_path):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bstar_jax.config import ModelConfig
-from bstar_jax.training import fused
-from bstar_jax.training.fused import cut, total_surprise
+from bstar_jax.training import cross_entropy
+from bstar_jax.training.cross_entropy import cut, total_surprise
 from tests import builders
 
 TRUE, PADDED = 500, 512
@@ -55,9 +55,9 @@ def assert_near(got, expected, most):
 
 
 @pytest.mark.parametrize("cap", [0.0, 3.0])
-@pytest.mark.parametrize("chunk", [fused.CHUNK_BYTES, SMALL_CHUNK])
+@pytest.mark.parametrize("chunk", [cross_entropy.CHUNK_BYTES, SMALL_CHUNK])
 def test_loss_and_gradients_are_those_of_the_formula(monkeypatch, cap, chunk):
-    monkeypatch.setattr(fused, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", chunk)
     config = dataclasses.replace(CONFIG, logit_cap=cap)
     expected = both(plain)(config, *inputs())
     got = both(total_surprise)(config, *inputs())
@@ -81,9 +81,9 @@ def test_half_precision_sums_in_f32():
 
 
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (8, 1, 1), (1, 1, 8), (1, 4, 2)])
-@pytest.mark.parametrize("chunk", [fused.CHUNK_BYTES, SMALL_CHUNK])
+@pytest.mark.parametrize("chunk", [cross_entropy.CHUNK_BYTES, SMALL_CHUNK])
 def test_sharded_equals_unsharded(monkeypatch, sizes, chunk):
-    monkeypatch.setattr(fused, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", chunk)
     config = dataclasses.replace(CONFIG, logit_cap=3.0)
     expected = both(plain)(config, *inputs())
     with jax.set_mesh(builders.mesh(*sizes)):
@@ -100,7 +100,7 @@ def sizes_of(text):
 
 @pytest.mark.parametrize("is_spread", [False, True])
 def test_no_array_holds_more_scores_than_a_chunk(monkeypatch, is_spread):
-    monkeypatch.setattr(fused, "CHUNK_BYTES", SMALL_CHUNK)
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", SMALL_CHUNK)
     mesh = builders.mesh(2, 1, 2) if is_spread else builders.mesh()
     arguments = inputs(shape=(16, 32))
 
@@ -132,4 +132,4 @@ def test_chunks_cover_the_tokens_within_the_limit(tokens, words, parts):
     chunks, size = cut(tokens, words)
     assert (chunks, size) == parts
     assert chunks * size >= tokens > (chunks - 1) * size
-    assert size == 1 or 4 * size * words <= fused.CHUNK_BYTES + 4 * words
+    assert size == 1 or 4 * size * words <= cross_entropy.CHUNK_BYTES + 4 * words

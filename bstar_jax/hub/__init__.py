@@ -7,12 +7,12 @@ Families: Llama 2 and 3, Mistral, Qwen 2, 2.5 and 3, Gemma 2 and 3 (text). Impor
 and exporting it again is the identity.
 """
 
-from bstar_jax.hub.adapter import export_adapter
+from bstar_jax.hub.architecture import architecture
 from bstar_jax.hub.directory import TOKENIZER_FILES, check_same, keep_source, locate
+from bstar_jax.hub.exporting import export_checkpoint
 from bstar_jax.hub.families import read_config
-from bstar_jax.hub.output import export_checkpoint
-from bstar_jax.hub.parameters import import_checkpoint
-from bstar_jax.hub.settings import architecture
+from bstar_jax.hub.importing import import_checkpoint
+from bstar_jax.hub.peft import export_adapter
 
 __all__ = [
     "TOKENIZER_FILES",

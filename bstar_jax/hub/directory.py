@@ -21,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from bstar_jax.config import ModelConfig, UserError
 from bstar_jax.hub import names
 from bstar_jax.hub.fields import read_json
-from bstar_jax.hub.writer import write_json, write_tensors
+from bstar_jax.hub.safetensors_files import write_json, write_tensors
 
 # What a checkpoint's tensors may be, as the files call it; f32 holds them all exactly.
 DTYPES = {

@@ -13,11 +13,12 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh
 
-from bstar_jax import adapters, hub, model
+from bstar_jax import hub, model
 from bstar_jax.checkpoint import Checkpoints, place_params
 from bstar_jax.config import Config, ModelConfig, UserError
 from bstar_jax.console import Console
 from bstar_jax.journal import MetricsLog, iteration_rows
+from bstar_jax.model import adapters
 from bstar_jax.phases.directory import write_config
 from bstar_jax.processes import ALONE, StopRequest, Team
 from bstar_jax.rewards import Grader

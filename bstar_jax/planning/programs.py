@@ -13,10 +13,11 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
-from bstar_jax import adapters, balance, model, sharding
+from bstar_jax import balance, model, sharding
 from bstar_jax.balance import surface
 from bstar_jax.config import Config, ModelConfig
 from bstar_jax.kernels.int8 import Int8
+from bstar_jax.model import adapters
 from bstar_jax.planning import loads, shapes
 from bstar_jax.planning.loads import Unit
 from bstar_jax.rewards.process import columns_for, step_rewards

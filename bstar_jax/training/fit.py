@@ -13,8 +13,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from bstar_jax import adapters, model, sharding
+from bstar_jax import model, sharding
 from bstar_jax.config import ModelConfig, OptimizerConfig, TrainingConfig, UserError
+from bstar_jax.model import adapters
 from bstar_jax.training import losses, optimizer
 from bstar_jax.training.batches import Batch, StepBatch
 from bstar_jax.training.optimizer import Schedule, TrainState

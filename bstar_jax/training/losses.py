@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, jaxtyped
 
 from bstar_jax import model
 from bstar_jax.config import ModelConfig
-from bstar_jax.training.fused import total_surprise
+from bstar_jax.training.cross_entropy import total_surprise
 
 
 def response_loss(config: ModelConfig, params: dict, batch) -> jax.Array:

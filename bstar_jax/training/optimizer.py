@@ -9,8 +9,9 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from bstar_jax import adapters, model, sharding
+from bstar_jax import model, sharding
 from bstar_jax.config import ModelConfig, OptimizerConfig
+from bstar_jax.model import adapters
 
 
 @jax.tree_util.register_dataclass

@@ -18,9 +18,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bstar_jax import model
 from bstar_jax.config import ModelConfig
 from bstar_jax.config.architecture import LORA_TARGETS
+from bstar_jax.model.parameters import init as init_parameters
 
 ENTER, LEAVE = "_lora_in", "_lora_out"
 
@@ -41,7 +41,7 @@ def trained(config: ModelConfig, params: dict) -> dict:
 
 def trained_shapes(config: ModelConfig) -> dict:
     """Shapes of what training changes, with the true vocabulary."""
-    init = functools.partial(model.init, config)
+    init = functools.partial(init_parameters, config)
     return trained(config, jax.eval_shape(init, jax.random.key(0)))
 
 
@@ -103,7 +103,7 @@ def product(enter: jax.Array, leave: jax.Array) -> jax.Array:
 
 def start(config: ModelConfig, key: jax.Array) -> dict:
     """Adapters that change nothing yet: A is noise, B is zero; a function of config and key."""
-    return model.init(config, key, _is_adapter)
+    return init_parameters(config, key, _is_adapter)
 
 
 def _wanted(config: ModelConfig) -> Callable[[str], bool]:

@@ -13,9 +13,9 @@ import pathlib
 
 import numpy as np
 
-from bstar_jax import adapters
 from bstar_jax.config import ModelConfig, UserError
-from bstar_jax.hub import names, writer
+from bstar_jax.hub import names, safetensors_files
+from bstar_jax.model import adapters
 
 _PARTS = {adapters.ENTER: "lora_A", adapters.LEAVE: "lora_B"}
 
@@ -53,10 +53,12 @@ def export_adapter(config: ModelConfig, params: dict, base: str, output: str | o
         "inference_mode": True,
         "target_modules": modules,
     }
-    with writer.whole_directory(pathlib.Path(output)) as place:
+    with safetensors_files.whole_directory(pathlib.Path(output)) as place:
         layout = {name: ("F32", tensor.shape) for name, tensor in tensors.items()}
-        writer.write_tensors(place / "adapter_model.safetensors", layout, tensors.__getitem__)
-        writer.write_json(place / "adapter_config.json", settings)
+        safetensors_files.write_tensors(
+            place / "adapter_model.safetensors", layout, tensors.__getitem__
+        )
+        safetensors_files.write_json(place / "adapter_config.json", settings)
 
 
 def _tensors(config: ModelConfig, path: tuple[str, ...], leaf: np.ndarray):

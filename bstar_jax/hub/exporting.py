@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from bstar_jax.config import ModelConfig, UserError
-from bstar_jax.hub import directory, llama, names, writer
+from bstar_jax.hub import directory, llama, names, safetensors_files
+from bstar_jax.hub.architecture import check_architecture
 from bstar_jax.hub.directory import Stored
 from bstar_jax.hub.families import read_config
-from bstar_jax.hub.settings import check_architecture
 
 SHARD_BYTES = 5 * 10**9
 
@@ -60,12 +60,12 @@ def export_checkpoint(
     else:
         settings = llama.write_config(config, special_ids or {})
         headers = {name: Stored("F32", entry.shape) for name, entry in _wanted(config).items()}
-    with writer.whole_directory(pathlib.Path(output)) as place:
+    with safetensors_files.whole_directory(pathlib.Path(output)) as place:
         _write_tensors(place, config, leaves, headers)
         if source:
             directory.copy_texts(source, place)
         else:
-            writer.write_json(place / "config.json", settings)
+            safetensors_files.write_json(place / "config.json", settings)
         if add is not None:
             add(place)
 
@@ -123,19 +123,21 @@ def _write_tensors(
         file = "model.safetensors"
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        writer.write_tensors(place / file, layout, take)
+        safetensors_files.write_tensors(place / file, layout, take)
         placed |= dict.fromkeys(layout, file)
     if len(shards) > 1:
-        total = sum(writer.size_of(stored.dtype, stored.shape) for stored in headers.values())
+        total = sum(
+            safetensors_files.size_of(stored.dtype, stored.shape) for stored in headers.values()
+        )
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
-        writer.write_json(place / "model.safetensors.index.json", index)
+        safetensors_files.write_json(place / "model.safetensors.index.json", index)
 
 
 def _shards(headers: dict[str, Stored]) -> list[dict[str, tuple[str, tuple[int, ...]]]]:
     """The tensors of each file, in their order, as many as fit in one."""
     shards, held = [{}], 0
     for name, stored in headers.items():
-        size = writer.size_of(stored.dtype, stored.shape)
+        size = safetensors_files.size_of(stored.dtype, stored.shape)
         if shards[-1] and held + size > SHARD_BYTES:
             shards.append({})
             held = 0
