@@ -91,7 +91,8 @@ def export_adapter(run: Run, iteration: int, output: pathlib.Path) -> None:
             "--adapter writes what belongs to a checkpoint, but the run started from random "
             "parameters; drop it"
         )
-    hub.export_adapter(run.model, run.checkpoints.restore_params(iteration), base, output)
+    params = run.checkpoints.restore_params(iteration)
+    hub.export_adapter(run.model, params, base, output, source=run.source)
 
 
 def _define(values: flags.FlagValues) -> None:

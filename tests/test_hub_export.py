@@ -45,7 +45,7 @@ def test_a_model_from_random_parameters_is_a_llama(tmp_path, name):
     assert np.abs(ours - theirs).max() <= 2e-5 * np.abs(theirs).max()
     again, values = hub.import_checkpoint(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "float32"
-    assert hub.architecture(ModelConfig(), tmp_path / "out") == again
+    assert hub.adopt_architecture(ModelConfig(), tmp_path / "out") == again
     same = jax.tree.map(lambda a, b: bool((a == b).all()), params, values)
     assert all(jax.tree.leaves(same))
 
@@ -160,10 +160,13 @@ def test_an_adapter_for_peft_is_the_sum_that_sampling_reads(tmp_path):
         config, lora_rank=3, lora_alpha=6.0, lora_targets=("query", "output", "down")
     )
     random = builders.params(config)
-    params = adapters.join(base, adapters.trained(config, random))
+    params = adapters.combine(base, adapters.trained(config, random))
     hub.export_adapter(config, adapters.trained(config, params), str(source), tmp_path / "adapter")
     hub.export_checkpoint(
-        adapters.without(config), adapters.merge(config, params), source, tmp_path / "merged"
+        adapters.merged_model(config),
+        adapters.merge_into_weights(config, params),
+        source,
+        tmp_path / "merged",
     )
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"], settings["peft_type"]) == (3, 6.0, "LORA")

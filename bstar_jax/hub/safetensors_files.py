@@ -1,7 +1,7 @@
-"""Writes files whole or not at all, and safetensors one tensor at a time.
+"""Writes directories atomically, and safetensors files one tensor at a time.
 
-A safetensors file is the length of its header (8 bytes), the header in JSON, the tensors: so it
-can be written with only one of them in memory. Order and padding are those of the safetensors
+A safetensors file is the length of its header (8 bytes), the header in JSON, then the tensors, so
+it can be written with only one tensor in memory. Order and padding are those of the safetensors
 library: equal tensors make equal files.
 """
 
@@ -20,35 +20,39 @@ import numpy as np
 
 from bstar_jax.config import UserError
 
-# In the order in which a file has them.
-_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+# By dtype, in the order in which a file has the dtypes.
+_ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 _ALIGNMENT = 8
 
-Layout = Mapping[str, tuple[str, tuple[int, ...]]]
+TensorSpecs = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Dtype, as safetensors files call it, and shape of each tensor, by name."""
 
 
-def size_of(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor."""
-    return _BYTES[dtype] * math.prod(shape)
+def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Size of a tensor in bytes."""
+    return _ITEM_BYTES[dtype] * math.prod(shape)
 
 
-def write_tensors(file: pathlib.Path, layout: Layout, take: Callable[[str], np.ndarray]) -> None:
+def write_tensors(
+    file: pathlib.Path, specs: TensorSpecs, take: Callable[[str], np.ndarray]
+) -> None:
     """Writes one safetensors file.
 
     Args:
-      file: Where to.
-      layout: Dtype, as safetensors call it, and shape of each tensor.
-      take: Gives a tensor; called once for each, and none is kept.
+      file: The file to write.
+      specs: The tensors of the file.
+      take: Returns the tensor of a name. It is called once for each, and no tensor is kept.
 
     Raises:
-      ValueError: If a tensor is not of its layout.
+      ValueError: If a tensor does not have the shape and size of its spec.
     """
     assert sys.byteorder == "little", "safetensors are little-endian"
-    order = sorted(layout, key=lambda name: (list(_BYTES).index(layout[name][0]), name))
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    order = sorted(specs, key=lambda name: (list(_ITEM_BYTES).index(specs[name][0]), name))
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for name in order:
-        start, end = end, end + size_of(*layout[name])
-        dtype, shape = layout[name]
+        start, end = end, end + tensor_bytes(*specs[name])
+        dtype, shape = specs[name]
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
@@ -57,22 +61,22 @@ def write_tensors(file: pathlib.Path, layout: Layout, take: Callable[[str], np.n
         handle.write(text)
         for name in order:
             tensor = take(name)
-            if tensor.shape != layout[name][1] or tensor.nbytes != size_of(*layout[name]):
-                raise ValueError(f"{name} is {tensor.dtype}{tensor.shape}, not {layout[name]}")
+            if tensor.shape != specs[name][1] or tensor.nbytes != tensor_bytes(*specs[name]):
+                raise ValueError(f"{name} is {tensor.dtype}{tensor.shape}, not {specs[name]}")
             handle.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
 
 
 def write_json(file: pathlib.Path, values: Mapping) -> None:
-    """Writes a JSON file, as Transformers lays it out."""
+    """Writes a JSON file in the layout of Transformers."""
     file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
-def whole_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A directory to write in, which takes its name only when everything is in it.
+def atomic_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a temporary directory to write into, which is renamed to `path` at the end.
 
     Raises:
-      UserError: If there is something under that name already.
+      UserError: If `path` exists already and is not an empty directory.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(
@@ -82,7 +86,7 @@ def whole_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.writing"
-    shutil.rmtree(temporary, ignore_errors=True)  # what a kill left
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
     temporary.mkdir()
     try:
         yield temporary
