@@ -13,7 +13,7 @@ from bstar_jax.phases import prm, train
 from bstar_jax.phases.data import check_inputs
 from bstar_jax.phases.monitor import evaluate, monitor
 from bstar_jax.records import Rollouts
-from bstar_jax.training.batches import order
+from bstar_jax.training.batches import row_order
 from tests.test_phases import CONFIG, opened
 
 LEARNT = dataclasses.replace(
@@ -144,10 +144,10 @@ def test_responses_are_scored_by_it_and_not_by_the_exact_check(learnt):
 def test_training_rows_hold_the_labels_asked_for(learnt):
     with opened(learnt, LEARNT) as run:
         rows = Rollouts.read(run.path(0, "prm.parquet"))
-        soft = prm.encoded(run, rows).take(order(4, 4, 0, (0,)))
+        soft = prm.encoded(run, rows).take(row_order(4, 4, 0, (0,)))
         hard_config = dataclasses.replace(LEARNT.prm, labels="hard")
         hard_run = dataclasses.replace(run, config=dataclasses.replace(LEARNT, prm=hard_config))
-        hard = prm.encoded(hard_run, rows).take(order(4, 4, 0, (0,)))
+        hard = prm.encoded(hard_run, rows).take(row_order(4, 4, 0, (0,)))
     np.testing.assert_array_equal(hard.labels_BL, soft.labels_BL > 0)
     np.testing.assert_array_equal(hard.weights_BL, soft.weights_BL)
 

@@ -6,7 +6,7 @@ from bstar_jax.config import UserError
 from bstar_jax.phases.run import Run
 from bstar_jax.records import Rollouts
 from bstar_jax.sampling import check_prompt
-from bstar_jax.training.batches import Encoded, Example, encode, explain
+from bstar_jax.training.batches import Encoded, Example, encode, too_long_message
 
 
 def check_inputs(run: Run) -> None:
@@ -46,7 +46,7 @@ def human_data(run: Run) -> Encoded:
     examples = human_examples(run)
     data, too_long = encode(run.tokenizer, examples, **limits(run))
     if too_long:
-        raise UserError(explain(too_long, len(examples), **limits(run)))
+        raise UserError(too_long_message(too_long, len(examples), **limits(run)))
     return data
 
 
@@ -97,7 +97,7 @@ def selected_data(run: Run, iteration: int, selected: Rollouts) -> Encoded:
             "than the limits once they are encoded again; training leaves them out"
         )
     if len(data) == 0:
-        raise UserError(explain(too_long, len(examples), **limits(run)))
+        raise UserError(too_long_message(too_long, len(examples), **limits(run)))
     return data
 
 

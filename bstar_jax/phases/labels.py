@@ -24,7 +24,7 @@ from bstar_jax.phases.train import Learner, sampling_params, train
 from bstar_jax.records import Query, Rollouts
 from bstar_jax.rewards.process import step_ends
 from bstar_jax.sampling import Draw, Keys
-from bstar_jax.training.batches import Encoded, Example, encode, explain, order
+from bstar_jax.training.batches import Encoded, Example, encode, row_order, too_long_message
 from bstar_jax.training.losses import response_loss
 from bstar_jax.training.optimizer import Schedule
 
@@ -150,7 +150,7 @@ def completer(run: Run, params: dict, responses: Rollouts) -> dict:
             return checkpoints.restore_params(0)
         data = _completer_data(run, responses)
         batch_at = lambda step: data.take(  # noqa: E731
-            order(len(data), settings.batch, step, (run.config.seed, 0, _COMPLETER))
+            row_order(len(data), settings.batch, step, (run.config.seed, 0, _COMPLETER))
         )
         rate = Schedule(settings.learning_rate, 0, steps, settings.final_rate, settings.fall)
         learner = Learner(run.model, checkpoints, response_loss, steps, rate, run.frozen)
@@ -182,5 +182,7 @@ def _completer_data(run: Run, responses: Rollouts) -> Encoded:
             "query is right; warm up longer (sft.steps), or raise prm.queries"
         )
     if too_long:
-        run.console.warn(explain(too_long, len(examples), **limits(run)) + "; they are left out")
+        run.console.warn(
+            too_long_message(too_long, len(examples), **limits(run)) + "; they are left out"
+        )
     return data

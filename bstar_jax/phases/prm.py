@@ -25,7 +25,13 @@ from bstar_jax.phases.run import Run
 from bstar_jax.phases.train import Learner, schedule_of, train
 from bstar_jax.records import Rollouts
 from bstar_jax.rewards.process import step_ends, with_scalar_head
-from bstar_jax.training.batches import Encoded, StepExample, encode_steps, explain, order
+from bstar_jax.training.batches import (
+    Encoded,
+    StepExample,
+    encode_steps,
+    row_order,
+    too_long_message,
+)
 from bstar_jax.training.losses import step_loss
 
 _ORDER = 2  # beside (seed, iteration): the completer has another, see labels.py
@@ -101,7 +107,7 @@ def _train(run: Run, params: dict, labelled: Rollouts) -> None:
         start = jax.tree.map(whole, run.whole(params))
         config, start = with_scalar_head(run.whole_model, start, run.mesh)
         batch_at = lambda step: data.take(  # noqa: E731
-            order(len(data), run.config.prm.batch, step, (run.config.seed, 0, _ORDER))
+            row_order(len(data), run.config.prm.batch, step, (run.config.seed, 0, _ORDER))
         )
         schedule = schedule_of(run, "prm")
         weight = run.config.prm.language_weight
@@ -133,7 +139,7 @@ def encoded(run: Run, labelled: Rollouts) -> Encoded:
         )
     if len(data) == 0:
         if too_long:
-            raise UserError(explain(too_long, len(examples), **limits(run)))
+            raise UserError(too_long_message(too_long, len(examples), **limits(run)))
         raise UserError("no response has a labelled step to learn from; warm up longer (sft.steps)")
     return data
 
@@ -175,7 +181,7 @@ def judge(run: Run, labelled: Rollouts) -> dict:
         is_valid, is_correct = np.array([check == 1 for check in checks]), np.array(correct, bool)
         for name, rows in (("", is_checked), ("_correct", is_checked & is_correct)):
             figures[f"exact_auc{name}"] = metrics.auc(reward[rows], is_valid[rows])
-    return {**figures, "calibration": metrics.calibration(probability, share)}
+    return {**figures, "calibration": metrics.reliability(probability, share)}
 
 
 def _write_judgement(run: Run, figures: dict) -> None:

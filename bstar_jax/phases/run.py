@@ -72,7 +72,7 @@ class Run:
     @property
     def whole_model(self) -> ModelConfig:
         """The model with its adapters merged: what answers."""
-        return adapters.without(self.model)
+        return adapters.merged_model(self.model)
 
     def start(self) -> dict:
         """What training changes, before warm-up, on the storage map.
@@ -84,7 +84,7 @@ class Run:
         """
         if not self.model.lora_rank:
             return adapters.trained(self.model, self._base("float32"))
-        init = jax.jit(functools.partial(adapters.start, self.model))
+        init = jax.jit(functools.partial(adapters.init_adapters, self.model))
         return place_params(self.model, self.mesh, init(jax.random.key(self.config.seed)))
 
     @functools.cached_property
@@ -119,7 +119,7 @@ class Run:
         if adapters.all_train(self.model):
             return params
         frozen = adapters.frozen(self.model, self._base(dtype)) if dtype else self.frozen
-        return adapters.merge(self.model, adapters.join(frozen, params))
+        return adapters.merge_into_weights(self.model, adapters.combine(frozen, params))
 
     @functools.cached_property
     def sampler(self) -> Sampler:

@@ -17,8 +17,8 @@ from bstar_jax.processes.stopping import STATE_IS_SAVED
 from bstar_jax.records import Rollouts
 from bstar_jax.sampling.weights import rollout_params
 from bstar_jax.training import optimizer
-from bstar_jax.training.batches import Batch, StepBatch, order
-from bstar_jax.training.fit import Objective, fit
+from bstar_jax.training.batches import Batch, StepBatch, row_order
+from bstar_jax.training.fit import Loss, fit
 from bstar_jax.training.losses import response_loss
 from bstar_jax.training.optimizer import Schedule, TrainState
 
@@ -38,7 +38,7 @@ class Learner:
 
     model: ModelConfig
     checkpoints: Checkpoints
-    objective: Objective
+    objective: Loss
     steps: int
     schedule: Schedule
     frozen: dict = dataclasses.field(default_factory=dict)
@@ -62,7 +62,7 @@ def warm_up(run: Run) -> dict:
     if run.config.sft.steps:
         data = human_data(run)
         take = lambda step: data.take(  # noqa: E731
-            order(len(data), run.config.sft.batch, step, (run.config.seed, 0))
+            row_order(len(data), run.config.sft.batch, step, (run.config.seed, 0))
         )
         params = train(run, policy(run, "sft"), 0, "sft", params, None, take).params
     run.checkpoints.save_params(0, params)
@@ -91,11 +91,11 @@ def improve(run: Run, iteration: int, last: TrainState, selected: Rollouts) -> T
 
     def batch_at(step: int) -> Batch:
         seeds = (run.config.seed, iteration)
-        rows = order(len(data), settings.batch - human_rows, step, seeds)
+        rows = row_order(len(data), settings.batch - human_rows, step, seeds)
         batch = data.take(rows)
         if not human_rows:
             return batch
-        human = humans.take(order(len(humans), human_rows, step, (*seeds, 1)))
+        human = humans.take(row_order(len(humans), human_rows, step, (*seeds, 1)))
         return jax.tree.map(lambda *parts: np.concatenate(parts), batch, human)
 
     params = last.params
@@ -160,7 +160,7 @@ def train(
         learner.schedule,
         state,
         batch_at,
-        objective=learner.objective,
+        loss=learner.objective,
         training=run.config.training,
         frozen=learner.frozen,
         mesh=run.mesh,
@@ -194,7 +194,7 @@ def _start(run: Run, learner: Learner, iteration: int, params, moments) -> tuple
         ), mark.step
     if moments is not None:
         return TrainState(params, moments), 0
-    return optimizer.start(learner.model, run.config.optimizer, run.mesh, params), 0
+    return optimizer.init_state(learner.model, run.config.optimizer, run.mesh, params), 0
 
 
 def schedule_of(run: Run, phase: str) -> Schedule:
