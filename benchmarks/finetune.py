@@ -25,10 +25,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 
-from bstar_jax import adapters, hub, sharding, tasks, tokenizer
+from bstar_jax import hub, sharding, tasks, tokenizer
 from bstar_jax.config import MeshConfig, OptimizerConfig
+from bstar_jax.model import adapters
 from bstar_jax.training import optimizer
-from bstar_jax.training.batches import Example, encode, order
+from bstar_jax.training.batches import Example, encode, row_order
 from bstar_jax.training.fit import fit
 from bstar_jax.training.optimizer import Schedule
 
@@ -76,7 +77,7 @@ def prepare(args, room):
     examples = [Example(query.prompt, query.solution, query.query_id) for query in queries]
     data, too_long = encode(words, examples, max_prompt_tokens=384, max_tokens=640)
     assert not too_long, too_long[:1]
-    index = [order(len(data), BATCH, step, (0,)) for step in range(STEPS)]
+    index = [row_order(len(data), BATCH, step, (0,)) for step in range(STEPS)]
     rows = [data.take(each) for each in index]
     np.savez(
         room / "batches.npz",
@@ -96,9 +97,9 @@ def train(room, kind, rows):
     if kind == "lora":
         config = dataclasses.replace(config, lora_rank=8, lora_alpha=16.0)
         frozen = params
-        params = jax.jit(functools.partial(adapters.start, config))(jax.random.key(0))
+        params = jax.jit(functools.partial(adapters.init_adapters, config))(jax.random.key(0))
         hub.export_adapter(config, params, str(room / "model"), room / "adapter")
-    state = optimizer.start(config, ADAM, mesh, params)
+    state = optimizer.init_state(config, ADAM, mesh, params)
     reports = fit(
         config, ADAM, Schedule(RATES[kind], 0, STEPS, 1.0), state, rows.__getitem__,
         frozen=frozen, mesh=mesh, first=0, steps=STEPS, every=1,

@@ -27,7 +27,7 @@ import numpy as np
 
 from bstar_jax import hub
 from bstar_jax.config import ModelConfig
-from bstar_jax.hub import llama, names, writer
+from bstar_jax.hub import architecture, names, safetensors_files
 
 SHAPE = ModelConfig(
     vocab_size=32_000, width=2048, layers=18, heads=16, kv_heads=8, feed_forward=5632, tied=False
@@ -61,11 +61,16 @@ def main():
 
 def write(room):
     """A checkpoint, one tensor after another; bytes of its file."""
-    settings = llama.write_config(SHAPE, {})
-    writer.write_json(room / "config.json", settings)
-    layout = {name: ("BF16", entry.shape) for name, entry in names.by_name(SHAPE).items()}
+    settings = architecture.write_llama_config(SHAPE, {})
+    safetensors_files.write_json(room / "config.json", settings)
+    layout = {
+        name: ("BF16", entry.shape)
+        for name, entry in names.by_name(SHAPE, names.LLAMA_NAMES).items()
+    }
     file = room / "model.safetensors"
-    writer.write_tensors(file, layout, lambda name: np.ones(layout[name][1], ml_dtypes.bfloat16))
+    safetensors_files.write_tensors(
+        file, layout, lambda name: np.ones(layout[name][1], ml_dtypes.bfloat16)
+    )
     return file.stat().st_size
 
 

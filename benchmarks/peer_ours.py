@@ -119,7 +119,7 @@ def training(params: dict):
 
 
 def plain_loss(config, params, batch):
-    """The loss by all logits at once, as it is without `training.fused`."""
+    """The loss by all logits at once, as it is without `training.cross_entropy`."""
     hidden, decoder = model.forward_hidden(
         config, params, batch.tokens_BL, batch.segments_BL, packed=False
     )

@@ -92,7 +92,8 @@ def export_adapter(config: Config, policy: Policy, iteration: int, output: pathl
             "--adapter writes what belongs to a checkpoint, but the run started from random "
             "parameters; drop it"
         )
-    hub.export_adapter(policy.model, policy.checkpoints.restore_params(iteration), base, output)
+    params = policy.checkpoints.restore_params(iteration)
+    hub.export_adapter(policy.model, params, base, output, source=policy.source)
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -58,7 +58,7 @@ def for_training(config: ModelConfig, where: jax.sharding.Mesh, values: dict) ->
 def for_sampling(config: ModelConfig, where: jax.sharding.Mesh, values: dict) -> dict:
     """Parameters on the sampling map of a mesh."""
     stored = place_params(config, where, values)
-    axes = model.axes_of(config, stored)
+    axes = model.logical_axes(config, stored)
     return jax.device_put(stored, sharding.shardings(where, stored, axes, sharding.SAMPLING))
 
 

@@ -18,9 +18,9 @@ PACKAGE = "bstar_jax"
 
 # A room imports only rooms before it. The doors are one room: nothing imports them.
 ROOMS = (
-    "config records isolation answers tasks grading processes metrics balance sharding kernels "
-    "model adapters hub tokenizer console sampling training run process_reward report phases "
-    "planning iterate doors"
+    "config console tokenizer records isolation answers tasks grading processes metrics balance "
+    "sharding kernels model training hub sampling run process_reward report phases planning "
+    "iterate doors"
 ).split()
 DOORS = "main evaluate grade export replay plan doctor".split()
 

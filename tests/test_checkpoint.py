@@ -30,7 +30,7 @@ def opened(directory, mesh=None, **settings):
 def state_on(mesh, seed=0):
     """A training state whose moments are not zero."""
     params = builders.for_training(builders.MODEL, mesh, builders.params(seed=seed))
-    state = optimizer.start(builders.MODEL, ADAM, mesh, params)
+    state = optimizer.init_state(builders.MODEL, ADAM, mesh, params)
     moments = jax.tree.map(lambda leaf: leaf + leaf.dtype.type(2), state.optimizer)
     return TrainState(params, moments)
 

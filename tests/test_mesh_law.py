@@ -18,7 +18,7 @@ from bstar_jax.kernels import contract
 from bstar_jax.sampling import Keys, generate
 from bstar_jax.tasks import arithmetic
 from bstar_jax.training import optimizer
-from bstar_jax.training.batches import Example, encode, order
+from bstar_jax.training.batches import Example, encode, row_order
 from bstar_jax.training.fit import fit
 from bstar_jax.training.optimizer import Schedule
 from bstar_jax.training.packing import arrange
@@ -77,14 +77,14 @@ def texts():
 
 def batch_at(step):
     """32 of them, a function of the step."""
-    return texts().take(order(len(texts()), 32, step, (0, 0)))
+    return texts().take(row_order(len(texts()), 32, step, (0, 0)))
 
 
 def trained(mesh, training):
     """Parameters after STEPS steps at the settings of warm-up, with the true vocabulary."""
     sft, adam = SftConfig(), OptimizerConfig()
     schedule = Schedule(sft.learning_rate, STEPS, STEPS, sft.final_rate)
-    state = optimizer.start(MODEL, adam, mesh, builders.for_training(MODEL, mesh, start()))
+    state = optimizer.init_state(MODEL, adam, mesh, builders.for_training(MODEL, mesh, start()))
     ((state, _),) = fit(
         MODEL, adam, schedule, state, batch_at,
         mesh=mesh, training=training, first=0, steps=STEPS, every=STEPS,

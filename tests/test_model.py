@@ -259,7 +259,7 @@ def test_a_start_depends_on_the_key_and_on_no_mesh(started):
     mesh = builders.mesh(2, 2, 2)
     key = jax.random.key(1)
     shapes = jax.eval_shape(functools.partial(model.init, config), key)
-    places = sharding.shardings(mesh, shapes, model.axes_of(config, shapes), sharding.DISK)
+    places = sharding.shardings(mesh, shapes, model.logical_axes(config, shapes), sharding.DISK)
     spread = jax.jit(functools.partial(model.init, config), out_shardings=places)(key)
     alone = jax.jit(functools.partial(model.init, config))(key)
     jax.tree.map(np.testing.assert_array_equal, spread, alone)
@@ -283,7 +283,7 @@ def test_every_array_of_a_training_state_finds_its_axes():
     table = dict(
         zip(
             [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)],
-            model.axes_of(UNTIED, params),
+            model.logical_axes(UNTIED, params),
             strict=True,
         )
     )
@@ -291,7 +291,7 @@ def test_every_array_of_a_training_state_finds_its_axes():
     assert table["['blocks']['attention']['key']"] == ("layers", "width", "kv_heads", "head_width")
     assert table["['head']"] == ("width", "vocab")
     moments = optax.adam(1e-3).init(params)
-    axes = model.axes_of(UNTIED, moments)
+    axes = model.logical_axes(UNTIED, moments)
     assert [len(names) for names in axes] == [leaf.ndim for leaf in jax.tree.leaves(moments)]
     assert axes.count(("vocab", "width")) == 2 and axes.count(()) == 1
 

@@ -15,7 +15,7 @@ from bstar_jax.process_reward import labels, learning
 from bstar_jax.process_reward.evaluation import evaluate_model
 from bstar_jax.records import Rollouts
 from bstar_jax.run.collect import Collector
-from bstar_jax.training.batches import order
+from bstar_jax.training.batches import row_order
 from tests.test_phases import CONFIG, opened
 
 LEARNT = CONFIG.changed(
@@ -175,7 +175,7 @@ def test_training_rows_hold_the_labels_asked_for(learnt):
             learning.encoded(config, run.workspace.console, run.process_reward, rows)
             for config in (LEARNT, LEARNT.changed({"prm.labels": "hard"}))
         )
-    soft, hard = (data.take(order(4, 4, 0, (0,))) for data in (soft, hard))
+    soft, hard = (data.take(row_order(4, 4, 0, (0,))) for data in (soft, hard))
     np.testing.assert_array_equal(hard.labels_BL, soft.labels_BL > 0)
     np.testing.assert_array_equal(hard.weights_BL, soft.weights_BL)
 

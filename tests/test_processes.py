@@ -10,8 +10,8 @@ import pytest
 from bstar_jax.config import UserError
 from bstar_jax.processes import ALONE, Cluster, find
 from bstar_jax.processes.cluster import first_node
+from bstar_jax.processes.messages import Closed, Connection
 from bstar_jax.processes.team import Member
-from bstar_jax.processes.wire import Closed, Connection
 
 SLURM = {
     "SLURM_JOB_ID": "4100",

@@ -130,7 +130,7 @@ def test_storage_spreads_the_width_and_sampling_gathers_it():
 
 def test_every_axis_of_the_model_is_in_the_tables():
     config = dataclasses.replace(builders.MODEL, tied=False, scalar_head=True)
-    names = {name for axes in model.axes_of(config, builders.params(config)) for name in axes}
+    names = {name for axes in model.logical_axes(config, builders.params(config)) for name in axes}
     for table in (sharding.STORAGE, sharding.SAMPLING, sharding.DISK):
         assert names <= set(table)
         used = {axis for value in table.values() if value for axis in np.atleast_1d(value)}

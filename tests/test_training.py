@@ -18,8 +18,8 @@ from bstar_jax.training.batches import (
     cut_padding,
     encode,
     encode_steps,
-    explain,
-    order,
+    row_order,
+    too_long_message,
 )
 from bstar_jax.training.fit import fit, train_step
 from bstar_jax.training.losses import binary_cross_entropy, response_loss, step_loss
@@ -32,7 +32,7 @@ WORD = {word: builders.WORDS.encode(word)[0] for word in ("Ann", "has", "3", "."
 
 
 def mean_loss(config, params, batch):
-    return response_loss(config, params, batch.shares())
+    return response_loss(config, params, batch.normalized())
 
 
 loss_of = jax.jit(mean_loss, static_argnums=0)
@@ -56,7 +56,7 @@ def batch_at(step, rows=8, length=10):
 
 def fresh_state(mesh):
     params = builders.for_training(builders.MODEL, mesh, builders.params())
-    return optimizer.start(builders.MODEL, ADAM, mesh, params)
+    return optimizer.init_state(builders.MODEL, ADAM, mesh, params)
 
 
 def trained(mesh, state=None, *, first=0, steps=20, every=100, **settings):
@@ -96,7 +96,7 @@ def test_the_longest_text_fits_exactly_and_one_token_more_does_not():
     assert too_long == [TooLong(4, 2, "prompt"), TooLong(1, 5, "response")]
     assert data.rows.weights_BL.tolist() == [[0, 0, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0]]
     assert data.rows.targets_BL[1, 0] == builders.WORDS.end_id
-    message = explain(too_long, 4, max_prompt_tokens=3, max_tokens=4)
+    message = too_long_message(too_long, 4, max_prompt_tokens=3, max_tokens=4)
     assert message.startswith("2 of 4 training texts are too long, such as that of 'prompt'")
     assert "generate.max_prompt_tokens=4 and generate.max_tokens=5" in message
 
@@ -125,7 +125,7 @@ def test_columns_that_are_padding_in_all_rows_are_cut(longest, length):
 @pytest.mark.parametrize(("rows", "batch"), [(7, 3), (3, 7), (8, 4), (1, 2), (5, 5)])
 def test_every_pass_takes_every_row_once(rows, batch):
     steps = range(4 * rows)
-    places = np.concatenate([order(rows, batch, step, (3, 1)) for step in steps])
+    places = np.concatenate([row_order(rows, batch, step, (3, 1)) for step in steps])
     passes = places.reshape(-1, rows)
     assert (np.sort(passes, axis=1) == np.arange(rows)[None]).all()
     if rows > 4:
@@ -133,10 +133,12 @@ def test_every_pass_takes_every_row_once(rows, batch):
 
 
 def test_order_is_a_function_of_seeds_and_step_alone():
-    forward = [order(20, 6, step, (3, 1)).tolist() for step in range(10)]
-    backward = [order(20, 6, step, (3, 1)).tolist() for step in reversed(range(10))]
+    forward = [row_order(20, 6, step, (3, 1)).tolist() for step in range(10)]
+    backward = [row_order(20, 6, step, (3, 1)).tolist() for step in reversed(range(10))]
     assert forward == backward[::-1]
-    assert order(20, 6, 2, (3, 2)).tolist() != forward[2] != order(20, 6, 2, (4, 1)).tolist()
+    assert (
+        row_order(20, 6, 2, (3, 2)).tolist() != forward[2] != row_order(20, 6, 2, (4, 1)).tolist()
+    )
 
 
 # Losses.
@@ -440,7 +442,7 @@ def test_the_language_of_right_responses_is_learnt_beside_the_labels():
 
     def loss(rows, weight):
         batch = jax.tree.map(jnp.asarray, data.take(np.array(rows)))
-        return float(step_loss(config, params, batch.shares(), language_weight=weight))
+        return float(step_loss(config, params, batch.normalized(), language_weight=weight))
 
     text, _ = encode(words, [Example(right.prompt, right.response, "a")], **limits)
     batch = text.take(np.array([0]))

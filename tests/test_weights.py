@@ -70,7 +70,7 @@ def test_every_array_lies_on_the_sampling_map(kind):
     mesh = builders.mesh(2, 2, 2)
     stored = builders.for_training(UNTIED, mesh, builders.params(UNTIED))
     rolled = rollout_params(UNTIED, stored, mesh, weights=kind)
-    axes = model.axes_of(UNTIED, stored)
+    axes = model.logical_axes(UNTIED, stored)
     leaves = jax.tree.leaves(rolled, is_leaf=is_int8)
     for leaf, names in zip(leaves, axes, strict=True):
         values = leaf.values if is_int8(leaf) else leaf

@@ -56,7 +56,7 @@ def open_run(
     mesh = sharding.make_mesh(config.mesh)
     task = load_task(config)
     source = _source(directory, config)
-    architecture = hub.architecture(config.model, source) if source else config.model
+    architecture = hub.adopt_architecture(config.model, source) if source else config.model
     words = _tokenizer(directory, config, task, source)
     words = tokenizer.for_chat(words) if config.task.chat_template else words
     model_config = resolve_model(architecture, words)

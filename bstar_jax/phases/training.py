@@ -18,7 +18,7 @@ from bstar_jax.sampling import check_prompt
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer
 from bstar_jax.training import optimizer
-from bstar_jax.training.batches import Batch, Encoded, order
+from bstar_jax.training.batches import Batch, Encoded, row_order
 from bstar_jax.training.losses import response_loss
 from bstar_jax.training.optimizer import TrainState
 
@@ -161,4 +161,4 @@ def _train(
 
 
 def _batch_of_one_kind(data: Encoded, rows: int, seeds: tuple[int, ...], step: int) -> Batch:
-    return data.take(order(len(data), rows, step, seeds))
+    return data.take(row_order(len(data), rows, step, seeds))

@@ -13,10 +13,11 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
-from bstar_jax import adapters, balance, model, sharding
+from bstar_jax import balance, model, sharding
 from bstar_jax.balance import surface
 from bstar_jax.config import Config, ModelConfig
 from bstar_jax.kernels.int8 import Int8
+from bstar_jax.model import adapters
 from bstar_jax.planning import loads, shapes
 from bstar_jax.planning.loads import Unit
 from bstar_jax.process_reward.model import columns_for, step_rewards
@@ -50,7 +51,7 @@ class Programs:
     @functools.cached_property
     def whole(self) -> ModelConfig:
         """The model without adapters: what answers."""
-        return adapters.without(self.model)
+        return adapters.merged_model(self.model)
 
     @functools.cached_property
     def rollout(self) -> ModelConfig:
@@ -97,11 +98,11 @@ class Programs:
         return sharding.padded_vocab(shape, self.mesh)
 
     def _spread(self, shape: ModelConfig, tree):
-        places = sharding.shardings(self.mesh, tree, model.axes_of(shape, tree))
+        places = sharding.shardings(self.mesh, tree, model.logical_axes(shape, tree))
         return jax.tree.map(shapes.placed, tree, places)
 
     def _on_site(self, shape: ModelConfig, tree: dict, table) -> dict:
-        axes = model.axes_of(shape, shapes.parameters(shape, shape.vocab_size))
+        axes = model.logical_axes(shape, shapes.parameters(shape, shape.vocab_size))
         leaves, structure = jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, Int8))
         place = lambda names: NamedSharding(self.site, sharding.spec(names, table))  # noqa: E731
 
@@ -143,7 +144,7 @@ class Programs:
         return self._lower(
             self.mesh, train_step, self.judge if is_judge else self.model, self.config.optimizer,
             self.state(is_judge), self.batch(phase), shapes.copy(self.mesh, (), "float32"),
-            objective=objective, micro_rows=self.config.training.micro_rows, frozen=frozen or None,
+            loss=objective, micro_rows=self.config.training.micro_rows, frozen=frozen or None,
         )  # fmt: skip
 
     # Sampling.

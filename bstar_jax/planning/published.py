@@ -61,7 +61,7 @@ def resolve(config: Config) -> Shape:
         return _random(config)
     directory = pathlib.Path(settings.checkpoint).expanduser()
     if directory.is_dir():
-        model, source = hub.architecture(settings, directory), f"{directory / 'config.json'}"
+        model, source = hub.adopt_architecture(settings, directory), f"{directory / 'config.json'}"
     else:
         name = next((name for name in PUBLISHED if settings.checkpoint.startswith(name)), None)
         if name is None:
@@ -77,7 +77,7 @@ def resolve(config: Config) -> Shape:
 def _known(settings: ModelConfig, name: str) -> ModelConfig:
     with tempfile.TemporaryDirectory() as room:
         pathlib.Path(room, "config.json").write_text(json.dumps(PUBLISHED[name]))
-        return hub.architecture(settings, room)
+        return hub.adopt_architecture(settings, room)
 
 
 def _random(config: Config) -> Shape:

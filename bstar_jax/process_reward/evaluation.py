@@ -49,7 +49,7 @@ def evaluate_model(
         is_valid, is_correct = np.array([check == 1 for check in checks]), np.array(correct, bool)
         for name, rows in (("", is_checked), ("_correct", is_checked & is_correct)):
             figures[f"exact_auc{name}"] = metrics.auc(reward[rows], is_valid[rows])
-    return {**figures, "calibration": metrics.calibration(probability, share)}
+    return {**figures, "calibration": metrics.reliability(probability, share)}
 
 
 def write_evaluation(workspace: Workspace, figures: dict) -> None:

@@ -31,7 +31,7 @@ from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Draw, Keys
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer
-from bstar_jax.training.batches import Batch, Encoded, Example, encode, explain, order
+from bstar_jax.training.batches import Batch, Encoded, Example, encode, row_order, too_long_message
 from bstar_jax.training.losses import response_loss
 from bstar_jax.training.optimizer import Schedule
 
@@ -211,7 +211,7 @@ def completer(
         data = _completer_data(config, task, workspace.console, policy.tokenizer, responses)
 
         def batch_at(step: int) -> Batch:
-            rows = order(len(data), settings.batch, step, (config.seed, 0, _COMPLETER))
+            rows = row_order(len(data), settings.batch, step, (config.seed, 0, _COMPLETER))
             return data.take(rows)
 
         rate = Schedule(settings.learning_rate, 0, steps, settings.final_rate, settings.fall)
@@ -250,7 +250,8 @@ def _completer_data(
         )
     if too_long:
         console.warn(
-            explain(too_long, len(examples), **length_limits(config)) + "; they are left out"
+            too_long_message(too_long, len(examples), **length_limits(config))
+            + "; they are left out"
         )
     return data
 

@@ -33,8 +33,8 @@ from bstar_jax.training.batches import (
     StepBatch,
     StepExample,
     encode_steps,
-    explain,
-    order,
+    row_order,
+    too_long_message,
 )
 from bstar_jax.training.losses import step_loss
 from bstar_jax.training.optimizer import TrainState
@@ -132,7 +132,7 @@ def encoded(
         )
     if len(data) == 0:
         if too_long:
-            raise UserError(explain(too_long, len(examples), **limits))
+            raise UserError(too_long_message(too_long, len(examples), **limits))
         raise UserError("no response has a labelled step to learn from; warm up longer (sft.steps)")
     return data
 
@@ -151,7 +151,7 @@ def _train(
         model, merged = with_scalar_head(policy.merged_model, merged, policy.mesh)
 
         def batch_at(step: int) -> StepBatch:
-            return data.take(order(len(data), settings.batch, step, (config.seed, 0, _ORDER)))
+            return data.take(row_order(len(data), settings.batch, step, (config.seed, 0, _ORDER)))
 
         loss = functools.partial(step_loss, language_weight=settings.language_weight)
         schedule = schedule_of_phase(config, "prm")

@@ -184,7 +184,7 @@ def with_scalar_head(config: ModelConfig, params: dict, mesh: Mesh) -> tuple[Mod
     config = dataclasses.replace(config, scalar_head=True)
     add = lambda params: {**params, "scalar": jnp.zeros(config.width, jnp.float32)}  # noqa: E731
     shapes = jax.eval_shape(add, params)
-    places = sharding.shardings(mesh, shapes, model.axes_of(config, shapes))
+    places = sharding.shardings(mesh, shapes, model.logical_axes(config, shapes))
     return config, jax.jit(add, out_shardings=places)(params)
 
 

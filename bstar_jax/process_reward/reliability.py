@@ -11,7 +11,7 @@ def diagram(bins: Sequence[Mapping[str, float]]) -> str:
     """Predicted probability against observed share; the larger its point, the more steps.
 
     Args:
-      bins: As `metrics.calibration` gives them.
+      bins: As `metrics.reliability` gives them.
     """
     most = max((each["count"] for each in bins), default=1)
     points = "\n".join(

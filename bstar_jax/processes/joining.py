@@ -21,8 +21,8 @@ from bstar_jax.config import UserError
 from bstar_jax.config.errors import FAILED, PREEMPTED, outcome
 from bstar_jax.processes import cluster as clusters
 from bstar_jax.processes.cluster import Cluster
+from bstar_jax.processes.messages import Closed, Connection
 from bstar_jax.processes.team import ALONE, BEAT, Member, Team, end_process
-from bstar_jax.processes.wire import Closed, Connection
 
 _START_SECONDS = 300
 _CARD_BYTES = 1024

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from bstar_jax.config.errors import OK, PREEMPTED
-from bstar_jax.processes.wire import Closed, Connection
+from bstar_jax.processes.messages import Closed, Connection
 
 SILENCE = 45.0
 """Seconds without a word after which a process counts as lost."""

@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from bstar_jax import adapters, model, sharding
+from bstar_jax import model, sharding
 from bstar_jax.config import ModelConfig, UserError
+from bstar_jax.model import adapters
 
 _SERIAL = 10**8  # a training phase has fewer optimizer steps than this
 
@@ -171,7 +172,7 @@ class Checkpoints:
         return jax.jit(cut, out_shardings=places)(tree)
 
     def _shardings(self, tree, table):
-        return sharding.shardings(self._mesh, tree, model.axes_of(self._config, tree), table)
+        return sharding.shardings(self._mesh, tree, model.logical_axes(self._config, tree), table)
 
 
 def place_params(config: ModelConfig, mesh: Mesh, tree):
@@ -181,7 +182,7 @@ def place_params(config: ModelConfig, mesh: Mesh, tree):
     """
     size = sharding.padded_vocab(config, mesh)
     pad = functools.partial(model.pad_vocab, config, size=size)
-    places = sharding.shardings(mesh, tree, model.axes_of(config, tree))
+    places = sharding.shardings(mesh, tree, model.logical_axes(config, tree))
     is_here = all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))
     if mesh.is_multi_process and is_here:
         return sharding.put(jax.jit(pad)(tree), places)

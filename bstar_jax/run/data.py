@@ -7,7 +7,7 @@ from bstar_jax.records import Rollouts
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer
-from bstar_jax.training.batches import Encoded, Example, encode, explain
+from bstar_jax.training.batches import Encoded, Example, encode, too_long_message
 
 
 def human_data(config: Config, task: Task, tokenizer: Tokenizer) -> Encoded:
@@ -19,7 +19,7 @@ def human_data(config: Config, task: Task, tokenizer: Tokenizer) -> Encoded:
     examples = human_examples(config, task)
     data, too_long = encode(tokenizer, examples, **length_limits(config))
     if too_long:
-        raise UserError(explain(too_long, len(examples), **length_limits(config)))
+        raise UserError(too_long_message(too_long, len(examples), **length_limits(config)))
     return data
 
 
@@ -84,7 +84,7 @@ def selected_data(
             "than the limits once they are encoded again; training leaves them out"
         )
     if len(data) == 0:
-        raise UserError(explain(too_long, len(examples), **length_limits(config)))
+        raise UserError(too_long_message(too_long, len(examples), **length_limits(config)))
     return data
 
 

@@ -8,8 +8,10 @@ import pathlib
 import jax
 from jax.sharding import Mesh
 
-from bstar_jax import adapters, hub, model
+from bstar_jax import hub
+from bstar_jax import model as models
 from bstar_jax.config import Config, ModelConfig
+from bstar_jax.model import adapters
 from bstar_jax.run.checkpoints import Checkpoints, place_params
 from bstar_jax.sampling.weights import rollout_params
 from bstar_jax.sharding import Site
@@ -60,7 +62,7 @@ class Policy:
     @property
     def merged_model(self) -> ModelConfig:
         """The model with its adapters merged into the weights: what answers."""
-        return adapters.without(self.model)
+        return adapters.merged_model(self.model)
 
     def initial_params(self) -> dict:
         """The trained parameters before warm-up, on the storage map.
@@ -72,7 +74,7 @@ class Policy:
         """
         if not self.model.lora_rank:
             return adapters.trained(self.model, self._base("float32"))
-        init = jax.jit(functools.partial(adapters.start, self.model))
+        init = jax.jit(functools.partial(adapters.init_adapters, self.model))
         return place_params(self.model, self.mesh, init(jax.random.key(self._config.seed)))
 
     @functools.cached_property
@@ -96,7 +98,7 @@ class Policy:
         if adapters.all_train(self.model):
             return params
         frozen = adapters.frozen(self.model, self._base(dtype)) if dtype else self.frozen
-        return adapters.merge(self.model, adapters.join(frozen, params))
+        return adapters.merge_into_weights(self.model, adapters.combine(frozen, params))
 
     def rollout_weights(self, params: dict) -> dict:
         """The weights that sample: merged, cast, and gathered over fsdp without the host.
@@ -120,5 +122,5 @@ class Policy:
             if self.source is not None and self.source.is_dir():
                 hub.check_same(checkpoint, self.source)
             return hub.import_checkpoint(checkpoint, self.mesh, dtype)[1]
-        init = jax.jit(functools.partial(model.init, self.merged_model))
+        init = jax.jit(functools.partial(models.init, self.merged_model))
         return place_params(self.model, self.mesh, init(jax.random.key(self._config.seed)))

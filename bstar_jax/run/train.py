@@ -14,7 +14,7 @@ from bstar_jax.run.checkpoints import Checkpoints, SavePoint
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.training import optimizer
 from bstar_jax.training.batches import Batch, StepBatch
-from bstar_jax.training.fit import Objective, Progress, fit
+from bstar_jax.training.fit import Loss, TrainingReport, fit
 from bstar_jax.training.optimizer import Schedule, TrainState
 
 
@@ -38,7 +38,7 @@ class TrainingJob:
     iteration: int
     model: ModelConfig
     checkpoints: Checkpoints
-    loss: Objective
+    loss: Loss
     steps: int
     schedule: Schedule
     batch_at: Callable[[int], Batch | StepBatch]
@@ -76,7 +76,7 @@ def train(
         job.schedule,
         state,
         job.batch_at,
-        objective=job.loss,
+        loss=job.loss,
         training=config.training,
         frozen=job.frozen,
         mesh=mesh,
@@ -126,10 +126,10 @@ def _state_to_start_from(
         return job.checkpoints.restore_training(point, like), point.step
     if optimizer_state is not None:
         return TrainState(params, optimizer_state), 0
-    return optimizer.start(job.model, config.optimizer, mesh, params), 0
+    return optimizer.init_state(job.model, config.optimizer, mesh, params), 0
 
 
-def _log(config: Config, workspace: Workspace, job: TrainingJob, report: Progress) -> None:
+def _log(config: Config, workspace: Workspace, job: TrainingJob, report: TrainingReport) -> None:
     row = {
         "iteration": job.iteration,
         "phase": job.phase,

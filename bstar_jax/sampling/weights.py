@@ -67,7 +67,7 @@ def rollout_params(config: ModelConfig, params: dict, mesh: Mesh | None, *, weig
         return _program(config, mesh, weights == "int8")(params)
     if mesh is None:
         return params
-    axes = model.axes_of(config, params)
+    axes = model.logical_axes(config, params)
     return jax.device_put(params, sharding.shardings(mesh, params, axes, sharding.SAMPLING))
 
 
@@ -78,7 +78,7 @@ def as_computed(config: ModelConfig, shapes: dict) -> dict:
     """
     if config.dtype == "float32":
         return shapes
-    cast = functools.partial(_cast, axes=model.axes_of(config, shapes), is_int8=False)
+    cast = functools.partial(_cast, axes=model.logical_axes(config, shapes), is_int8=False)
     return jax.eval_shape(cast, shapes)
 
 
@@ -126,7 +126,7 @@ def _token_logprob(config: ModelConfig, params: dict, tokens_BL: jax.Array) -> j
 def _program(config: ModelConfig, mesh: Mesh | None, is_int8: bool):
     """The compiled function from parameters to what sampling reads; kept for the next iteration."""
     shapes = jax.eval_shape(functools.partial(model.init, config), jax.random.key(0))
-    axes = model.axes_of(config, shapes)
+    axes = model.logical_axes(config, shapes)
     cast = functools.partial(_cast, axes=axes, is_int8=is_int8)
     if mesh is None:
         return jax.jit(cast)

@@ -1,10 +1,11 @@
-"""Parameters into a Hugging Face directory, which Transformers loads like the one they came from.
+"""Writes parameters as a Hugging Face directory, which Transformers loads like their source.
 
-Where nothing was trained the two are the same: names, dtypes, bytes of tensors, other files.
+Where nothing was trained, the two are the same: names, dtypes, bytes of tensors, other files.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -13,12 +14,18 @@ import jax
 import numpy as np
 
 from bstar_jax.config import ModelConfig, UserError
-from bstar_jax.hub import directory, llama, names, writer
-from bstar_jax.hub.directory import Stored
-from bstar_jax.hub.families import read_config
-from bstar_jax.hub.settings import check_architecture
+from bstar_jax.hub import directory, names, safetensors_files
+from bstar_jax.hub.architecture import (
+    check_architecture,
+    read_config,
+    read_family,
+    write_llama_config,
+)
+from bstar_jax.hub.directory import StoredTensor
+from bstar_jax.hub.names import LLAMA_NAMES, NameTable, Path
 
 SHARD_BYTES = 5 * 10**9
+"""Most bytes of tensors in a file."""
 
 
 def export_checkpoint(
@@ -30,52 +37,51 @@ def export_checkpoint(
     special_ids: Mapping[str, int] | None = None,
     add: Callable[[pathlib.Path], None] | None = None,
 ) -> None:
-    """Writes a checkpoint that Transformers loads: whole, or not at all.
+    """Writes a checkpoint that Transformers loads; the directory appears atomically.
 
     Example: export_checkpoint(config, params, "/models/Qwen3-0.6B", "/models/mine")
 
     Args:
-      config: The model, of true vocabulary.
-      params: Its parameters, as `import_checkpoint` gives them; vocabulary padding is cut.
-        Adapters are merged before.
-      source: The checkpoint that they started from, or what `keep_source` kept of it: tensors get
-        the names and dtypes that they have there, and the other files are copied as they are.
-        None or "" for a start from random parameters: f32 tensors and a Llama's config.json.
+      config: The model, with its true vocabulary.
+      params: Its parameters, as `import_checkpoint` returns them, adapters merged. Vocabulary
+        padding is cut off.
+      source: The checkpoint that they started from, or what `keep_source` kept of it. Tensors get
+        the names and dtypes that they have there; the other files are copied unchanged. None or ""
+        means a start from random parameters: f32 tensors and the config.json of a Llama.
       output: The directory to make.
       special_ids: `bos_token_id` and the like, for a config.json that is written here.
       add: Writes further files, such as the tokenizer's, into the directory that it is given.
 
     Raises:
-      UserError: If the output exists and is not empty, the parameters are not those of the config
-        or have a scalar head or adapters, the config is not that of the source, Llama cannot
-        express it, or a value is too large for the dtype of its tensor.
+      UserError: If the output exists and is not empty; the parameters are not those of the config,
+        or include a scalar head or adapters; the config is not that of the source, or not that of
+        a Llama without one; or a value is too large for the dtype of its tensor.
     """
     leaves = names.leaves(params)
     _check_params(config, leaves)
     if source:
         source = pathlib.Path(source)
         check_architecture(config, read_config(source), source)
-        headers = directory.read_headers(source)
-        directory.check_tensors(source, config, headers)
+        table, headers = read_family(source).names, directory.read_headers(source)
+        directory.check_tensors(source, config, table, headers)
+        write_texts = functools.partial(directory.copy_texts, source)
     else:
-        settings = llama.write_config(config, special_ids or {})
-        headers = {name: Stored("F32", entry.shape) for name, entry in _wanted(config).items()}
-    with writer.whole_directory(pathlib.Path(output)) as place:
-        _write_tensors(place, config, leaves, headers)
-        if source:
-            directory.copy_texts(source, place)
-        else:
-            writer.write_json(place / "config.json", settings)
+        fields, table = write_llama_config(config, special_ids or {}), LLAMA_NAMES
+        wanted = names.by_name(config, table)
+        headers = {name: StoredTensor("F32", entry.shape) for name, entry in wanted.items()}
+
+        def write_texts(path: pathlib.Path) -> None:
+            safetensors_files.write_json(path / "config.json", fields)
+
+    with safetensors_files.atomic_directory(pathlib.Path(output)) as path:
+        _write_tensors(path, config, table, leaves, headers)
+        write_texts(path)
         if add is not None:
-            add(place)
+            add(path)
 
 
-def _wanted(config: ModelConfig) -> dict[str, names.Entry]:
-    return names.by_name(config)
-
-
-def _check_params(config: ModelConfig, leaves: dict[tuple[str, ...], jax.Array]) -> None:
-    """Refuses parameters that no file has a place for, or that are not the config's."""
+def _check_params(config: ModelConfig, leaves: dict[Path, jax.Array]) -> None:
+    """Refuses parameters that no file can hold, or that are not the config's."""
     spare = [".".join(path) for path in leaves if "scalar" in path or "_lora_" in path[-1]]
     spare += ["a scalar head"] * config.scalar_head + ["adapters"] * (config.lora_rank > 0)
     if spare:
@@ -101,41 +107,46 @@ def _check_params(config: ModelConfig, leaves: dict[tuple[str, ...], jax.Array])
 
 
 def _write_tensors(
-    place: pathlib.Path,
+    path: pathlib.Path,
     config: ModelConfig,
-    leaves: dict[tuple[str, ...], jax.Array],
-    headers: dict[str, Stored],
+    table: NameTable,
+    leaves: dict[Path, jax.Array],
+    headers: dict[str, StoredTensor],
 ) -> None:
     """Writes the weights in shards, and their index where there are several."""
-    wanted = _wanted(config)
+    wanted = names.by_name(config, table)
 
     def take(name: str) -> np.ndarray:
         if names.is_computed(name):
-            return directory.read_whole(headers[name], name)
-        entry = wanted.get(name) or wanted[names.EMBEDDING]  # a tied head that is stored
+            return directory.read_tensor(headers[name], name)
+        entry = wanted.get(name) or wanted[table.embedding]  # a tied head that is stored
         leaf = leaves[entry.path]
         ours = leaf if entry.layer is None else leaf[entry.layer]
         return entry.to_file(_cast(name, np.asarray(ours), headers[name].dtype))
 
     shards = _shards(headers)
-    placed = {}
-    for number, layout in enumerate(shards, start=1):
+    weight_map = {}
+    for number, specs in enumerate(shards, start=1):
         file = "model.safetensors"
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        writer.write_tensors(place / file, layout, take)
-        placed |= dict.fromkeys(layout, file)
+        safetensors_files.write_tensors(path / file, specs, take)
+        weight_map |= dict.fromkeys(specs, file)
     if len(shards) > 1:
-        total = sum(writer.size_of(stored.dtype, stored.shape) for stored in headers.values())
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
-        writer.write_json(place / "model.safetensors.index.json", index)
+        total = sum(
+            safetensors_files.tensor_bytes(stored.dtype, stored.shape)
+            for stored in headers.values()
+        )
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        safetensors_files.write_json(path / "model.safetensors.index.json", index)
 
 
-def _shards(headers: dict[str, Stored]) -> list[dict[str, tuple[str, tuple[int, ...]]]]:
-    """The tensors of each file, in their order, as many as fit in one."""
-    shards, held = [{}], 0
+def _shards(headers: dict[str, StoredTensor]) -> list[dict[str, tuple[str, tuple[int, ...]]]]:
+    """The tensors of each file, in their order; each file takes as many as fit."""
+    shards: list[dict[str, tuple[str, tuple[int, ...]]]] = [{}]
+    held = 0
     for name, stored in headers.items():
-        size = writer.size_of(stored.dtype, stored.shape)
+        size = safetensors_files.tensor_bytes(stored.dtype, stored.shape)
         if shards[-1] and held + size > SHARD_BYTES:
             shards.append({})
             held = 0
@@ -145,7 +156,7 @@ def _shards(headers: dict[str, Stored]) -> list[dict[str, tuple[str, tuple[int, 
 
 
 def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
-    """A tensor in the dtype of its file; exact where it came from there and was not trained."""
+    """A tensor in the dtype of its file; exact where it came from that file and was not trained."""
     wanted = directory.DTYPES[dtype]
     if tensor.dtype == wanted:
         return tensor

@@ -1,11 +1,11 @@
-"""What of a model is trained: all, the weights of its layers, or low-rank adapters to them.
+"""Which parameters are trained: all, the weights of the layers, or low-rank adapters to them.
 
-Low-rank adapters (LoRA, arXiv:2106.09685) are trained instead of the weights beside which they are.
-A weight W [in, out] with an adapter A [in, R], B [R, out] acts as
+Low-rank adapters (LoRA, arXiv:2106.09685) are trained in place of the weights that they adapt. A
+weight W [in, out] with an adapter A [in, R], B [R, out] acts as
 
     W + alpha / R * A B
 
-Training changes A and B alone, and its checkpoints hold them alone; sampling reads the sum.
+Training changes only A and B, and its checkpoints hold only these; sampling reads the sum.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bstar_jax import model
 from bstar_jax.config import ModelConfig
 from bstar_jax.config.model import LORA_TARGETS
+from bstar_jax.model.parameters import init as init_parameters
 
 ENTER, LEAVE = "_lora_in", "_lora_out"
 
@@ -31,7 +31,7 @@ def all_train(config: ModelConfig) -> bool:
 
 
 def trained(config: ModelConfig, params: dict) -> dict:
-    """What training changes: the adapters where the model has some, or as `config.trained` says.
+    """The parameters that training changes: adapters if there are any, else by `config.trained`.
 
     Example: {"embedding": e, "blocks": {"attention": {"query": q, "query_lora_in": a, ...}}} ->
     {"blocks": {"attention": {"query_lora_in": a, ...}}}
@@ -40,36 +40,37 @@ def trained(config: ModelConfig, params: dict) -> dict:
 
 
 def trained_shapes(config: ModelConfig) -> dict:
-    """Shapes of what training changes, with the true vocabulary."""
-    init = functools.partial(model.init, config)
+    """Shapes of the parameters that training changes, without vocabulary padding."""
+    init = functools.partial(init_parameters, config)
     return trained(config, jax.eval_shape(init, jax.random.key(0)))
 
 
 def frozen(config: ModelConfig, params: dict) -> dict:
-    """What training leaves as it is: {} where it changes everything."""
+    """The parameters that training leaves as they are; {} where it changes all."""
     is_trained = _wanted(config)
     return {} if all_train(config) else _pick(params, lambda name: not is_trained(name))
 
 
-def join(*parts: dict) -> dict:
-    """Parameters from parts that have no leaf in common."""
-    joined: dict = {}
+def combine(*parts: dict) -> dict:
+    """Parameters put together from parts that have no leaf in common."""
+    combined: dict = {}
     for part in parts:
         for name, value in part.items():
-            both = isinstance(value, dict) and name in joined
-            joined[name] = join(joined[name], value) if both else value
-    return joined
+            is_shared = isinstance(value, dict) and name in combined
+            combined[name] = combine(combined[name], value) if is_shared else value
+    return combined
 
 
-def without(config: ModelConfig) -> ModelConfig:
-    """The config of the model made one, of which everything is trained."""
+def merged_model(config: ModelConfig) -> ModelConfig:
+    """The config of the model after `merge_into_weights`: no adapters, all of it trained."""
     return dataclasses.replace(config, lora_rank=0, trained="all")
 
 
-def merge(config: ModelConfig, params: dict) -> dict:
-    """The parameters with every adapter added to its weight, in f32, rounded to the weight's type.
+def merge_into_weights(config: ModelConfig, params: dict) -> dict:
+    """Adds every adapter to its weight, in f32, and rounds the sum to the weight's dtype.
 
-    On devices, each where it lies; parameters without adapters are handed back as they are.
+    This runs on the devices and keeps the sharding. Parameters of a model without adapters are
+    returned as they are.
     """
     return _merge(config, params) if config.lora_rank else params
 
@@ -93,7 +94,7 @@ def _merge(config: ModelConfig, params: dict) -> dict:
 
 
 def product(enter: jax.Array, leave: jax.Array) -> jax.Array:
-    """A B of stacked adapters, f32: [Y, *in, R] and [Y, R, *out] -> [Y, *in, *out]."""
+    """A B of every layer, f32: [Y, *in, R], [Y, R, *out] -> [Y, *in, *out]."""
     letters = string.ascii_lowercase
     into = letters[: enter.ndim - 2]
     out = letters[len(into) : len(into) + leave.ndim - 2]
@@ -101,13 +102,13 @@ def product(enter: jax.Array, leave: jax.Array) -> jax.Array:
     return jnp.einsum(equation, enter, leave, precision=jax.lax.Precision.HIGHEST)
 
 
-def start(config: ModelConfig, key: jax.Array) -> dict:
-    """Adapters that change nothing yet: A is noise, B is zero; a function of config and key."""
-    return model.init(config, key, _is_adapter)
+def init_adapters(config: ModelConfig, key: jax.Array) -> dict:
+    """Adapters that change nothing yet (A is noise, B is zero), a function of config and key."""
+    return init_parameters(config, key, _is_adapter)
 
 
 def _wanted(config: ModelConfig) -> Callable[[str], bool]:
-    """By its name, whether training changes a parameter; of models of which it leaves some."""
+    """Says by its name whether training changes a parameter, where it leaves some unchanged."""
     return _is_adapter if config.lora_rank else _is_weight
 
 
@@ -119,10 +120,11 @@ def _is_adapter(name: str) -> bool:
     return name.endswith((ENTER, LEAVE))
 
 
-def _pick(tree: dict, wanted) -> dict:
+def _pick(tree: dict, is_wanted: Callable[[str], bool]) -> dict:
+    """The leaves whose names are wanted, in the nested dict that they come from."""
     picked = {}
     for name, value in tree.items():
-        inner = _pick(value, wanted) if isinstance(value, dict) else value
-        if inner if isinstance(value, dict) else wanted(name):
+        inner = _pick(value, is_wanted) if isinstance(value, dict) else value
+        if inner if isinstance(value, dict) else is_wanted(name):
             picked[name] = inner
     return picked
