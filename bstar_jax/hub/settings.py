@@ -9,13 +9,11 @@ import pathlib
 from bstar_jax.config import ModelConfig, UserError
 from bstar_jax.hub.families import read_config
 
-# Settings of the run, whatever the checkpoint: all others are the architecture.
-_OF_THE_RUN = (
-    "checkpoint", "dtype", "remat", "scalar_head", "trained", "lora_rank", "lora_alpha",
-    "lora_targets",
-)  # fmt: skip
+# The others are settings of the run, whatever the checkpoint.
 ARCHITECTURE = tuple(
-    field.name for field in dataclasses.fields(ModelConfig) if field.name not in _OF_THE_RUN
+    field.name
+    for field in dataclasses.fields(ModelConfig)
+    if "import" not in field.metadata["may_differ_on"]
 )
 
 
