@@ -202,7 +202,9 @@ class LogConfig(Section):
         low=1,
     )
     tensorboard: bool = setting(
-        True, "Whether curves are written to RUN/tensorboard.", when="Turn it off to save files."
+        True,
+        "Whether curves are written to RUN/tensorboard.",
+        when="Turn it off if nobody looks at them.",
     )
     wandb_project: str = setting(
         "",

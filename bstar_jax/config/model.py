@@ -98,23 +98,22 @@ class ModelConfig(Section):
     )
     rope_low_frequency: float = setting(
         1.0,
-        "llama3: wavelengths that turn less often than this within `rope_length` are stretched in "
-        "full.",
+        "llama3: a rotation of fewer turns than this within `rope_length` is stretched in full.",
         when=_OF_A_FAMILY,
         unit="turns",
         above=0,
     )
     rope_high_frequency: float = setting(
         4.0,
-        "llama3: wavelengths that turn at least this often within `rope_length` are not stretched; "
-        "those between the two are stretched in part.",
+        "llama3: a rotation of at least so many turns within `rope_length` is not stretched; one "
+        "between the two is stretched in part.",
         when=_OF_A_FAMILY,
         unit="turns",
         above=0,
     )
     rope_length: int = setting(
         8192,
-        "llama3: the longest text before wavelengths were stretched.",
+        "llama3: the longest text before rotations were stretched.",
         when=_OF_A_FAMILY,
         unit="tokens",
         low=1,
@@ -148,11 +147,11 @@ class ModelConfig(Section):
         False, "Whether gate, up and down projections have biases.", when=_OF_A_FAMILY
     )
     qk_norm: bool = setting(
-        False, "Whether the queries and keys of each head are normalized.", when=_OF_A_FAMILY
+        False, "Whether the queries and keys of each head are normalised.", when=_OF_A_FAMILY
     )
     post_norms: bool = setting(
         False,
-        "Whether the outputs of attention and feed-forward are normalized, too.",
+        "Whether the outputs of attention and feed-forward are normalised, too.",
         when=_OF_A_FAMILY,
     )
     norm_offset: bool = setting(

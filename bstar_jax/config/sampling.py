@@ -47,7 +47,7 @@ class CalibrateConfig(Section):
     )
     thresholds: tuple[float, ...] = setting(
         (0.75, 1.25),
-        "Reward thresholds of the grid: a response is selected if its reward is above.",
+        "Reward thresholds of the grid: a response is selected if its reward is above it.",
         when="Add lower values if too few responses are selected, higher ones if wrong steps are.",
         low=-1000.0,
         high=1000.0,

@@ -163,8 +163,8 @@ class CodeConfig(Section):
     )
     memory_mib: int = setting(
         1024,
-        "Memory.",
-        when="Lower it if many workers do not fit in the memory of the machine.",
+        "Address space of one process, the interpreter included.",
+        when="Raise it if right programs run out of memory; lower it if the machine does.",
         unit="MiB",
         low=64,
     )
