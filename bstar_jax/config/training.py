@@ -75,7 +75,17 @@ class TrainingConfig(Section):
     )
 
 
-# The learning rate of a phase that trains.
+# Settings that each phase that trains has of its own.
+
+
+def _batch(unit: str) -> int:
+    return setting(
+        64,
+        f"{unit.capitalize()} in a step.",
+        when="Change it with `learning_rate`. The devices that share the rows must divide it.",
+        unit=unit,
+        low=1,
+    )
 
 
 def _peak(default: float) -> float:
@@ -136,13 +146,7 @@ class SftConfig(Section):
         unit="steps",
         low=0,
     )
-    batch: int = setting(
-        64,
-        "Examples in a step.",
-        when="Change it with `learning_rate`. The devices that share the rows must divide it.",
-        unit="examples",
-        low=1,
-    )
+    batch: int = _batch("examples")
     learning_rate: float = _peak(3e-3)
     warmup_steps: int = _growth(50)
     final_rate: float = _final_rate(0.1)
@@ -269,13 +273,7 @@ class PrmConfig(Section):
         unit="steps",
         low=1,
     )
-    batch: int = setting(
-        64,
-        "Labelled responses in a step.",
-        when="Change it with `learning_rate`. The devices that share the rows must divide it.",
-        unit="responses",
-        low=1,
-    )
+    batch: int = _batch("labelled responses")
     learning_rate: float = _peak(1e-3)
     warmup_steps: int = _growth(20)
     final_rate: float = _final_rate(0.1)
@@ -303,13 +301,7 @@ class ImproveConfig(Section):
         unit="steps",
         low=1,
     )
-    batch: int = setting(
-        64,
-        "Examples in a step.",
-        when="Change it with `learning_rate`. The devices that share the rows must divide it.",
-        unit="examples",
-        low=1,
-    )
+    batch: int = _batch("examples")
     learning_rate: float = _peak(1e-3)
     warmup_steps: int = _growth(0)
     final_rate: float = _final_rate(1.0)
