@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 
 from bstar_jax.config.errors import run_door
-from bstar_jax.config.flags import CommandLine, allow_overrides, parse, run_target
+from bstar_jax.config.flags import CommandLine, check_overrides, parse, run_target
 from bstar_jax.console import Console, silence_libraries
 
 silence_libraries()
@@ -37,8 +37,6 @@ from bstar_jax.phases.opening import open_run  # noqa: E402
 from bstar_jax.phases.run import Run  # noqa: E402
 from bstar_jax.records import SPLITS  # noqa: E402
 from bstar_jax.run.workspace import read_config  # noqa: E402
-
-_MAY_DIFFER = ("monitor.", "mesh.", "generate.batch", "generate.slots", "log.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -53,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
         team = stack.enter_context(processes.join(line.flags))
         console = console if team.is_first else Console.nobody()
         if is_run:
-            allow_overrides("evaluate", line, _MAY_DIFFER)
+            check_overrides(line, "evaluate")
             run = stack.enter_context(
                 open_run(directory, line.config, console, write=False, team=team)
             )

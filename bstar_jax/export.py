@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from bstar_jax.config.errors import run_door
-from bstar_jax.config.flags import allow_overrides, parse, run_target
+from bstar_jax.config.flags import check_overrides, parse, run_target
 from bstar_jax.console import Console, silence_libraries
 
 silence_libraries()
@@ -31,15 +31,13 @@ from bstar_jax.phases.opening import open_run  # noqa: E402
 from bstar_jax.run.policy import Policy  # noqa: E402
 from bstar_jax.run.workspace import read_config  # noqa: E402
 
-_MAY_DIFFER = ("mesh.", "log.")
-
 
 def main(argv: Sequence[str]) -> None:
     """Runs the door."""
     directory, iteration = run_target("export", argv)
     line = parse(argv, _define, stored=read_config(directory))
     silence_libraries(verbose=line.flags.verbose)
-    allow_overrides("export", line, _MAY_DIFFER)
+    check_overrides(line, "export")
     if not line.flags.output:
         raise UserError("export writes a directory; say which, as --output=DIR")
     console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)

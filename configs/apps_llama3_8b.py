@@ -32,6 +32,7 @@ EPOCH = 103  # steps of 128 examples that see 5 solutions of each of 2,627 quest
 
 
 def get_config(variant: str = "bstar") -> Config:
+    """The config of a variant of this experiment."""
     return pick_variant(variant, VARIANTS)
 
 

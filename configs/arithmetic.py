@@ -21,6 +21,7 @@ from bstar_jax.config import Config, pick_variant
 
 
 def get_config(variant: str = "bstar") -> Config:
+    """The config of a variant of this experiment."""
     return pick_variant(variant, VARIANTS)
 
 

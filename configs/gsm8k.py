@@ -28,6 +28,7 @@ from bstar_jax.config import (
 
 
 def get_config(variant: str = "bstar") -> Config:
+    """The config of a variant of this experiment."""
     return pick_variant(variant, VARIANTS)
 
 

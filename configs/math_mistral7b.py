@@ -52,6 +52,7 @@ def tenths(low: int, high: int) -> tuple[float, ...]:
 
 
 def get_config(variant: str = "bstar") -> Config:
+    """The config of a variant of this experiment."""
     return pick_variant(variant, VARIANTS)
 
 

@@ -20,6 +20,7 @@ MISTRAL = pathlib.Path(__file__).with_name("math_mistral7b.py")
 
 
 def get_config(variant: str = "bstar") -> Config:
+    """The config of a variant of this experiment."""
     return pick_variant(variant, VARIANTS)
 
 

@@ -20,6 +20,7 @@ GSM8K = pathlib.Path(__file__).with_name("gsm8k.py")
 
 
 def get_config(variant: str = "bstar") -> Config:
+    """The config of a variant of this experiment."""
     return pick_variant(variant, VARIANTS)
 
 

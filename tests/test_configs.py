@@ -26,6 +26,12 @@ def test_every_variant_builds(path):
     assert load_config(str(path)) == load_config(f"{path}:bstar")
 
 
+def test_a_file_that_builds_on_another_loads_in_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in FILES:
+        assert isinstance(load_config(path), Config)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_an_unknown_variant_names_the_nearest(path):
     with pytest.raises(UserError, match="no variant 'bstarr'; the nearest is 'bstar'"):

@@ -72,7 +72,7 @@ def test_the_last_iteration_is_the_default_and_any_split_can_be_scored(run, tmp_
         ("@9", (), "no checkpoint of iteration 9; there are \\[0, 1, 2\\]"),
         ("@x", (), "what follows @ is an iteration"),
         ("/nothing", (), "holds no run"),
-        ("", ("--config.sft.steps=30",), "sft.steps belongs to how the run was made"),
+        ("", ("--config.sft.steps=30",), "sft.steps determines how the run was made"),
         ("", ("--split=test",), "split"),
     ],
 )

@@ -153,6 +153,9 @@ def test_a_file_that_is_not_there_or_not_a_config(tmp_path, file):
         parsed("--config=gone.py:four")
     with pytest.raises(UserError, match="no variant 'fuor'; the nearest is 'four'"):
         load_config(f"{file}:fuor")
+    (tmp_path / "own.txt").write_text(FILE)
+    with pytest.raises(UserError, match="is no Python file; its name must end in .py"):
+        load_config(tmp_path / "own.txt")
     empty = tmp_path / "empty.py"
     empty.write_text("")
     with pytest.raises(UserError, match=r"empty.py has no function get_config\(variant\)"):

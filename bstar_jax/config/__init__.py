@@ -11,15 +11,14 @@ from bstar_jax.config.errors import Preempted, UserError
 from bstar_jax.config.loading import load_config, pick_variant
 from bstar_jax.config.loop import (
     BalanceConfig,
-    CalibrateConfig,
     CheckpointConfig,
-    GenerateConfig,
     LogConfig,
     LoopConfig,
     MeshConfig,
     MonitorConfig,
 )
 from bstar_jax.config.model import ModelConfig
+from bstar_jax.config.sampling import CalibrateConfig, GenerateConfig
 from bstar_jax.config.schema import to_dict
 from bstar_jax.config.task import (
     CodeConfig,

@@ -1,14 +1,15 @@
-"""Command lines: `--config=FILE[:VARIANT]`, `--config.a.b=value`, and errors to exit codes.
+"""Command lines: `--config=FILE[:VARIANT]`, `--config.a.b=value`, and the flags of each door.
 
-The flags are those of ml_collections. What it leaves open is closed here: names are checked
-against the schema before anything is parsed, tuples go through the checked dataclasses, and
-every mistake of a user ends in one clear line and exit code 2.
+ml_collections parses the flags. This module adds what it lacks: names are checked against the
+schema before anything is parsed, tuples are checked by the dataclasses, and every mistake becomes a
+`UserError` of one line.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -16,19 +17,27 @@ from ml_collections import ConfigDict, config_flags
 from bstar_jax.config.config import Config, from_dict
 from bstar_jax.config.errors import UserError
 from bstar_jax.config.loading import load_config
-from bstar_jax.config.schema import KIND_NAMES, flatten, to_dict, unknown_name
+from bstar_jax.config.schema import (
+    KIND_NAMES,
+    Occasion,
+    free_settings,
+    is_among,
+    to_dict,
+    to_dotted,
+    unknown_name,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class CommandLine:
-    """A command line that has been understood.
+    """A command line, parsed.
 
     Attributes:
-      config: The config, overrides applied.
-      config_file: What `--config` named, "" where it was not given.
+      config: The config, with the overrides applied.
+      config_file: The value of `--config`, "" if it was not given.
       flags: The door's own flags.
-      arguments: What is not a flag.
-      overridden: Names that were given as `--config.NAME=...`.
+      arguments: The words that are not flags.
+      overridden: The settings that were given as `--config.NAME=...`.
     """
 
     config: Config
@@ -44,45 +53,46 @@ def parse(
     *,
     stored: Config | None = None,
 ) -> CommandLine:
-    """Reads a command line.
+    """Parses a command line.
 
     Args:
-      argv: As in `sys.argv`, the program's name first.
-      define: Defines the door's own flags.
-      stored: The config to override where `--config` is absent; the default config else.
+      argv: The words, as in `sys.argv`: the name of the program comes first.
+      define: A function that defines the door's own flags.
+      stored: The config to override if `--config` is not given; by default `Config()`.
 
     Raises:
-      UserError: On anything that is not a valid flag or setting.
+      UserError: On an unknown flag or setting, or a value that it does not take.
     """
     values = flags.FlagValues()
     define(values)
-    argv, given = _take_config(list(argv))
-    base = load_config(given) if given else stored or Config()
-    known = list(flatten(to_dict(base)))
-    overridden = tuple(_override_name(word, known) for word in argv if word.startswith("--config."))
-    argv = _last_of_each(argv)
+    words, config_file = _take_config(argv)
+    base = load_config(config_file) if config_file else stored or Config()
+    dotted = to_dotted(to_dict(base))
+    overridden = tuple(
+        _setting_name(word, list(dotted)) for word in words if word.startswith("--config.")
+    )
+    words = _last_of_each(words)
     settings = ConfigDict(to_dict(base))
     config_flags.DEFINE_config_dict(
-        "config", settings, flag_values=values, sys_argv=argv, help_string="The run's settings."
+        "config", settings, flag_values=values, sys_argv=words, help_string="The run's settings."
     )
     try:
-        arguments = values(argv)[1:]
+        arguments = values(words)[1:]
     except flags.UnrecognizedFlagError as error:
         raise UserError(_unknown_flag(error, values)) from None
     except (flags.Error, ValueError, TypeError, SyntaxError) as error:
-        raise UserError(_unreadable(error, argv, flatten(to_dict(base)))) from None
+        raise UserError(_unreadable(error, words, dotted)) from None
     config = from_dict(settings.to_dict())
-    return CommandLine(config, given, values, arguments, overridden)
+    return CommandLine(config, config_file, values, arguments, overridden)
 
 
 def run_target(door: str, argv: Sequence[str]) -> tuple[str, int | None]:
-    """The run directory that a door takes, and the iteration where one is named.
+    """The run directory that a door takes, and its iteration, None if none is named.
 
-    Example: ["evaluate", "runs/first@2", "--quiet"] -> ("runs/first", 2); without @ the second
-    is None.
+    Example: ["evaluate", "runs/first@2", "--quiet"] -> ("runs/first", 2).
 
     Raises:
-      UserError: If there is not exactly one, or what follows @ is no number.
+      UserError: If not exactly one is given, or if no number follows @.
     """
     targets = [word for word in argv[1:] if not word.startswith("-")]
     if len(targets) != 1:
@@ -98,21 +108,26 @@ def run_target(door: str, argv: Sequence[str]) -> tuple[str, int | None]:
     return directory, int(iteration)
 
 
-def allow_overrides(door: str, line: CommandLine, allowed: tuple[str, ...]) -> None:
-    """Refuses overrides of settings that a finished run was made with.
+def check_overrides(line: CommandLine, occasion: Occasion) -> None:
+    """Refuses overrides of settings that determine how a stored run was made.
+
+    Args:
+      line: The command line.
+      occasion: What is done with the run.
 
     Raises:
-      UserError: With the first setting whose name begins with none of those allowed.
+      UserError: With the first setting that may not differ from the run's on this occasion.
     """
+    free = free_settings(Config, occasion)
     for name in line.overridden:
-        if not name.startswith(allowed):
+        if not is_among(name, free):
             raise UserError(
-                f"{name} belongs to how the run was made; {door} changes {', '.join(allowed)}"
+                f"{name} determines how the run was made; {occasion} changes only {', '.join(free)}"
             )
 
 
-def _take_config(argv: list[str]) -> tuple[list[str], str]:
-    """Takes `--config=X` or `--config X` out of the command line."""
+def _take_config(argv: Sequence[str]) -> tuple[list[str], str]:
+    """The command line without `--config=X` or `--config X`, and X."""
     rest, given = [], ""
     words = iter(argv)
     for word in words:
@@ -126,16 +141,17 @@ def _take_config(argv: list[str]) -> tuple[list[str], str]:
 
 
 def _last_of_each(argv: list[str]) -> list[str]:
-    """Drops an override that a later one of the same name replaces; tuples would pile up."""
-    last = {word.partition("=")[0]: place for place, word in enumerate(argv)}
+    """The command line without overrides that a later one replaces: tuples would add up."""
+    last = {word.partition("=")[0]: index for index, word in enumerate(argv)}
     return [
         word
-        for place, word in enumerate(argv)
-        if not word.startswith("--config.") or last[word.partition("=")[0]] == place
+        for index, word in enumerate(argv)
+        if not word.startswith("--config.") or last[word.partition("=")[0]] == index
     ]
 
 
-def _override_name(word: str, known: list[str]) -> str:
+def _setting_name(word: str, known: list[str]) -> str:
+    """The name in `--config.NAME=value`, if there is such a setting."""
     name = word.removeprefix("--config.").partition("=")[0]
     if name not in known:
         section = [other for other in known if other.startswith(f"{name}.")]
@@ -153,8 +169,8 @@ def _unknown_flag(error: flags.UnrecognizedFlagError, values: flags.FlagValues) 
     return unknown_name(f"--{error.flagname}", [f"--{name}" for name in known], "flag")
 
 
-def _unreadable(error: Exception, argv: list[str], settings: dict) -> str:
-    """Names the setting whose value could not be parsed, and what it takes."""
+def _unreadable(error: Exception, argv: list[str], settings: Mapping[str, Any]) -> str:
+    """The message for a value that could not be parsed: its setting, and what that takes."""
     for word in argv:
         name, equals, value = word.removeprefix("--config.").partition("=")
         if equals and name in settings and f"config.{name}=" in str(error):

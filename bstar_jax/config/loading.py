@@ -16,19 +16,23 @@ from bstar_jax.config.schema import unknown_name
 def load_config(argument: str | os.PathLike[str]) -> Config:
     """The config of `FILE[:VARIANT]`: what the file's `get_config(variant)` returns.
 
-    A config file that builds on its neighbour loads it from its own folder, so that the command
-    works from any directory:
+    A config file that builds on its neighbour finds it beside itself, so that the command works in
+    any directory:
 
         load_config(pathlib.Path(__file__).with_name("gsm8k.py")).changed({"task.name": "math"})
 
     Raises:
-      UserError: If the file is missing, or has no such variant.
+      UserError: If there is no such file or variant, or the file gives no config.
     """
     argument = os.fspath(argument)
     path, _, variant = argument.partition(":")
     if not pathlib.Path(path).is_file():
         raise UserError(f"--config={argument}: there is no file {path!r}; see configs/")
     spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(
+            f"--config={argument}: {path!r} is no Python file; its name must end in .py"
+        )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):

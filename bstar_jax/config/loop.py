@@ -1,137 +1,213 @@
-"""The settings of the loop: its devices, what it samples, chooses, measures and keeps."""
+"""The settings of the loop: its devices, and what it chooses, measures, keeps and logs."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from bstar_jax.config.schema import Checked, setting
+from bstar_jax.config.schema import Section, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig(Checked):
-    """How the devices are laid out; the three sizes multiply to the number of devices."""
+class MeshConfig(Section):
+    """How the devices are laid out. The product of the three sizes is the number of devices.
+
+    One of the sizes may be -1: it then takes the devices that are left over.
+    """
 
     prefix = "mesh."
+    may_differ_on = ("resume", "evaluate", "export")
 
-    data: int = setting(-1, "copies of the parameters; -1 takes the devices left over", low=-1)
-    fsdp: int = setting(1, "devices that share the storage of one copy", low=-1)
-    tensor: int = setting(1, "devices that share one matrix product", low=-1)
+    data: int = setting(
+        -1,
+        "Copies of the parameters.",
+        when="Raise it above 1 only where rows would not divide, or over slow links.",
+        unit="copies",
+        low=-1,
+    )
+    fsdp: int = setting(
+        1,
+        "Devices that share the storage of one copy.",
+        when="Raise it until parameters and optimizer state fit.",
+        unit="devices",
+        low=-1,
+    )
+    tensor: int = setting(
+        1,
+        "Devices that share each matrix product.",
+        when="Raise it until the sampling weights fit, at most to the devices of a host.",
+        unit="devices",
+        low=-1,
+    )
     sampling: str = setting(
         "auto",
-        "where a process samples: host, on its own devices; global, with all others; auto takes "
-        "host where tensor stays within a process",
+        "Devices that a process samples on. host: its own; global: all together; auto: host, "
+        "unless tensor spans processes.",
+        when="Leave it at auto, other than to compare the two.",
         choices=("auto", "host", "global"),
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class LoopConfig(Checked):
-    """How often."""
+class LoopConfig(Section):
+    """How long self-training goes on."""
 
     prefix = "loop."
 
-    iterations: int = setting(5, "rounds of self-training; 0 stops after warm-up", low=0)
+    iterations: int = setting(
+        5,
+        "Iterations of self-training; 0 stops after warm-up.",
+        when="Raise it while Pass@1 rises. A finished run goes on with more where the learning "
+        "rate is constant.",
+        unit="iterations",
+        low=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class CalibrateConfig(Checked):
-    """The grid that the choice is made from; one cell skips the sampling of calibration."""
-
-    prefix = "calibrate."
-
-    queries: int = setting(256, "calibration queries", low=0)
-    responses: int = setting(8, "n, a query and cell; best that of generate", low=1)
-    temperatures: tuple[float, ...] = setting(
-        (0.5, 0.7, 0.9, 1.1, 1.3), "0 is greedy", low=0.0, high=10.0
-    )
-    top_ks: tuple[int, ...] = setting((0,), "tokens kept; 0 is off", low=0)
-    thresholds: tuple[float, ...] = setting(
-        (0.75, 1.25), "kept is a reward strictly above", low=-1000.0, high=1000.0
-    )
-    process_weights: tuple[float, ...] = setting(
-        (1.0,), "of the process reward beside the answer reward", low=0.0, high=100.0
-    )
-
-    @property
-    def sampling_cells(self) -> int:
-        """Number of (temperature, top-k) pairs."""
-        return len(self.temperatures) * len(self.top_ks)
-
-    @property
-    def is_single_cell(self) -> bool:
-        """Whether there is nothing to choose."""
-        return self.sampling_cells * len(self.thresholds) * len(self.process_weights) == 1
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerateConfig(Checked):
-    """How the training queries are answered."""
-
-    prefix = "generate."
-
-    queries: int = setting(2048, "train queries an iteration; 0 is all", low=0)
-    responses: int = setting(8, "n, a query", low=1)
-    max_tokens: int = setting(28, "longest response, end-of-text included", low=1)
-    max_prompt_tokens: int = setting(22, "longest prompt", low=1)
-    top_p: float = setting(1.0, "kept probability mass; 1 is off", above=0, high=1)
-    min_p: float = setting(0.0, "least share of the best token; 0 is off", low=0, high=1)
-    batch: int = setting(2048, "response rows a unit, which is stored at once", low=1)
-    slots: int = setting(2048, "response rows decoded at once, at most", low=1)
-    stop: tuple[str, ...] = setting(
-        ("",), "strings that end a response and are not part of it; an empty one is none"
-    )
-    weights: str = setting(
-        "same", "what sampling reads of the weights", choices=("same", "bfloat16", "int8")
-    )
-    rationalize: bool = setting(False, "failed queries get a second try with the answer as hint")
-
-
-@dataclasses.dataclass(frozen=True)
-class BalanceConfig(Checked):
-    """The balance score, and what is kept."""
+class BalanceConfig(Section):
+    """The balance score, and which responses are kept."""
 
     prefix = "balance."
 
-    rules: str = setting("paper", "whose rules", choices=("paper", "reference"))
-    target_correct: int = setting(4, "n*, unique correct responses wanted a query", low=1)
-    cap: int = setting(0, "most responses kept a query; 0 is all", low=0)
-    target_total: int = setting(0, "N, responses wanted in all; for rules=reference", low=0)
-    bootstrap: int = setting(1000, "resamples of the calibration queries", low=1)
-    distinct: str = setting("text", "what makes a repeat", choices=("text", "equations"))
-
-
-@dataclasses.dataclass(frozen=True)
-class MonitorConfig(Checked):
-    """Metrics on held-out queries, after every iteration."""
-
-    prefix = "monitor."
-
-    queries: int = setting(256, "held-out queries", low=1)
-    responses: int = setting(32, "n, a query", low=1)
-    temperature: float = setting(1.0, "of the sampled responses", above=0, high=10)
-    ks: tuple[int, ...] = setting((1, 8, 32), "K of pass@K; at most responses", low=1)
-    s: int = setting(4, "S of pass@K-S and reward@K-S", low=1)
-    process_weight: float = setting(1.0, "ranks responses; fixed over a run", low=0, high=100)
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig(Checked):
-    """What is kept on disk."""
-
-    prefix = "checkpoint."
-
-    keep: int = setting(0, "iterations whose parameters are kept; 0 is all", low=0)
-    minutes: float = setting(
-        10.0, "between saves within a training phase, at the next metrics row", above=0
+    rules: str = setting(
+        "paper",
+        "Whether score and selection follow the paper or, where they differ, the authors' code "
+        "(reference).",
+        when="Choose reference to reproduce the authors' code.",
+        choices=("paper", "reference"),
+    )
+    target_correct: int = setting(
+        4,
+        "Unique correct responses wanted for each query, n*.",
+        when="Set it to the responses that training needs, divided by the queries.",
+        unit="responses",
+        low=1,
+    )
+    cap: int = setting(
+        0,
+        "Most responses kept for each query; 0 is all.",
+        when="Set it if easy queries crowd out hard ones.",
+        unit="responses",
+        low=0,
+    )
+    target_total: int = setting(
+        0,
+        "Responses wanted in all, N, by which balance.rules=reference chooses the cap.",
+        when="Set it with balance.rules=reference, to the responses that an iteration trains on.",
+        unit="responses",
+        low=0,
+    )
+    bootstrap: int = setting(
+        1000,
+        "Resamples of the calibration queries for the interval of the score.",
+        when="Raise it for more stable intervals.",
+        unit="resamples",
+        low=1,
+    )
+    distinct: str = setting(
+        "text",
+        "What makes a response a repeat: the same text, or the same list of equations.",
+        when="Choose equations to count each way of solving once, as RFT does.",
+        choices=("text", "equations"),
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class LogConfig(Checked):
+class MonitorConfig(Section):
+    """What is measured on held-out queries after every iteration."""
+
+    prefix = "monitor."
+    may_differ_on = ("evaluate",)
+
+    queries: int = setting(
+        256,
+        "Held-out queries.",
+        when="Raise it for more exact figures.",
+        unit="queries",
+        low=1,
+    )
+    responses: int = setting(
+        32,
+        "Responses to each query, n.",
+        when="Raise it for a larger K or more exact figures.",
+        unit="responses",
+        low=1,
+    )
+    temperature: float = setting(
+        1.0,
+        "Sampling temperature.",
+        when="Keep it fixed over runs that are compared.",
+        above=0,
+        high=10,
+    )
+    ks: tuple[int, ...] = setting(
+        (1, 8, 32),
+        "The K of pass@K, best@K and majority@K; at most monitor.responses.",
+        when="Choose those of the figures that you compare with.",
+        unit="responses",
+        low=1,
+    )
+    s: int = setting(
+        4,
+        "The S of pass@K-S and reward@K-S; at most the largest K.",
+        when="Choose that of the figures that you compare with.",
+        unit="responses",
+        low=1,
+    )
+    process_weight: float = setting(
+        1.0,
+        "Process weight of the reward that ranks responses. It is fixed, so that iterations "
+        "compare.",
+        when="Set it to 0 where the process reward is not to count.",
+        low=0,
+        high=100,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig(Section):
+    """What is kept on disk."""
+
+    prefix = "checkpoint."
+    may_differ_on = ("resume",)
+
+    keep: int = setting(
+        0,
+        "Iterations whose parameters are kept, the newest; 0 is all.",
+        when="Set it where the disk is small: evaluate and export need parameters that are kept.",
+        unit="iterations",
+        low=0,
+    )
+    minutes: float = setting(
+        10.0,
+        "Time between saves within a training phase; each waits for the next metrics row.",
+        when="Lower it where runs are often stopped without notice.",
+        unit="minutes",
+        above=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig(Section):
     """What is written for people."""
 
     prefix = "log."
+    may_differ_on = ("resume", "evaluate", "export")
 
-    every: int = setting(20, "optimizer steps between metrics rows", low=1)
-    tensorboard: bool = setting(True, "write tensorboard/")
-    wandb_project: str = setting("", "Weights & Biases project; '' is off")
+    every: int = setting(
+        20,
+        "Optimizer steps between metrics rows.",
+        when="Lower it to see the loss more closely.",
+        unit="steps",
+        low=1,
+    )
+    tensorboard: bool = setting(
+        True,
+        "Whether curves are written to RUN/tensorboard.",
+        when="Turn it off if nobody looks at them.",
+    )
+    wandb_project: str = setting(
+        "",
+        "Weights & Biases project that metrics go to; '' is none.",
+        when="Set it to follow runs on several machines in one place.",
+    )

@@ -1,97 +1,246 @@
-"""The settings of the model: one decoder, whose fields make it one family or another."""
+"""The settings of the model: one decoder, whose settings make it one family or another."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from bstar_jax.config.errors import UserError
-from bstar_jax.config.schema import Checked, setting
+from bstar_jax.config.schema import Section, setting
 
 LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
 
+_OF_A_FAMILY = (
+    "It is part of a model family. Change it only to build a model of that family from random "
+    "parameters."
+)
+
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(Checked):
+class ModelConfig(Section):
     """The decoder: RMSNorm, rotary positions, grouped-query attention, a gated feed-forward.
 
-    With `checkpoint` the architecture is that of the checkpoint; `dtype`, `remat` and `lora_*` stay
-    settings.
+    With `checkpoint` the architecture is the checkpoint's. The settings that may differ from it on
+    "import", such as `dtype`, `remat` and `lora_*`, remain settings of the run.
     """
 
     prefix = "model."
 
     checkpoint: str = setting(
-        "", "Hugging Face directory, or hub name, to start from; '' is random parameters"
+        "",
+        "Hugging Face directory or hub name of the model to start from; '' starts from random "
+        "parameters.",
+        when="Set it to teach a pretrained model.",
+        may_differ_on=("import",),
     )
-    vocab_size: int = setting(0, "tokens; 0 takes the tokenizer's", low=0)
-    width: int = setting(96, "D, of the residual stream", low=1)
-    layers: int = setting(3, "Y", low=1)
-    heads: int = setting(4, "A, attention heads", low=1)
-    kv_heads: int = setting(2, "G, key-value heads; divides heads", low=1)
-    head_width: int = setting(0, "E; 0 is width / heads", low=0)
-    feed_forward: int = setting(256, "F", low=1)
-    rope_theta: float = setting(10000.0, "base of the rotary wavelengths", above=0)
+    vocab_size: int = setting(
+        0,
+        "Size of the vocabulary, V; 0 takes the tokenizer's.",
+        when="Set it for a model that has more embeddings than its tokenizer has tokens.",
+        unit="tokens",
+        low=0,
+    )
+    width: int = setting(
+        96, "Width of the residual stream, D.", when="Raise it for a larger model.", low=1
+    )
+    layers: int = setting(
+        3, "Number of layers, Y.", when="Raise it for a larger model.", unit="layers", low=1
+    )
+    heads: int = setting(
+        4,
+        "Number of attention heads, A.",
+        when="Change it with `width`: a head is usually 64 to 128 wide.",
+        unit="heads",
+        low=1,
+    )
+    kv_heads: int = setting(
+        2,
+        "Number of key-value heads, G; it must divide `heads`.",
+        when="Lower it for a smaller cache of keys and values while sampling.",
+        unit="heads",
+        low=1,
+    )
+    head_width: int = setting(
+        0,
+        "Width of a head, E; 0 is width / heads.",
+        when="Set it where heads * head width is not the width of the model.",
+        low=0,
+    )
+    feed_forward: int = setting(
+        256,
+        "Width of the feed-forward layer, F.",
+        when="Change it with `width`; three to four times that is usual.",
+        low=1,
+    )
+    rope_theta: float = setting(
+        10000.0,
+        "Base of the wavelengths of the rotary positions.",
+        when="Raise it for texts of many thousand tokens.",
+        above=0,
+    )
     rope_local_theta: float = setting(
-        0.0, "that of windowed layers, which are not rescaled then; 0 is as the others", low=0
+        0.0,
+        "The same for windowed layers, whose wavelengths are then not rescaled; 0 treats them like "
+        "the other layers.",
+        when=_OF_A_FAMILY,
+        low=0,
     )
     rope_scaling: str = setting(
         "none",
-        "how wavelengths are stretched: all alike, or the long ones as Llama 3 does",
+        "How wavelengths are stretched: linear stretches all alike, llama3 only the long ones.",
+        when="Change it for texts longer than those that the model was pretrained on.",
         choices=("none", "linear", "llama3"),
     )
-    rope_factor: float = setting(1.0, "by how much", low=1)
+    rope_factor: float = setting(
+        1.0,
+        "The factor by which wavelengths are stretched.",
+        when="Raise it with `rope_scaling`, to the ratio of the new text length to the old.",
+        low=1,
+    )
     rope_low_frequency: float = setting(
-        1.0, "llama3: fewest turns within rope_length that are stretched in part", above=0
+        1.0,
+        "llama3: a rotation of fewer turns than this within `rope_length` is stretched in full.",
+        when=_OF_A_FAMILY,
+        unit="turns",
+        above=0,
     )
     rope_high_frequency: float = setting(
-        4.0, "llama3: turns within rope_length from which nothing is stretched", above=0
+        4.0,
+        "llama3: a rotation of at least so many turns within `rope_length` is not stretched; one "
+        "between the two is stretched in part.",
+        when=_OF_A_FAMILY,
+        unit="turns",
+        above=0,
     )
-    rope_length: int = setting(8192, "llama3: tokens of a text before it was stretched", low=1)
+    rope_length: int = setting(
+        8192,
+        "llama3: the longest text before rotations were stretched.",
+        when=_OF_A_FAMILY,
+        unit="tokens",
+        low=1,
+    )
     window: int = setting(
-        0, "tokens that one of a windowed layer reads, itself included; 0 is all", low=0
+        0,
+        "How many tokens a token of a windowed layer attends to, itself included; 0 is all.",
+        when="Set it to make long texts cheaper.",
+        unit="tokens",
+        low=0,
     )
     window_pattern: str = setting(
-        "w", "w for a windowed layer, f for a full one; repeated over the layers"
+        "w",
+        "Which layers are windowed: w for a windowed layer, f for a full one, repeated over the "
+        "layers.",
+        when="Set it with `window`: wf makes every other layer full.",
     )
     activation: str = setting(
-        "silu", "of the gate; gelu is its tanh form", choices=("silu", "gelu")
+        "silu",
+        "Activation of the gate; gelu is its tanh approximation.",
+        when=_OF_A_FAMILY,
+        choices=("silu", "gelu"),
     )
-    qkv_bias: bool = setting(False, "queries, keys and values have biases")
-    output_bias: bool = setting(False, "the output of attention has a bias")
-    feed_forward_bias: bool = setting(False, "gate, up and down have biases")
-    qk_norm: bool = setting(False, "each head's queries and keys are normed")
-    post_norms: bool = setting(False, "attention and feed-forward are normed after, too")
-    norm_offset: bool = setting(False, "norms scale by 1 + their parameter")
-    norm_epsilon: float = setting(1e-6, "added to the mean square", above=0)
-    embedding_scale: bool = setting(False, "embeddings are multiplied by the root of D")
-    query_divisor: float = setting(0.0, "scores are divided by its root; 0 is E", low=0)
+    qkv_bias: bool = setting(
+        False, "Whether queries, keys and values have biases.", when=_OF_A_FAMILY
+    )
+    output_bias: bool = setting(
+        False, "Whether the output projection of attention has a bias.", when=_OF_A_FAMILY
+    )
+    feed_forward_bias: bool = setting(
+        False, "Whether gate, up and down projections have biases.", when=_OF_A_FAMILY
+    )
+    qk_norm: bool = setting(
+        False, "Whether the queries and keys of each head are normalised.", when=_OF_A_FAMILY
+    )
+    post_norms: bool = setting(
+        False,
+        "Whether the outputs of attention and feed-forward are normalised, too.",
+        when=_OF_A_FAMILY,
+    )
+    norm_offset: bool = setting(
+        False, "Whether norms scale by 1 + their parameter.", when=_OF_A_FAMILY
+    )
+    norm_epsilon: float = setting(
+        1e-6, "What norms add to the mean square.", when=_OF_A_FAMILY, above=0
+    )
+    embedding_scale: bool = setting(
+        False,
+        "Whether embeddings are multiplied by the square root of the width.",
+        when=_OF_A_FAMILY,
+    )
+    query_divisor: float = setting(
+        0.0,
+        "Attention scores are divided by the square root of this; 0 is the head width.",
+        when=_OF_A_FAMILY,
+        low=0,
+    )
     attention_cap: float = setting(
-        0.0, "scores s become cap * tanh(s / cap), before they are masked; 0 is off", low=0
+        0.0,
+        "Attention scores s become cap * tanh(s / cap) before they are masked; 0 is off.",
+        when=_OF_A_FAMILY,
+        low=0,
     )
-    logit_cap: float = setting(0.0, "as attention_cap, of the logits; 0 is off", low=0)
-    tied: bool = setting(True, "the head is the transposed embedding")
+    logit_cap: float = setting(
+        0.0, "The same cap for the logits; 0 is off.", when=_OF_A_FAMILY, low=0
+    )
+    tied: bool = setting(
+        True,
+        "Whether the head is the transposed embedding.",
+        when="Turn it off for a larger model, whose head then has parameters of its own.",
+    )
     dtype: str = setting(
-        "float32", "of the computation; parameters are f32", choices=("float32", "bfloat16")
+        "float32",
+        "Precision of the computation. Parameters are always f32.",
+        when="Choose bfloat16 on TPUs and GPUs.",
+        choices=("float32", "bfloat16"),
+        may_differ_on=("import",),
     )
     remat: str = setting(
-        "full", "what the backward pass computes again", choices=("none", "dots", "full")
+        "full",
+        "What the backward pass computes again instead of keeping it: nothing (none), all but "
+        "matrix products (dots), or everything within a layer (full).",
+        when="Choose dots or none for faster steps where memory allows it.",
+        choices=("none", "dots", "full"),
+        may_differ_on=("import",),
     )
-    scalar_head: bool = setting(False, "a second head with one value a token")
+    scalar_head: bool = setting(
+        False,
+        "Whether a second head gives one value per token.",
+        when="Leave it off: the process reward model adds its head by itself.",
+        may_differ_on=("import",),
+    )
     trained: str = setting(
         "all",
-        "what training changes; weights: the products of the layers, no embedding, norm or head",
+        "Which parameters training changes: all, or only the matrices of the layers (weights), "
+        "without embeddings, norms and head.",
+        when="Choose weights to train what the authors' code trains.",
         choices=("all", "weights"),
+        may_differ_on=("import",),
     )
-    lora_rank: int = setting(0, "of low-rank adapters, which alone are trained; 0 is none", low=0)
-    lora_alpha: float = setting(16.0, "adapters are multiplied by alpha / rank", above=0)
-    lora_targets: tuple[str, ...] = setting(LORA_TARGETS, "weights that have adapters")
+    lora_rank: int = setting(
+        0,
+        "Rank of low-rank adapters, which are then all that is trained; 0 is no adapters.",
+        when="Set it, to 8 to 64, where the optimizer state of the whole model does not fit.",
+        low=0,
+        may_differ_on=("import",),
+    )
+    lora_alpha: float = setting(
+        16.0,
+        "Adapters are scaled by alpha / rank.",
+        when="Change it with `lora_rank`; once or twice the rank is usual.",
+        above=0,
+        may_differ_on=("import",),
+    )
+    lora_targets: tuple[str, ...] = setting(
+        LORA_TARGETS,
+        "The matrices that have adapters.",
+        when="Name fewer to train less; query,value is the least that is usual.",
+        may_differ_on=("import",),
+    )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.window_pattern or set(self.window_pattern) - {"w", "f"}:
             raise UserError(
                 f"model.window_pattern is {self.window_pattern!r}; it takes the letters w and f, "
-                "such as wf, where every other layer is windowed"
+                "such as wf, which windows every other layer"
             )
         unknown = set(self.lora_targets) - set(LORA_TARGETS)
         if unknown:
@@ -100,22 +249,23 @@ class ModelConfig(Checked):
             )
         if self.heads % self.kv_heads:
             raise UserError(
-                f"model.heads is {self.heads} and model.kv_heads {self.kv_heads}; every "
+                f"model.heads is {self.heads} and model.kv_heads is {self.kv_heads}; each "
                 "key-value head serves the same number of heads: kv_heads must divide heads"
             )
         if self.head_width == 0 and self.width % self.heads:
             raise UserError(
-                f"model.width is {self.width} and model.heads {self.heads}; heads must divide "
-                "width, or model.head_width be given"
+                f"model.width is {self.width} and model.heads is {self.heads}; heads must divide "
+                "width, or set model.head_width"
             )
         if self.width_per_head % 2:
             raise UserError(
-                f"a head is {self.width_per_head} wide; rotary positions turn pairs: make it even"
+                f"a head is {self.width_per_head} wide, but rotary positions turn pairs of "
+                "numbers; make the width of a head even"
             )
 
     @property
     def width_per_head(self) -> int:
-        """E, the width of one attention head."""
+        """E, the width of an attention head."""
         return self.head_width or self.width // self.heads
 
     @property

@@ -19,15 +19,11 @@ from bstar_jax.hub import rope
 from bstar_jax.hub.families import FAMILIES, LLAMA, Family
 from bstar_jax.hub.fields import Fields, read_json
 
-# Settings of the run, whatever the checkpoint; all other fields are the architecture.
-_SETTINGS_OF_RUN = (
-    "checkpoint", "dtype", "remat", "scalar_head", "trained", "lora_rank", "lora_alpha",
-    "lora_targets",
-)  # fmt: skip
+# The other fields are settings of the run, whatever the checkpoint.
 _DEFAULTS: dict[str, Any] = {
     field.name: field.default
     for field in dataclasses.fields(ModelConfig)
-    if field.name not in _SETTINGS_OF_RUN
+    if "import" not in field.metadata["may_differ_on"]
 }
 ARCHITECTURE = tuple(_DEFAULTS)
 """Names of the fields of the model's config that a checkpoint decides."""
