@@ -157,6 +157,24 @@ STAR = (
     *flags(calibrate__temperatures=0.0, calibrate__thresholds=0.5, generate__responses=1),
     *flags(sft__steps=150),
 )
+# Settings that the other cases leave at their defaults.
+OPTIONS = (
+    *TINY,
+    *flags(
+        calibrate__top_ks="0,5", calibrate__process_weights="0.5,1.0", balance__rules="reference",
+        balance__target_total=24, improve__data="accumulated", improve__init_from="warmup",
+        improve__reference_share=0.25, training__row_tokens=64, training__micro_rows=8,
+        generate__top_p=0.9, generate__min_p=0.05, generate__weights="int8", generate__slots=16,
+        generate__stop="=9,+", model__remat="dots", model__tied=False, sft__fall="cosine",
+        sft__schedule_steps=90, improve__learning_rate=0.002, monitor__process_weight=0.5,
+        checkpoint__keep=1, optimizer__clip_norm=0.5, optimizer__weight_decay=0.1, seed=3,
+    ),
+)  # fmt: skip
+RFT = (
+    *TINY,
+    *flags(calibrate__temperatures=0.7, calibrate__thresholds=-0.5, loop__iterations=1),
+    *flags(improve__steps=6, generate__responses=8, generate__batch=64),
+)
 ARC_RUN = (*ARC, *flags(task__path="{inputs}/arc.jsonl", model__checkpoint="{case}/checkpoint"))
 MBPP = (
     *CODE,
@@ -206,6 +224,8 @@ CASES = (
         ),
         ("tiny",),
     ),
+    Case("options", (train("run", ARITHMETIC, *OPTIONS), export("export", RUN))),
+    Case("rft", (train("run", f"{ARITHMETIC}:rft", *RFT),)),
     Case("star", (train("run", f"{ARITHMETIC}:star", *STAR),)),
     Case(
         "arc",
@@ -228,6 +248,7 @@ CASES = (
             plan("v5e", ARITHMETIC, "v5e:2x2", "--nosearch", *TINY),
         ),
     ),
+    Case("families", (tool("families", "checkpoints"),)),
     Case("programs", (tool("programs", "lowered"),)),
     Case("default", (train("run", ARITHMETIC),)),
 )
