@@ -1,8 +1,8 @@
 """One iteration on a mesh of eight virtual CPU devices against one device.
 
-    python benchmarks/mesh.py --workdir=runs/mesh --json=runs/mesh.json
-    python benchmarks/mesh.py --workdir=DIR --mesh=8,1,1 --overrides='--config.sft.steps=50'
-    python benchmarks/mesh.py --workdir=DIR --mesh=all \
+    python -m benchmarks.fidelity.mesh --workdir=runs/mesh --json=runs/mesh.json
+    python -m benchmarks.fidelity.mesh --workdir=DIR --mesh=8,1,1 --overrides=...
+    python -m benchmarks.fidelity.mesh --workdir=DIR --mesh=all \
         --overrides='--config.model.heads=8 --config.model.kv_heads=8'
 
 The run is made on one device. Then every phase is done again on the mesh (data, fsdp, tensor),
@@ -38,7 +38,7 @@ import signal
 import sys
 import time
 
-import launching
+from benchmarks import launching
 
 MOST_FLIPS = 1e-4  # a token
 MOST_NORM = 1e-5
@@ -123,7 +123,8 @@ class Bench:
 def compare_params(one, mesh, name):
     """||a - b|| / ||b|| of every tensor of one checkpoint."""
     import numpy as np
-    import stored
+
+    from benchmarks.fidelity import stored
 
     ours, theirs = (stored.arrays(run / name) for run in (one, mesh))
     if ours.keys() != theirs.keys():
@@ -166,7 +167,7 @@ def compare_training(bench, one, short, sizes, full):
 
 def sample(bench, one, sizes):
     """{phase: run that holds it}, sampled with the parameters that the one device stored."""
-    import flips
+    from benchmarks.fidelity import flips
 
     label = "x".join(map(str, sizes))
     bench.copy(one, f"sampled-{label}", ())
@@ -184,7 +185,7 @@ def sample(bench, one, sizes):
 
 def compare_sampling(bench, one, scorer, sizes):
     """{phase: figures} of what each phase sampled."""
-    import flips
+    from benchmarks.fidelity import flips
 
     results = {}
     for name, run in sample(bench, one, sizes).items():
@@ -221,7 +222,7 @@ def verdicts(norms, sampled):
 
 def show(norms, sampled, sizes):
     """Prints Markdown."""
-    import flips
+    from benchmarks.fidelity import flips
 
     print(f"\nmesh {sizes} against one device\n\n| training | tensors | largest norm | of |")
     print("|---|---|---|---|")
@@ -267,7 +268,7 @@ def parse():
 
 def compare(bench, full):
     """Yields what each mesh gave beside one device."""
-    import flips
+    from benchmarks.fidelity import flips
 
     one = bench.run("one", ONE)
     short = train(bench, one, ONE)
@@ -283,7 +284,6 @@ def compare(bench, full):
 
 def main():
     arguments = parse()
-    sys.path.insert(0, str(launching.ROOT))  # `flips` reads parameters with the package
     source = launching.source_digest()
     results = list(compare(Bench(arguments), arguments.full))
     if launching.source_digest() != source:

@@ -1,6 +1,6 @@
 """What every host does with all rows of an iteration, by the size of the paper's.
 
-    python benchmarks/rows.py --queries=11500 --responses=64
+    python -m benchmarks.speed.rows --queries=11500 --responses=64
 
 Hosts share sampling, grading and storing; the rows of all of them each host reads, sorts and
 selects from by itself. Prints the seconds of each part, and the memory of the process.
@@ -13,13 +13,11 @@ import os
 import pathlib
 import random
 import resource
-import sys
 import tempfile
 import time
 import types
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 

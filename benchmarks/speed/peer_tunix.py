@@ -1,6 +1,6 @@
 """Tunix's sampler and trainer with its Llama; see `peers`.
 
-    python benchmarks/peer_tunix.py WEIGHTS.npz
+    python -m benchmarks.speed.peer_tunix WEIGHTS.npz
 
 A batch runs to its longest response, every row with a prompt of its own, padded on the left. The
 lengths of buffers never change, so that only a new batch size or temperature compiles.
@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import peers
-import workloads
 from flax import nnx
 from tunix.generate import sampler
 from tunix.models.llama3 import model as llama3
 from tunix.sft import peft_trainer
+
+from benchmarks.speed import peers, workloads
 
 
 class Ids:

@@ -1,6 +1,6 @@
 """The code grader on published problems: reference programs pass, their mutants fail, and how fast.
 
-    python benchmarks/sandbox.py --data=FOLDER [--json=FILE]
+    python -m benchmarks.grading.sandbox --data=FOLDER [--json=FILE]
 
 FOLDER holds mbpp_part.jsonl and humaneval_part.jsonl, as their publishers wrote them; either may
 be absent. Of every reference program five mutants are made: one returns None, one raises, one is
@@ -26,15 +26,13 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from bstar_jax import tasks  # noqa: E402
-from bstar_jax.rewards.code import Grader  # noqa: E402
-from bstar_jax.rewards.programs import written  # noqa: E402
-from bstar_jax.rewards.sandbox import Limits  # noqa: E402
-from tests.escapes import ESCAPES  # noqa: E402
-from tests.forgeries import FORGERIES  # noqa: E402
+from benchmarks.launching import ROOT
+from bstar_jax import tasks
+from bstar_jax.rewards.code import Grader
+from bstar_jax.rewards.programs import written
+from bstar_jax.rewards.sandbox import Limits
+from tests.escapes import ESCAPES
+from tests.forgeries import FORGERIES
 
 FITTING = {
     "none": {"wrong", "error"},

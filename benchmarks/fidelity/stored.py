@@ -10,10 +10,11 @@ from collections import defaultdict
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402  (reads the environment at import)
-import launching  # noqa: E402
 import numpy as np  # noqa: E402
 import orbax.checkpoint as ocp  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
+
+from benchmarks import launching
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about files it does not need
 

@@ -1,6 +1,6 @@
 """What devices exchange a token, at 16, 64 and 256 chips, by the compiler; the curve it predicts.
 
-    python benchmarks/scaling.py --config=configs/math_mistral7b.py --json=scaling.json
+    python -m benchmarks.compiled.scaling --config=configs/math_mistral7b.py --json=scaling.json
 
 Weak scaling on TPU v5e: rows of an optimizer step, rows of a unit and slots grow with the chips,
 and `fsdp` with them, `tensor` as the config has it. The optimizer step, the gathering of sampling

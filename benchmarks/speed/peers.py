@@ -22,9 +22,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-import workloads
+from benchmarks import launching
+from benchmarks.speed import workloads
 
-HERE = pathlib.Path(__file__).resolve().parent
 SIZE = 2048  # of the square matrices whose product gives the rate of operations
 CALIBRATION_STEPS = 48
 
@@ -187,7 +187,8 @@ class Peer:
         self.name, self._log = name, log
         with open(log, "wb") as file:
             self._process = subprocess.Popen(
-                [python, str(HERE / f"peer_{name}.py"), str(weights)],
+                [python, "-m", f"benchmarks.speed.peer_{name}", str(weights)],
+                cwd=launching.ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,

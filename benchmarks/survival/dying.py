@@ -1,7 +1,7 @@
 """Runs the main door, and kills its own process just before a file takes its name; for `kills.py`.
 
-    python benchmarks/dying.py --record FILE -- --config=... --workdir=...
-    python benchmarks/dying.py --die-at PATH -- --config=... --workdir=...
+    python -m benchmarks.survival.dying --record FILE -- --config=... --workdir=...
+    python -m benchmarks.survival.dying --die-at PATH -- --config=... --workdir=...
 
 Python announces every rename and every removal of a folder before it happens. --record writes
 down when (seconds of the monotonic clock) and onto what; --die-at sends SIGKILL to this process
@@ -11,7 +11,6 @@ at the first that is onto PATH: what was written stands under its temporary name
 from __future__ import annotations
 
 import os
-import pathlib
 import runpy
 import signal
 import sys
@@ -42,7 +41,6 @@ def main():
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
     sys.argv = ["main", *flags]
     runpy.run_module("bstar_jax.main", run_name="__main__", alter_sys=True)
 

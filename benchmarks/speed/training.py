@@ -1,7 +1,7 @@
 """Our optimizer step, Transformers' under torch, and Tunix's: same weights, same batch, one run.
 
-    python benchmarks/training.py --transformers-python=... --tunix-python=... --json=training.json
-    python benchmarks/training.py --repeats=1                  # to see that all works
+    python -m benchmarks.speed.training --transformers-python=... --tunix-python=...
+    python -m benchmarks.speed.training --repeats=1                  # to see that all works
 
 Model and batch stand in `workloads`: 16 texts of 256 tokens, f32. Every side is a program of its
 own that stays up and times itself; they take turns, so that a load on the machine falls on all.
@@ -27,8 +27,8 @@ import statistics
 import sys
 import tempfile
 
-import workloads
-from sampling import started
+from benchmarks.speed import workloads
+from benchmarks.speed.sampling import started
 
 MICRO_ROWS = (16, 4)
 MOST_LOSS_DIFFERENCE = 1e-3

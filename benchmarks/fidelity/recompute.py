@@ -1,6 +1,6 @@
 """Computes a run's figures again from its stored rows, without the package that made them.
 
-    python benchmarks/recompute.py runs/first [runs/second ...] [--json FILE]
+    python -m benchmarks.fidelity.recompute runs/first [runs/second ...] [--json FILE]
 
 Reads RUN/config.json and the Parquet files with NumPy, pyarrow and the standard library alone,
 takes the grades as stored, and computes again
@@ -26,9 +26,10 @@ import pathlib
 import sys
 from collections import Counter, defaultdict
 
-import counting
 import numpy as np
 import pyarrow.parquet as pq
+
+from benchmarks.fidelity import counting
 
 LIMIT = 1e-6
 REFERENCE_CAPS = range(1, 65)

@@ -9,7 +9,7 @@ import re
 import time
 from collections import defaultdict
 
-import launching
+from benchmarks import launching
 
 PHASES = ("sft", "calibrate", "generate", "grade", "select", "improve", "monitor")
 POLL_SECONDS = 0.002

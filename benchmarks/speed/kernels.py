@@ -1,8 +1,8 @@
 """Times `kernels.sample` against what it replaces, on whatever device is the default.
 
-    python benchmarks/kernels.py --json kernels.json
-    python benchmarks/kernels.py --repeats 9 --shapes 64x32000 --dtype bfloat16
-    python benchmarks/kernels.py --impl pallas_gpu --calls 100 --shapes 64x151936 256x151936
+    python -m benchmarks.speed.kernels --json kernels.json
+    python -m benchmarks.speed.kernels --repeats 9 --shapes 64x32000 --dtype bfloat16
+    python -m benchmarks.speed.kernels --impl pallas_gpu --calls 100 --shapes 64x151936 256x151936
 
 Every repeat times each program once, in turn, so that a load on the machine falls on all of them.
 Ratios are taken within a repeat; reported are their median and their range. `categorical` is

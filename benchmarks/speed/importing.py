@@ -1,6 +1,6 @@
 """Peak memory of an import beside the parameters, on a file of 2 GB.
 
-    python benchmarks/importing.py --json=importing.json
+    python -m benchmarks.speed.importing --json=importing.json
 
 A Llama of 1.96 GB in bf16, all ones, in one file. For each type of the parameters a process imports
 it and says its peak memory less the parameters' own size, what Python and JAX take included.
@@ -48,7 +48,7 @@ def main():
         figures["file_bytes"] = write(pathlib.Path(room))
         for dtype in ("float32", "bfloat16", "file"):
             done = subprocess.run(
-                [sys.executable, __file__, "--of", room, dtype],
+                [sys.executable, "-m", "benchmarks.speed.importing", "--of", room, dtype],
                 stdout=subprocess.PIPE, text=True, check=True,
             )  # fmt: skip
             figures[dtype] = json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,6 @@
 """Fine-tunes an imported checkpoint beside Transformers: the same batches, the same curve?
 
-    python benchmarks/finetune.py --data=gsm8k_train.jsonl --peer=PYTHON --json=finetune.json
+    python -m benchmarks.fidelity.finetune --data=gsm8k_train.jsonl --peer=PYTHON --json=FILE
 
 A random Qwen2 (4 layers of 128) is written by Transformers with a tokenizer trained here, imported,
 and trained for 50 steps of 8 GSM8K solutions in full and with adapters of rank 8, which go to the
@@ -25,6 +25,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 
+from benchmarks import launching
 from bstar_jax import adapters, hub, sharding, tasks, tokenizer
 from bstar_jax.config import MeshConfig, OptimizerConfig
 from bstar_jax.training import optimizer
@@ -110,7 +111,8 @@ def ask(args, *words):
     """What the peer answers, in its own interpreter."""
     settings = {"rates": RATES, "adam": dataclasses.asdict(ADAM)}
     done = subprocess.run(
-        [args.peer, "-P", pathlib.Path(__file__).with_name("peer_finetune.py"), *map(str, words)],
+        [args.peer, "-m", "benchmarks.fidelity.peer_finetune", *map(str, words)],
+        cwd=launching.ROOT,
         input=json.dumps(settings), stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])

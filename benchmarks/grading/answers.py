@@ -1,6 +1,6 @@
 """How well, and how fast, mathematics and choices are graded.
 
-    python benchmarks/grading.py --data=FOLDER --json=grading.json --listing=grading.txt
+    python -m benchmarks.grading.answers --data=FOLDER --json=grading.json --listing=grading.txt
 
 FOLDER has the published `gsm8k_train.jsonl`, `math500_part.jsonl` (lines with an `answer`) and
 `arc_challenge_train.jsonl`; each may be left out. Parts:
@@ -27,10 +27,8 @@ import tempfile
 import time
 from collections import Counter
 
-import hostile
-import phrasings
-import rewritings
-
+from benchmarks.grading import hostile_answers as hostile
+from benchmarks.grading import phrasings, rewritings
 from bstar_jax import rewards, tasks
 from bstar_jax.config import RewardsConfig, TaskConfig
 from bstar_jax.records import SPLITS, Query

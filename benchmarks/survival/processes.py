@@ -1,6 +1,6 @@
 """Several processes on this machine against one: the same files, through kills, and elastic.
 
-    python benchmarks/processes.py --workdir=runs/processes --json=runs/processes.json
+    python -m benchmarks.survival.processes --workdir=runs/processes --json=runs/processes.json
 
 All runs but the last have eight virtual CPU devices in all, on one mesh (data, fsdp, tensor):
 
@@ -33,8 +33,8 @@ import socket
 import sys
 import time
 
-import launching
-from moments import CLAIMED, POLL_SECONDS, START, Progress, moment
+from benchmarks import launching
+from benchmarks.survival.kill_times import CLAIMED, POLL_SECONDS, START, Progress, moment
 
 MOST_NORM, MOST_FLIPS, MOST_FLOAT, MOST_SECONDS = 1e-6, 1e-4, 1e-4, 60.0
 ONE_DEVICE_NORM = 1e-5
@@ -107,10 +107,9 @@ def free_port():
 
 def compare(one, other):
     """What two finished runs of the same settings differ in."""
-    import flips
     import numpy as np
-    import stored
 
+    from benchmarks.fidelity import flips, stored
     from bstar_jax import tokenizer
 
     words = tokenizer.load(one / "tokenizer")
@@ -152,7 +151,7 @@ def verdict(figures, most_norm):
 
 def kill_again_and_again(bench, whole, count, kills, seed):
     """Kills one process at every moment, and lets the run end: [{...}], what differs."""
-    import stored
+    from benchmarks.fidelity import stored
 
     rng, record = random.Random(seed), bench.workdir / f"kills-{count}.json"
     results = json.loads(record.read_text()) if record.exists() else []
@@ -249,7 +248,6 @@ def parse():
 
 def main():
     arguments = parse()
-    sys.path.insert(0, str(launching.ROOT))
     arguments.workdir.mkdir(parents=True, exist_ok=True)
     bench, source = Bench(arguments), launching.source_digest()
     runs = {count: bench.run(f"processes-{count}", count) for count in (1, 2, 4)}

@@ -1,7 +1,7 @@
 """Compiles the engine's programs for a TPU topology that need not be there, and counts bytes.
 
-    python benchmarks/tpu_sampling.py --topology=v5e:4x4 --json=tpu.json
-    python benchmarks/tpu_sampling.py --topology=v5e:4x4 --data=2 --tensor=8 --slots=1024
+    python -m benchmarks.compiled.tpu_sampling --topology=v5e:4x4 --json=tpu.json
+    python -m benchmarks.compiled.tpu_sampling --topology=v5e:4x4 --data=2 --tensor=8 --slots=1024
 
 Model: the shape of Qwen2.5-7B (28 layers, width 3584, 28 heads, 4 key-value heads, feed-forward
 18944, vocabulary 152,064) in bf16. Prefill and one decode step of `slots` slots, prompt and

@@ -10,7 +10,7 @@ import functools
 import json
 import pathlib
 
-import stored  # first: it fixes JAX's platform
+from benchmarks.fidelity import stored  # first: it fixes JAX's platform
 
 # isort: split
 import jax

@@ -1,6 +1,6 @@
 """Bytes of keys and values that a unit keeps, with its prompts shared and without.
 
-    python benchmarks/cache_memory.py --queries=64 --responses=64 --prompt=512 --response=512
+    python -m benchmarks.compiled.cache_memory --queries=64 --responses=64 --prompt=512
 
 Counted from the shapes of the engine's own arrays, for the shape of Qwen2.5-7B in bf16. Without
 sharing every slot holds its prompt and its response, as engines do that prefill each copy.

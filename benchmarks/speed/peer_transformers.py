@@ -1,6 +1,6 @@
 """Transformers' `generate`, and its model under torch's AdamW, on the CPU; see `peers`.
 
-    python benchmarks/peer_transformers.py WEIGHTS.npz
+    python -m benchmarks.speed.peer_transformers WEIGHTS.npz
 
 A batch runs to its longest response, prompts padded on the left.
 """
@@ -12,10 +12,10 @@ import os
 import sys
 
 import numpy as np
-import peers
 import torch
 import transformers
-import workloads
+
+from benchmarks.speed import peers, workloads
 
 
 class Transformers:
@@ -161,5 +161,4 @@ def llama(weights) -> transformers.LlamaForCausalLM:
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # Transformers would take the file `kernels` here for a package it knows
     peers.serve(Transformers(sys.argv[1]))

@@ -1,6 +1,6 @@
 """Our engine and trainer, as `sampling` and `training` drive them; writes the others' weights.
 
-    python benchmarks/peer_ours.py WEIGHTS.npz
+    python -m benchmarks.speed.peer_ours WEIGHTS.npz
 
 A response has a limit of its own, and the responses of all queries and temperatures go through
 the same slots.
@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 import sys
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import peers
-import workloads
 
+from benchmarks.speed import peers, workloads
 from bstar_jax import model
 from bstar_jax.config import ModelConfig, OptimizerConfig
 from bstar_jax.sampling import engine
