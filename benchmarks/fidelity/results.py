@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+import numpy as np
+import pyarrow.parquet as pq
 
-import jax  # noqa: E402  (reads the environment at import)
-import numpy as np  # noqa: E402
-import orbax.checkpoint as ocp  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about files it does not need
+from benchmarks.fidelity.stored import arrays
 
 MOST_SHOWN = 5
 TIMES = ("seconds", "wall_seconds", "tokens_per_second")
@@ -107,16 +101,6 @@ def _checkpoints(left: pathlib.Path, right: pathlib.Path) -> tuple[int, list[str
             apart = np.count_nonzero(a != b)
             lines.append(f"{path}: {apart} of {a.size} values differ")
     return len(mine), lines
-
-
-def arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint by the path to it, in host memory, whatever mesh wrote it."""
-    place = checkpoint.absolute() / "default"
-    reader = ocp.PyTreeCheckpointer()
-    tree = reader.metadata(place).item_metadata.tree
-    wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    leaves = jax.tree_util.tree_flatten_with_path(reader.restore(place, restore_args=wanted))[0]
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 # JSON.
