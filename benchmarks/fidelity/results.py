@@ -186,7 +186,14 @@ def _json(
         json.dumps(reduced(json.loads(_text(file, root))))
         for file, root in zip((left, right), roots, strict=True)
     )
-    return len(mine), [] if mine == other else [_first_field(mine, other)]
+    return _leaves(json.loads(mine)), [] if mine == other else [_first_field(mine, other)]
+
+
+def _leaves(value) -> int:
+    """How many values a JSON value holds."""
+    if isinstance(value, (dict, list)):
+        return sum(map(_leaves, value.values() if isinstance(value, dict) else value))
+    return 1
 
 
 def _without(value: dict, names: Iterable[str]) -> dict:
@@ -217,7 +224,7 @@ def _unlike(a, b, path: str) -> Iterator[str]:
 _KINDS = {
     ".parquet": ("rows", _parquet),
     "metrics.jsonl": ("metrics rows", _metrics),
-    "config.json": ("settings", _config),
-    ".jsonl": ("lines", _lines),
-    ".plan": ("plans", _plan),
+    "config.json": ("values of configs", _config),
+    ".jsonl": ("graded lines", _lines),
+    ".plan": ("values of plans", _plan),
 }
