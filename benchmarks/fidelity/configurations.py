@@ -1,0 +1,52 @@
+"""Writes the settings of every file and variant in configs/, in the order of their fields.
+
+    python -m benchmarks.fidelity.configurations --output=FILE
+
+Run in a checkout, whose package it imports. The order counts: it is the order of config.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import pathlib
+
+
+def package(name: str, *modules: str):
+    """The first of these modules that the checkout has and that has this name: its value."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            continue
+        found = importlib.import_module(module)
+        if hasattr(found, name):
+            return getattr(found, name)
+    raise SystemExit(f"none of {', '.join(modules)} has {name}; say where it is")
+
+
+def variants_of(file: pathlib.Path) -> list[str]:
+    """The names in a config file's table of variants."""
+    spec = importlib.util.spec_from_file_location(f"configs_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return list(module.VARIANTS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    load = package("load", "bstar_jax.config.flags", "bstar_jax.flags")
+    to_dict = package("to_dict", "bstar_jax.config", "bstar_jax.config.schema", "bstar_jax.schema")
+    settings = {}
+    for file in sorted(pathlib.Path("configs").glob("*.py")):
+        for variant in ["", *variants_of(file)]:
+            name = f"{file}:{variant}" if variant else str(file)
+            settings[name] = to_dict(load(name))
+    arguments.output.write_text(json.dumps(settings, indent=1) + "\n")
+    print(f"{len(settings)} configs")
+
+
+if __name__ == "__main__":
+    main()

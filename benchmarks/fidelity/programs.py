@@ -1,0 +1,121 @@
+"""Writes the text of every program that runs on the devices, as it is before XLA compiles it.
+
+    python -m benchmarks.fidelity.programs --output=DIR
+
+For small configs on virtual CPU devices, DIR/VARIANT/PROGRAM.txt. Whatever can move a bit on a
+device shows in these texts; names, which cannot, are taken out: of modules, of functions inside
+them (numbered in their order) and of the fields of arguments and results. Half a minute in all,
+as programs are lowered and not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax  # noqa: E402  (reads the environment at import)
+
+from benchmarks.fidelity.configurations import package  # noqa: E402
+
+SMALL = {
+    "model.width": 32, "model.layers": 2, "model.feed_forward": 64, "sft.batch": 32,
+    "calibrate.queries": 8, "calibrate.responses": 4, "calibrate.temperatures": (0.5, 1.0),
+    "calibrate.thresholds": (-0.5, 0.5), "generate.queries": 32, "generate.batch": 32,
+    "improve.batch": 32, "monitor.queries": 8, "monitor.responses": 7, "monitor.ks": (1, 4),
+    "monitor.s": 2,
+}  # fmt: skip
+PRM = {"prm.queries": 96, "prm.heldout": 8, "prm.batch": 16, "prm.score_batch": 32}
+VARIANTS = {  # name -> file and variant, settings, (data, fsdp, tensor)
+    "tiny": ("configs/arithmetic.py", SMALL, (1, 1, 1)),
+    "prm": ("configs/arithmetic.py:prm", {**SMALL, **PRM}, (1, 1, 1)),
+    "prm_mesh": ("configs/arithmetic.py:prm", {**SMALL, **PRM}, (2, 2, 2)),
+    "mesh": ("configs/arithmetic.py", SMALL, (2, 2, 2)),
+    "lora": ("configs/arithmetic.py", {**SMALL, "model.lora_rank": 4}, (1, 1, 1)),
+    "lora_mesh": ("configs/arithmetic.py", {**SMALL, "model.lora_rank": 4}, (2, 2, 2)),
+    "packed": (
+        "configs/arithmetic.py",
+        {**SMALL, "training.row_tokens": 64, "training.micro_rows": 4},
+        (2, 2, 2),
+    ),
+    "int8": (
+        "configs/arithmetic.py",
+        {**SMALL, "generate.weights": "int8", "generate.top_p": 0.9, "generate.min_p": 0.1},
+        (2, 2, 2),
+    ),
+    "bfloat16": (
+        "configs/arithmetic.py",
+        {**SMALL, "model.dtype": "bfloat16", "generate.weights": "bfloat16"},
+        (1, 1, 1),
+    ),
+    "default": ("configs/arithmetic.py", {}, (1, 1, 1)),
+}
+
+
+def lowered(config, mesh) -> Iterator[tuple[str, object]]:
+    """Every program of a run on a mesh, with its name: what the planner lists.
+
+    This alone depends on the planner's interface.
+    """
+    from bstar_jax.planning import moments, published
+    from bstar_jax.planning.programs import Programs
+
+    programs = Programs(config, published.resolve(config).model, mesh, mesh)
+    for moment in moments.moments(programs):
+        if moment.lower:
+            yield moment.name, moment.lower()
+
+
+def plain(text: str) -> str:
+    """A program's text without names that a rename may change."""
+    text = re.sub(r"^module @\S+", "module", text, flags=re.MULTILINE)
+    name = r'jax\.result_info = "[^"]*"'
+    text = re.sub(rf" \{{{name}\}}|{name}, |, {name}", "", text)
+    numbers: dict[str, int] = {}
+
+    def number(match: re.Match) -> str:
+        return f"@f{numbers.setdefault(match[0], len(numbers))}"
+
+    return re.sub(r'(?<!custom_call )@(?:[\w.$-]+|"[^"]*")', number, text)
+
+
+def changed(config, settings: dict, mesh: tuple[int, int, int]):
+    """The config with some settings, named with dots, replaced, and its mesh set."""
+    from_dict = package("from_dict", "bstar_jax.config")
+    values = package("to_dict", "bstar_jax.config", "bstar_jax.schema")(config)
+    axes = zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True)
+    for name, value in {**settings, **dict(axes)}.items():
+        *sections, field = name.split(".")
+        place = values
+        for section in sections:
+            place = place[section]
+        place[field] = value
+    return from_dict(values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="names, with commas")
+    arguments = parser.parse_args()
+    load = package("load", "bstar_jax.config.flags", "bstar_jax.flags")
+    make_mesh = package("make_mesh", "bstar_jax.sharding", "bstar_jax.sharding.mesh")
+    for name in arguments.variants.split(","):
+        file, settings, sizes = VARIANTS[name]
+        config = changed(load(file), settings, sizes)
+        devices = jax.devices()[: sizes[0] * sizes[1] * sizes[2]]
+        folder = arguments.output / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for program, low in lowered(config, make_mesh(config.mesh, devices)):
+            text = plain(low.as_text())
+            (folder / f"{program}.txt").write_text(text)
+            print(f"{name}: {program}, {len(text):,} bytes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
