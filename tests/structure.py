@@ -18,7 +18,7 @@ PACKAGE = "bstar_jax"
 
 # A room imports only rooms before it. The doors are one room: nothing imports them.
 ROOMS = (
-    "schema config flags records isolation answers tasks grading processes metrics balance "
+    "schema config flags records isolation answers grading tasks processes metrics balance "
     "sharding kernels model adapters hub tokenizer checkpoint journal console sampling training "
     "process_reward report phases "
     "planning iterate doors"

@@ -209,17 +209,17 @@ def test_judgement_of_a_model_that_is_always_right(learnt, monkeypatch):
                 "finish_reason": ["stop"] * 3,
             }
         )
-        rows = run.grader.grade_rollouts(rows)
+        rows = run.grader.grade_rollouts(rows, run.task.query_by_id)
         assert rows.column("correct") == [True] * 3
         perfect = dataclasses.make_dataclass("Perfect", [])()
-        perfect.grade = run.grader.grade_rollouts
+        perfect.grade = lambda rows: run.grader.grade_rollouts(rows, run.task.query_by_id)
         monkeypatch.setitem(run.__dict__, "process_model", perfect)
         figures = prm.judge(run, rows)
         assert (figures["exact_auc"], figures["exact_auc_correct"]) == (1.0, 1.0)
         assert figures["answer_auc"] is None  # no wrong answer among these
-        perfect.grade = lambda rows: run.grader.grade_rollouts(rows).with_columns(
-            process_reward=[0.0, 1.0, -1.0]
-        )
+        perfect.grade = lambda rows: run.grader.grade_rollouts(
+            rows, run.task.query_by_id
+        ).with_columns(process_reward=[0.0, 1.0, -1.0])
         assert prm.judge(run, rows)["exact_auc"] == 0.5
 
 

@@ -159,18 +159,9 @@ def _check_rows(config):
                 )
 
 
-_WITHOUT_EQUATIONS = ("arc", "humaneval", "mbpp", "apps", "choice", "code")
-
-
 def _check_task(config):
     if config.task.name == "arithmetic" and config.task.path:
         raise UserError("task.path is given but task 'arithmetic' makes its own queries; drop it")
-    kind = config.task.reward if config.task.name == "jsonl" else config.task.name
-    if config.balance.distinct == "equations" and kind in _WITHOUT_EQUATIONS:
-        raise UserError(
-            f"balance.distinct is 'equations', but responses of task {kind!r} have none to tell "
-            "them apart by; use balance.distinct=text"
-        )
     for name, parts in (
         ("prompt", ("{question}",)),
         ("hint_prompt", ("{question}", "{reference}")),

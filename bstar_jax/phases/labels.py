@@ -82,7 +82,7 @@ def begun(run: Run, responses: Rollouts) -> list[Query]:
     found = {}
     rows = zip(responses.column("query_id"), responses.column("response"), strict=True)
     for query_id, response in rows:
-        for prefix in _prefixes(run, response):
+        for prefix in _prefixes(run, query_id, response):
             query = dataclasses.replace(
                 run.task.query_by_id[query_id],
                 query_id=_id_of(query_id, prefix),
@@ -107,7 +107,7 @@ def label(run: Run, responses: Rollouts, continued: Rollouts) -> Rollouts:
     names = ("query_id", "response", "correct")
     labels = []
     for query_id, response, correct in zip(*map(responses.column, names), strict=True):
-        steps = [reached.get(_id_of(query_id, text)) for text in _prefixes(run, response)]
+        steps = [reached.get(_id_of(query_id, text)) for text in _prefixes(run, query_id, response)]
         is_whole = response.strip() and None not in steps
         labels.append([*map(np.mean, steps), float(correct)] if is_whole else None)
     left_out = sum(each is None for each in labels)
@@ -122,8 +122,8 @@ def label(run: Run, responses: Rollouts, continued: Rollouts) -> Rollouts:
     ).filter([each is not None for each in labels])
 
 
-def _prefixes(run: Run, response: str) -> list[str]:
-    ends = step_ends(response, run.separator, run.task.answer_marker)
+def _prefixes(run: Run, query_id: str, response: str) -> list[str]:
+    ends = step_ends(response, *run.step_marks(run.task.source(query_id)))
     return [response[:end] for end in ends[:-1]]
 
 

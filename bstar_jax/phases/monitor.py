@@ -77,7 +77,7 @@ def evaluate(run: Run, iteration: int, params: dict, queries: Sequence[Query]) -
     own = []
     with run.console.progress("evaluate", iteration, len(queries), "queries", rate="tokens") as bar:
         for unit, rollouts in run.sampler.run(params, units, draws, keys):
-            rollouts = run.grader.grade_rollouts(rollouts)
+            rollouts = run.grader.grade_rollouts(rollouts, run.task.query_by_id)
             own.append(run.process_model.grade(rollouts) if run.process_model else rollouts)
             bar.advance(len(unit.queries), tokens=int(rollouts.array("num_tokens").sum()))
     parts = run.team.gather(Rollouts.concatenate(own).to_bytes())

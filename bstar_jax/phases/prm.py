@@ -120,7 +120,7 @@ def encoded(run: Run, labelled: Rollouts) -> Encoded:
     examples = {}
     names = ("prompt", "response", "query_id", "step_rewards")
     for prompt, response, query_id, rewards in zip(*map(labelled.column, names), strict=True):
-        ends = step_ends(response, run.separator, run.task.answer_marker)
+        ends = step_ends(response, *run.step_marks(run.task.source(query_id)))
         labels = _targets(run, rewards)
         example = StepExample(prompt, response, tuple(ends), tuple(labels), query_id)
         examples.setdefault((query_id, response), example)
@@ -168,8 +168,8 @@ def judge(run: Run, labelled: Rollouts) -> dict:
         "step_auc": metrics.auc(probability, share > 0),
         "answer_auc": metrics.auc(reward, correct),
     }
-    if run.task.steps:
-        exact = run.grader.grade_rollouts(labelled)
+    if any(source.step_check for source in run.task.sources.values()):
+        exact = run.grader.grade_rollouts(labelled, run.task.query_by_id)
         checks = exact.column("process_reward")
         is_checked = np.array([check is not None for check in checks])
         is_valid, is_correct = np.array([check == 1 for check in checks]), np.array(correct, bool)

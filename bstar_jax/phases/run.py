@@ -22,6 +22,7 @@ from bstar_jax.journal import MetricsLog, iteration_rows
 from bstar_jax.phases.directory import write_config
 from bstar_jax.process_reward.model import ProcessModel
 from bstar_jax.processes import ALONE, StopRequest, Team
+from bstar_jax.records import Source
 from bstar_jax.sampling import Sampler
 from bstar_jax.sampling.weights import as_computed, rollout_config
 from bstar_jax.sharding import Site
@@ -146,12 +147,14 @@ class Run:
                     "goes on to learn it"
                 )
             params = found.restore_params(0, functools.partial(as_computed, config))
+        # One pair: the model cuts all responses alike, whatever their source.
+        ((separator, marker),) = set(map(self.step_marks, self.task.sources.values()))
         return ProcessModel(
             config,
             params,
             self.tokenizer,
-            separator=self.separator,
-            marker=self.task.answer_marker,
+            separator=separator,
+            marker=marker,
             reduction=settings.reduction,
             batch=settings.score_batch * len(site.shards) // site.total,
             mesh=site.mesh,
@@ -162,10 +165,9 @@ class Run:
         """Frees the memory that the process model takes; whoever needs it again loads it."""
         self.__dict__.pop("process_model", None)
 
-    @property
-    def separator(self) -> str:
-        """What ends a solution step."""
-        return self.config.prm.separator or self.task.separator
+    def step_marks(self, source: Source) -> tuple[str, str]:
+        """What ends a solution step in responses to a source's queries, and what their answer."""
+        return self.config.prm.separator or source.separator, source.answer_marker
 
     def process_checkpoints(self, *, read_only: bool, mesh: Mesh | None = None) -> Checkpoints:
         """The checkpoints of the process model, restored to the run's mesh or to another."""
