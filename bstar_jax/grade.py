@@ -27,11 +27,13 @@ from typing import TextIO
 
 from absl import flags
 
-from bstar_jax import grading, tasks
+from bstar_jax import tasks
 from bstar_jax.config import UserError
 from bstar_jax.config.errors import run_door
 from bstar_jax.config.flags import parse
 from bstar_jax.console import Console
+from bstar_jax.grading import Grade, open_grader
+from bstar_jax.records import Response
 
 _AT_ONCE = 256  # responses between two looks at the progress
 
@@ -45,22 +47,26 @@ def main(argv: Sequence[str]) -> None:
         if not name.startswith(("task.", "rewards.")):
             raise UserError(f"{name} changes no grade; grade takes settings of task and rewards")
     settings = dataclasses.replace(line.config.task, name=line.flags.task or line.config.task.name)
-    task, responses = tasks.load_responses(source, settings)
-    rows = [grading.Row(*response[:3]) for response in responses]
+    task, responses, lines = tasks.load_responses(source, settings)
+    queries = task.splits["train"]
     console = Console(quiet=line.flags.quiet)
     counts = Counter()
     with (
         _whole(target) as file,
-        grading.open_grader(task, line.config.rewards) as grader,
-        console.progress("grade", None, len(rows), "responses") as progress,
+        open_grader(queries, task.sources, line.config.rewards, task.places) as grader,
+        console.progress("grade", None, len(responses), "responses") as progress,
     ):
-        for start in range(0, len(rows), _AT_ONCE):
-            grades = grader.grade(rows[start : start + _AT_ONCE])
-            for response, grade in zip(responses[start : start + _AT_ONCE], grades, strict=True):
-                file.write(_with_grade(response, grade) + "\n")
+        for start in range(0, len(responses), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            grades = grader.grade(responses[part])
+            for text, response, grade in zip(lines[part], responses[part], grades, strict=True):
+                file.write(_with_grade(text, response, grade) + "\n")
             counts.update(grade.reason for grade in grades)
             progress.advance(len(grades))
-    figures = {"responses": str(len(rows)), "accuracy": f"{counts['correct'] / len(rows):.4f}"}
+    figures = {
+        "responses": str(len(responses)),
+        "accuracy": f"{counts['correct'] / len(responses):.4f}",
+    }
     figures |= {reason: str(count) for reason, count in sorted(counts.items())}
     console.summary([], {**figures, "graded": target})
 
@@ -102,7 +108,7 @@ def _whole(target: pathlib.Path) -> Iterator[TextIO]:
         temporary.unlink(missing_ok=True)
 
 
-def _with_grade(response: tasks.Response, grade: grading.Grade) -> str:
+def _with_grade(line: str, response: Response, grade: Grade) -> str:
     """The line as it was given, and behind its fields the grade."""
     added = {
         "correct": grade.correct,
@@ -114,11 +120,11 @@ def _with_grade(response: tasks.Response, grade: grading.Grade) -> str:
         added |= {"message": grade.message, "first_failing": grade.first_failing}
     if grade.step_rewards is not None:
         added |= {"process_reward": grade.process_reward, "step_rewards": grade.step_rewards}
-    given = json.loads(response.record.line)
+    given = json.loads(line)
     if given.keys() & added.keys():
         return json.dumps({**given, **added})
     # Not decoded and encoded again, which would change how numbers are written.
-    return response.record.line.strip().removesuffix("}") + ", " + json.dumps(added)[1:]
+    return line.strip().removesuffix("}") + ", " + json.dumps(added)[1:]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ silence_libraries()
 
 from bstar_jax import planning  # noqa: E402  (reads the environment at import)
 from bstar_jax.config import UserError  # noqa: E402
+from bstar_jax.tasks import check_distinct  # noqa: E402
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
     for name, example in (("config", "configs/arithmetic.py"), ("topology", "v5e:8x8")):
         if not (line.config_file if name == "config" else line.flags.topology):
             raise UserError(f"--{name} is missing; try --{name}={example}")
+    check_distinct(line.config.task, line.config.balance.distinct)
     console = Console(quiet=line.flags.quiet)
     topology = planning.find(line.flags.topology)
     store = planning.Store(Path(line.flags.store) if line.flags.store else None)

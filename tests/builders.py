@@ -12,7 +12,7 @@ from bstar_jax.config import MeshConfig, ModelConfig
 from bstar_jax.records import Query
 from bstar_jax.run.checkpoints import place_params
 
-WORDS = tokenizer.word_tokenizer(tasks.arithmetic.WORDS)
+WORDS = tokenizer.word_tokenizer(tasks.arithmetic.VOCABULARY)
 MODEL = ModelConfig(
     vocab_size=WORDS.vocab_size, width=16, layers=2, heads=4, kv_heads=2, feed_forward=32
 )
@@ -66,7 +66,7 @@ def queries(count: int, seed: int = 0) -> list[Query]:
     """Questions of 1 to 8 words out of the vocabulary."""
     rng = np.random.default_rng(seed)
     prompts = [
-        " ".join(rng.choice(tasks.arithmetic.WORDS, 1 + place % 8)) for place in range(count)
+        " ".join(rng.choice(tasks.arithmetic.VOCABULARY, 1 + place % 8)) for place in range(count)
     ]
     return [
         Query(f"train/{place}", "train", prompt, reference="0")

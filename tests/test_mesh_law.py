@@ -30,7 +30,9 @@ MESHES = [
     for fsdp in (8, 4, 2, 1)
     if data * fsdp <= 8
 ]
-WORDS = tokenizer.word_tokenizer([*arithmetic.WORDS, *(f"word{place}" for place in range(1_101))])
+WORDS = tokenizer.word_tokenizer(
+    [*arithmetic.VOCABULARY, *(f"word{place}" for place in range(1_101))]
+)
 MODEL = ModelConfig(
     vocab_size=WORDS.vocab_size, width=96, layers=2, heads=8, kv_heads=8, feed_forward=256
 )

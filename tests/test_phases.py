@@ -471,7 +471,8 @@ def test_distinct_equations_tell_fewer_texts_apart():
     task = tasks.load("arithmetic", seed=0, sft_examples=1, calibration_queries=1,
                       heldout_queries=1, train_queries=1)  # fmt: skip
     responses = ["8 - 3 = 5 . # 5", " 8 - 3 = 5 . # 6", "3 + 5 = 8 . # 8"]
-    rows = Rollouts.from_columns({"response": responses})
+    query_id = task.splits["train"][0].query_id
+    rows = Rollouts.from_columns({"query_id": [query_id] * 3, "response": responses})
     assert len(set(arrays.texts(task, rows, "text"))) == 3
     assert len(set(arrays.texts(task, rows, "equations"))) == 2
 

@@ -236,18 +236,19 @@ def test_judgement_of_a_model_that_is_always_right(learnt):
                 "finish_reason": ["stop"] * 3,
             }
         )
-        rows = run.grader.grade_rollouts(rows)
+        rows = run.grader.grade_rollouts(rows, run.task.query_by_id)
         assert rows.column("correct") == [True] * 3
         perfect = dataclasses.make_dataclass("Perfect", [])()
-        perfect.grade = run.grader.grade_rollouts
-        figures = evaluate_model(perfect, run.grader, rows, has_step_check=True)
+
+        def exact(rows):
+            return run.grader.grade_rollouts(rows, run.task.query_by_id)
+
+        perfect.grade = exact
+        figures = evaluate_model(perfect, run.grader, run.task, rows)
         assert (figures["exact_auc"], figures["exact_auc_correct"]) == (1.0, 1.0)
         assert figures["answer_auc"] is None  # no wrong answer among these
-        perfect.grade = lambda rows: run.grader.grade_rollouts(rows).with_columns(
-            process_reward=[0.0, 1.0, -1.0]
-        )
-        figures = evaluate_model(perfect, run.grader, rows, has_step_check=True)
-        assert figures["exact_auc"] == 0.5
+        perfect.grade = lambda rows: exact(rows).with_columns(process_reward=[0.0, 1.0, -1.0])
+        assert evaluate_model(perfect, run.grader, run.task, rows)["exact_auc"] == 0.5
 
 
 def test_a_run_without_one_has_none(tmp_path):

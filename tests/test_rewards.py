@@ -7,9 +7,10 @@ import pathlib
 import pytest
 
 from bstar_jax import grading, tasks
-from bstar_jax.answers.equations import equations
+from bstar_jax.answers.equations import in_annotations, in_stories
 from bstar_jax.answers.stated import answers_equal, stated_answer
-from bstar_jax.records import SPLITS, Query, Rollouts
+from bstar_jax.grading import kinds
+from bstar_jax.records import SPLITS, Query, Response, Rollouts, Source
 from bstar_jax.tasks import Task
 
 ARITHMETIC = {
@@ -35,11 +36,14 @@ def gsm8k_path():
 
 def written_task(kind="number", references=("7", "1,200")):
     queries = tuple(
-        Query(f"train/{i}", "train", "?", reference, fields={"question": "?"})
+        Query(f"train/{i}", "train", "?", reference, fields={"question": "?"}, source="own")
         for i, reference in enumerate(references)
     )
     splits = {name: queries if name == "train" else () for name in SPLITS}
-    return Task("own", splits, kind, "####", "{question} {reference}", equations="calculator")
+    source = Source(
+        "own", kind, "####", hint_prompt="{question} {reference}", equations=in_annotations
+    )
+    return Task("own", splits, {"own": source})
 
 
 @pytest.mark.parametrize(
@@ -121,13 +125,17 @@ def test_process_reward_is_the_minimum_over_the_steps(stories):
 
 
 def grade_of(task, query, response, finish_reason="stop"):
-    with grading.open_grader(task) as grader:
-        return grader.grade([grading.Row(query, response, finish_reason)])[0]
+    with opened(task) as grader:
+        return grader.grade([Response(query, response, finish_reason)])[0]
+
+
+def opened(task):
+    return grading.open_grader(task.query_by_id.values(), task.sources, places=task.places)
 
 
 def grade_rollouts(task, rows):
-    with grading.open_grader(task) as grader:
-        return grader.grade_rollouts(rows)
+    with opened(task) as grader:
+        return grader.grade_rollouts(rows, task.query_by_id)
 
 
 def rollouts(rows):
@@ -158,13 +166,13 @@ def test_rollouts_are_graded_row_by_row_and_keep_their_order(stories):
 
 def test_equal_texts_of_a_query_are_graded_once(stories, monkeypatch):
     calls = []
-    check = grading.grader.stated_answer
+    check = kinds.stated_answer
 
     def counted(kind, marker, response, finish_reason):
         calls.append(response)
         return check(kind, marker, response, finish_reason)
 
-    monkeypatch.setattr(grading.grader, "stated_answer", counted)
+    monkeypatch.setattr(kinds, "stated_answer", counted)
     one, two = (query.query_id for query in stories.splits["train"][:2])
     rows = [(one, "# 1", "stop"), (one, " # 1\n", "stop"), (two, "# 1", "stop")] * 5
     grade_rollouts(stories, rollouts(rows))
@@ -195,14 +203,14 @@ def test_a_row_of_another_task_is_refused(stories):
     ],
 )
 def test_calculator_equations(response, found):
-    assert equations(written_task(), response) == found
+    assert in_annotations(response) == found
 
 
 def test_story_equations(stories):
     response = "8 - 3 = 5 . 5 + 4 = 9 . 5 + = 4 . 12 + 1 = 13 # 9"
-    assert equations(stories, response) == ["8-3=5", "5+4=9", "12+1=13"]
+    assert in_stories(response) == ["8-3=5", "5+4=9", "12+1=13"]
     for query in stories.splits["train"]:
-        assert len(equations(stories, query.solution)) == query.solution.count("=")
+        assert len(stories.equations(query.query_id, query.solution)) == query.solution.count("=")
 
 
 def test_published_gsm8k_solutions_are_correct_and_those_of_the_next_question_are_not(gsm8k_path):
@@ -214,13 +222,10 @@ def test_published_gsm8k_solutions_are_correct_and_those_of_the_next_question_ar
     queries = [task.query_by_id[f"train/{i}"] for i in range(len(records))]
     plain = [record["answer"].split("#### ")[1].replace(",", "") for record in records]
     others = queries[1:] + queries[:1]
-    with grading.open_grader(task) as grader:
-        own = grader.grade([grading.Row(query, query.solution) for query in queries])
+    with opened(task) as grader:
+        own = grader.grade([Response(query, query.solution) for query in queries])
         theirs = grader.grade(
-            [
-                grading.Row(query, other.solution)
-                for query, other in zip(queries, others, strict=True)
-            ]
+            [Response(query, other.solution) for query, other in zip(queries, others, strict=True)]
         )
     assert {grade.reason for grade in own} == {"correct"}
     assert sum(grade.process_reward == 1 for grade in own) == 7473 - 95

@@ -105,7 +105,7 @@ def test_all_text_of_the_stories_round_trips():
         "arithmetic", seed=0, sft_examples=50, train_queries=200,
         calibration_queries=9, heldout_queries=9,
     )  # fmt: skip
-    words = tokenizer.word_tokenizer(task.words)
+    words = tokenizer.word_tokenizer(task.vocabulary)
     for queries in task.splits.values():
         tokenizer.check_round_trip(words, (query.prompt for query in queries))
         tokenizer.check_round_trip(words, (query.solution for query in queries))

@@ -33,7 +33,7 @@ from bstar_jax import grading, tasks
 from bstar_jax.answers import choices
 from bstar_jax.answers.mathematics import verifier as mathematics
 from bstar_jax.config import RewardsConfig, TaskConfig
-from bstar_jax.records import SPLITS, Query
+from bstar_jax.records import SPLITS, Query, Response
 from bstar_jax.tasks.loading import FORMATS
 
 MARKER = "# Answer"
@@ -116,10 +116,12 @@ def graded_as_responses(data_set, rows, args):
                 else:
                     line = {"problem": "?", "answer": reference, "response": response(text)}
                 lines.write(json.dumps(line) + "\n")
-        task, responses = tasks.load_responses(file, TaskConfig(name=TASK_OF[data_set]))
+        task, responses, _ = tasks.load_responses(file, TaskConfig(name=TASK_OF[data_set]))
     settings = RewardsConfig(workers=args.workers, seconds=args.limit)
-    with grading.open_grader(task, settings) as grader:
-        return grader.grade([grading.Row(*each[:3]) for each in responses])
+    with grading.open_grader(
+        task.query_by_id.values(), task.sources, settings, task.places
+    ) as grader:
+        return grader.grade(responses)
 
 
 def measure_references(args):
@@ -179,12 +181,12 @@ def measure_speed(args):
     ours, theirs, seconds = [], [], {"ours": [], "theirs": []}
     plain(*pairs[0])
     size = -(-len(pairs) // args.blocks)
-    with mathematics.Grader(args.workers, args.limit) as grader:
-        grader.grade([(f"x+{i}", f"{i}+x") for i in range(32)])
+    with mathematics.MathVerifier(args.workers, args.limit) as verifier:
+        verifier.verify([(f"x+{i}", f"{i}+x") for i in range(32)])
         for start in range(0, len(pairs), size):
             block = pairs[start : start + size]
             begun = time.perf_counter()
-            ours += [grade.reason for grade in grader.grade(block)]
+            ours += [grade.reason for grade in verifier.verify(block)]
             between = time.perf_counter()
             theirs += [plain(*pair) for pair in block]
             seconds["ours"].append(between - begun)
@@ -228,14 +230,16 @@ def measure_hostile(args):
     for name, marker in (("math", MARKER), ("gsm8k", "####"), ("arc", "Final answer:")):
         task, queries = _task_of(name, [reference for *_, reference in rows])
         texts = [f"{marker}\n\n{answer}" for _, answer, _ in rows]
-        responses = list(map(grading.Row, queries, texts))
+        responses = list(map(Response, queries, texts))
         settings = RewardsConfig(workers=args.workers, seconds=args.hostile_limit)
         begun = time.perf_counter()
-        with grading.open_grader(task, settings) as grader:
+        with grading.open_grader(
+            task.query_by_id.values(), task.sources, settings, task.places
+        ) as grader:
             if name == "math":
                 grades = grader.grade(responses)
                 seconds = [grade.seconds for grade in grades]
-                plain = [grading.Row(query, f"{marker}\n\n{query.reference}") for query in queries]
+                plain = [Response(query, f"{marker}\n\n{query.reference}") for query in queries]
                 after = grader.grade(plain[:100])
                 figures["correct afterwards"] = sum(grade.correct for grade in after)
             else:
@@ -268,7 +272,7 @@ def _task_of(name, references):
         references = ["A"] * len(references)
         fields |= {"labels": ["A", "B"], "options": ["7", "the moon"]}
     queries = [
-        Query(f"q{place}", "train", "?", reference, fields=fields)
+        Query(f"q{place}", "train", "?", reference, fields=fields, source=name)
         for place, reference in enumerate(references)
     ]
     splits = {split: tuple(queries) if split == "train" else () for split in SPLITS}
@@ -277,12 +281,12 @@ def _task_of(name, references):
 
 def _workers_afterwards(rows, args):
     """Whether workers that met hostile answers are there afterwards, and still right."""
-    with mathematics.Grader(args.workers, args.hostile_limit) as grader:
-        grader.grade([(answer, reference) for _, answer, reference in rows[:200]])
-        after = grader.grade([(f"x+{i}", f"{i}+x") for i in range(100)])
+    with mathematics.MathVerifier(args.workers, args.hostile_limit) as verifier:
+        verifier.verify([(answer, reference) for _, answer, reference in rows[:200]])
+        after = verifier.verify([(f"x+{i}", f"{i}+x") for i in range(100)])
         return {
             "by algebra right afterwards": sum(grade.reason == "correct" for grade in after),
-            "workers afterwards": f"{grader.workers_alive} of {args.workers}",
+            "workers afterwards": f"{verifier.workers_alive} of {args.workers}",
         }
 
 

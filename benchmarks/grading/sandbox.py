@@ -29,7 +29,7 @@ import time
 from benchmarks.launching import ROOT
 from bstar_jax import tasks
 from bstar_jax.grading.code.test_plans import written
-from bstar_jax.grading.code.verifier import Grader
+from bstar_jax.grading.code.verifier import CodeVerifier
 from bstar_jax.isolation.sandbox import Limits
 from tests.escapes import ESCAPES
 from tests.forgeries import FORGERIES
@@ -138,11 +138,11 @@ def read(folder):
 def references(problems, repeats):
     """Grades all references some times: those that fail, programs a second and CPU ms a program."""
     rates, costs = [], []
-    with Grader() as grader:
+    with CodeVerifier() as grader:
         for _ in range(repeats):
             start, used = time.perf_counter(), cpu_seconds()
             jobs = [(problem.tests, problem.response, problem.reference) for problem in problems]
-            verdicts = grader.grade_many(jobs)
+            verdicts = grader.verify_many(jobs)
             rates.append(len(problems) / (time.perf_counter() - start))
             costs.append(1e3 * (cpu_seconds() - used) / len(problems))
     pairs = zip(problems, verdicts, strict=True)
@@ -177,8 +177,8 @@ def mutants(problems, kind):
     """Grades the mutants of a kind: counts of reasons, those that pass, those that do not fit."""
     limits = Limits(wall_seconds=1.0) if kind in ("loop", "sleep") else Limits()
     jobs = [(problem.tests, problem.mutants[kind], problem.reference) for problem in problems]
-    with Grader(limits, workers=WAITING if kind == "sleep" else 0) as grader:
-        verdicts = grader.grade_many(jobs, retry=kind not in ("loop", "sleep"))
+    with CodeVerifier(limits, workers=WAITING if kind == "sleep" else 0) as grader:
+        verdicts = grader.verify_many(jobs, retry=kind not in ("loop", "sleep"))
     pairs = list(zip(problems, verdicts, strict=True))
     is_short = kind not in ("loop", "sleep")
     return {
@@ -203,9 +203,9 @@ def scripts(tests=20, programs=60):
     numbers = [str(number) for number in range(tests)]
     outputs = [str(2 * number) for number in range(tests)]
     problem = {"kind": "stdio", "inputs": numbers, "outputs": outputs}
-    with Grader() as grader:
+    with CodeVerifier() as grader:
         start = time.perf_counter()
-        verdicts = grader.grade_many([(problem, "print(2 * int(input()))")] * programs)
+        verdicts = grader.verify_many([(problem, "print(2 * int(input()))")] * programs)
         seconds = time.perf_counter() - start
     assert all(verdict.passed for verdict in verdicts)
     return programs / seconds
@@ -226,8 +226,8 @@ def escapes():
             for name, value in values.items():
                 program = program.replace(name, str(value))
             jobs.append((case.tests, program))
-        with Grader(limits) as grader:
-            verdicts = grader.grade_many(jobs, retry=False)
+        with CodeVerifier(limits) as grader:
+            verdicts = grader.verify_many(jobs, retry=False)
         found += [
             f"{case.name}: {verdict.reason}: {verdict.message}"
             for case, verdict in zip(chosen, verdicts, strict=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bstar_jax.answers.text import last_boxed, read_answer, whole_lines
 
@@ -149,3 +149,15 @@ def _undress(text: str) -> str:
 def _bare(text: str) -> str:
     """An option's words alone: one space between them, no full stop or quotes at the end."""
     return " ".join(_undress(text).split()).strip(" .,;:!")
+
+
+def option_line(fields: Mapping[str, Sequence[str]], label: str) -> str:
+    """Writes an option as a question shows it.
+
+    Args:
+      fields: The `labels` and `options` of a question.
+      label: The label of the option.
+
+    Example: "A. ice"
+    """
+    return f"{label}. {fields['options'][list(fields['labels']).index(label)]}"

@@ -1,4 +1,4 @@
-"""The equations of a response, by which diversity is measured."""
+"""Reads the equations of a response, by which diversity is measured."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import re
 
 from bstar_jax.answers.text import canonical_answer
 
-CALCULATOR = re.compile(r"<<([^<>=]*=[^<>]*)>>")
+ANNOTATION = re.compile(r"<<([^<>=]*=[^<>]*)>>")
 _STORY = re.compile(r"(?<!\S)\d+ [-+*] \d+ = \d+(?!\S)")
-# What a bracket opens ends before the next: else a text of openings alone is read again from each.
+# A formula ends before the next opening bracket: otherwise a text of openings alone would be
+# read again from each of them.
 _LATEX = re.compile(
     r"\$\$(.+?)\$\$|\$([^$]+?)\$|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]", re.DOTALL
 )
@@ -17,37 +18,41 @@ _SIDES = re.compile(r"(?<![<>!:=])=(?!=)")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 
 
-def equations(task, response: str) -> list[str]:
-    """The equations of a response in their order, repeats included, written one way.
-
-    They are read from left to right, and a number belongs to one of them: in `8 - 3 = 5 + 4 = 9`
-    only the first is read. But a chain in LaTeX, `a = b = c`, is a = b and b = c.
-
-    Args:
-      task: Its `equations` says how they are written: "calculator" for `<<48/2=24>>`,
-        "stories" for `8 - 3 = 5 .`, "latex" for what stands in mathematics, `$x = 2 + 1$`, ""
-        where there are none to read.
-      response: The response.
+def in_annotations(response: str) -> list[str]:
+    """Reads the equations of calculator annotations, `<<48/2=24>>`.
 
     Returns:
-      Equations without spaces; those of calculators and stories also without currency signs and
-      thousands separators, numbers canonical.
+      Equations in their order, repeats included, without spaces, currency signs and thousands
+      separators, with canonical numbers.
 
-    Examples: "so <<1,000 * 0.50 = $500>>500" -> ["1000*1/2=500"]
-      "thus $x = 2 + 1 = 3$" -> ["x=2+1", "2+1=3"]
+    Example: "so <<1,000 * 0.50 = $500>>500" -> ["1000*1/2=500"]
     """
-    if not task.equations:
-        return []
-    if task.equations == "latex":
-        return _in_latex(response)
-    found = CALCULATOR if task.equations == "calculator" else _STORY
-    return [_normal(match) for match in found.findall(response)]
+    return [_normal(match) for match in ANNOTATION.findall(response)]
 
 
-def _in_latex(response: str) -> list[str]:
+def in_stories(response: str) -> list[str]:
+    """Reads the equations of stories, `8 - 3 = 5 .`, and writes them as `in_annotations` does.
+
+    They are read from left to right, and a number belongs to one of them.
+
+    Example: "8 - 3 = 5 + 4 = 9" -> ["8-3=5"]
+    """
+    return [_normal(match) for match in _STORY.findall(response)]
+
+
+def in_latex(response: str) -> list[str]:
+    """Reads the equations of formulas, `$x = 2 + 1$`.
+
+    A chain `a = b = c` is two equations, a = b and b = c.
+
+    Returns:
+      Equations in their order, repeats included, without spaces.
+
+    Example: "thus $x = 2 + 1 = 3$" -> ["x=2+1", "2+1=3"]
+    """
     found = []
-    for parts in _LATEX.findall(response):
-        for line in re.split(r"\\\\|\n\n", "".join(parts)):
+    for groups in _LATEX.findall(response):
+        for line in re.split(r"\\\\|\n\n", "".join(groups)):
             sides = [re.sub(r"[\s&]|\\[,;!]", "", side) for side in _SIDES.split(line)]
             found += [f"{one}={two}" for one, two in itertools.pairwise(sides) if one and two]
     return found

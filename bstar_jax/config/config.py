@@ -19,7 +19,7 @@ from bstar_jax.config.loop import (
 from bstar_jax.config.model import ModelConfig
 from bstar_jax.config.sampling import CalibrateConfig, GenerateConfig
 from bstar_jax.config.schema import Section, free_settings, is_among, setting, to_dict, to_dotted
-from bstar_jax.config.task import WITHOUT_EQUATIONS, RewardsConfig, TaskConfig, TokenizerConfig
+from bstar_jax.config.task import RewardsConfig, TaskConfig, TokenizerConfig
 from bstar_jax.config.training import (
     ImproveConfig,
     OptimizerConfig,
@@ -207,15 +207,6 @@ def _check_task(config: Config) -> None:
                 raise UserError(f"task.{name} is {template!r}; it must hold {part}")
 
 
-def _check_equations(config: Config) -> None:
-    kind = config.task.reward if config.task.name == "jsonl" else config.task.name
-    if config.balance.distinct == "equations" and kind in WITHOUT_EQUATIONS:
-        raise UserError(
-            f"balance.distinct is 'equations', but responses of task {kind!r} have none to tell "
-            "them apart by; use balance.distinct=text"
-        )
-
-
 _COMBINATIONS: tuple[Callable[[Config], None], ...] = (
     _check_monitor,
     _check_grid,
@@ -224,7 +215,6 @@ _COMBINATIONS: tuple[Callable[[Config], None], ...] = (
     _check_schedules,
     _check_rows,
     _check_task,
-    _check_equations,
 )
 
 

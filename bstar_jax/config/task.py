@@ -6,9 +6,6 @@ import dataclasses
 
 from bstar_jax.config.schema import Section, setting
 
-# Tasks, and kinds of answer of task jsonl, whose responses hold no equations to tell them apart by.
-WITHOUT_EQUATIONS = frozenset({"arc", "humaneval", "mbpp", "apps", "choice", "code"})
-
 
 @dataclasses.dataclass(frozen=True)
 class FieldNames(Section):

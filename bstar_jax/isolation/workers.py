@@ -55,7 +55,7 @@ class Outcome:
     seconds: float
 
 
-class Pool:
+class WorkerPool:
     """Worker processes that apply one function to items.
 
     A context manager: workers start on entering, side by side with whatever the parent does next,
@@ -63,7 +63,7 @@ class Pool:
     function prints is dropped. One run at a time.
 
     Example:
-        with Pool("math:factorial", workers=2, limit_seconds=1.0) as pool:
+        with WorkerPool("math:factorial", workers=2, limit_seconds=1.0) as pool:
             outcomes = list(pool.run([3, -1, 10**9]))
         # done 6, raised "ValueError: ...", timeout
 
@@ -101,7 +101,7 @@ class Pool:
         self._failed_starts = 0
         self._running = False
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> WorkerPool:
         self._crew = [_Worker(self._hello) for _ in range(self._size)]
         return self
 
@@ -143,7 +143,9 @@ class Pool:
         """
         if self._running or not self._crew:
             state = "has a run under way" if self._running else "is not entered"
-            raise RuntimeError(f"the pool of {self._name} {state}; `with Pool(...)`, run by run")
+            raise RuntimeError(
+                f"the pool of {self._name} {state}; `with WorkerPool(...)`, run by run"
+            )
         self._running = True
         for worker in [worker for worker in self._crew if worker.process.poll() is not None]:
             self._replace(worker)  # it ended between runs, which is no item's fault

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bstar_jax import balance, metrics
-from bstar_jax.answers.equations import equations
 from bstar_jax.records import Rollouts
 from bstar_jax.tasks import Task
 
@@ -24,14 +23,15 @@ def texts(task: Task, rollouts: Rollouts, distinct: str) -> list[str]:
     """What tells repeats apart: the stripped response, or the equations it writes.
 
     Args:
-      task: Says how equations are written.
+      task: Reads the equations.
       rollouts: The rows.
       distinct: "text" or "equations", as `balance.distinct`.
     """
     responses = [response.strip() for response in rollouts.column("response")]
     if distinct == "text":
         return responses
-    return ["\n".join(equations(task, response)) for response in responses]
+    pairs = zip(rollouts.column("query_id"), responses, strict=True)
+    return ["\n".join(task.equations(*pair)) for pair in pairs]
 
 
 def first_of_equal(groups: np.ndarray, values: Sequence[str]) -> list[int]:
@@ -150,9 +150,10 @@ def monitor_figures(
     answer_id[[answer is None for answer in answers]] = -1
     correct = np.array(sampled.column("correct"), bool)
     found = [[] for _ in range(int(queries.max()) + 1)]
-    for query, response, is_correct in zip(queries, responses, correct, strict=True):
+    rows = zip(queries, sampled.column("query_id"), responses, correct, strict=True)
+    for query, query_id, response, is_correct in rows:
         if is_correct:
-            found[query].extend(equations(task, response))
+            found[query].extend(task.equations(query_id, response))
     figures = metrics.summarize(
         text_id_QN=shape(np.array(first_of_equal(queries, responses)), -1),
         answer_id_QN=shape(answer_id, -1),

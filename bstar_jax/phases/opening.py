@@ -70,7 +70,9 @@ def open_run(
     with contextlib.ExitStack() as stack:
         if write and team.is_first:
             stack.enter_context(claim(directory, config, console))
-        grader = stack.enter_context(open_grader(task, config.rewards))
+        grader = stack.enter_context(
+            open_grader(task.query_by_id.values(), task.sources, config.rewards, task.places)
+        )
         checkpoints = Checkpoints(
             directory / "checkpoints",
             model_config,
@@ -137,6 +139,7 @@ def _sampler(config: Config, policy: Policy) -> Sampler:
 
 def load_task(config: Config) -> Task:
     """The task of a config."""
+    tasks.check_distinct(config.task, config.balance.distinct)
     fields = dataclasses.asdict(config.task)
     del fields["fields"], fields["chat_template"]
     return tasks.load(
@@ -185,8 +188,8 @@ def _tokenizer(
         return tokenizer.load(config.tokenizer.path)
     if source:
         return tokenizer.load(source)
-    if task.words:
-        return tokenizer.word_tokenizer(task.words)
+    if task.vocabulary:
+        return tokenizer.word_tokenizer(task.vocabulary)
     return tokenizer.train_sentencepiece(_texts(task), config.tokenizer.vocab_size)
 
 

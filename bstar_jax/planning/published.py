@@ -95,7 +95,7 @@ def _random(config: Config) -> Shape:
             name="arithmetic", path="", seed=config.seed, train_queries=1,
             sft_examples=1, calibration_queries=1, heldout_queries=1,
         )  # fmt: skip
-        size = tokenizer.word_tokenizer(task.words).vocab_size
+        size = tokenizer.word_tokenizer(task.vocabulary).vocab_size
         return Shape(dataclasses.replace(model, vocab_size=size), "the config, the task's words")
     size = config.tokenizer.vocab_size
     return Shape(

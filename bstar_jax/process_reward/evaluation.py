@@ -11,18 +11,19 @@ from bstar_jax.process_reward.model import ProcessRewardModel
 from bstar_jax.records import Rollouts
 from bstar_jax.run.journal import write_json
 from bstar_jax.run.workspace import Workspace
+from bstar_jax.tasks import Task
 
 
 def evaluate_model(
-    process_model: ProcessRewardModel, grader: Grader, labelled: Rollouts, *, has_step_check: bool
+    process_model: ProcessRewardModel, grader: Grader, task: Task, labelled: Rollouts
 ) -> dict:
     """Compares the rewards of a process reward model with labels, answers and exact checks.
 
     Args:
       process_model: The model.
-      grader: Checks steps exactly, where the task can.
+      grader: Checks steps exactly, where the sources of the task can.
+      task: The queries of the responses.
       labelled: Responses with labels as `step_rewards`, 2 label - 1.
-      has_step_check: Whether the task checks steps exactly.
 
     Returns:
       The figures of prm.json; None where a class is empty. Over steps: `step_accuracy` (reward
@@ -42,8 +43,8 @@ def evaluate_model(
         "step_auc": metrics.auc(probability, share > 0),
         "answer_auc": metrics.auc(reward, correct),
     }
-    if has_step_check:
-        exact = grader.grade_rollouts(labelled)
+    if any(source.step_check for source in task.sources.values()):
+        exact = grader.grade_rollouts(labelled, task.query_by_id)
         checks = exact.column("process_reward")
         is_checked = np.array([check is not None for check in checks])
         is_valid, is_correct = np.array([check == 1 for check in checks]), np.array(correct, bool)

@@ -41,8 +41,8 @@ _QUERIES, _COMPLETER = 2, 3
 Collecting = Callable[..., AbstractContextManager[Collector]]
 """Opens a collector under trained parameters; `score_steps=False` leaves the steps unscored."""
 
-StepSplitter = Callable[[str], list[str]]
-"""Gives the beginnings of a response that end with a solution step, the whole response aside."""
+StepSplitter = Callable[[str, str], list[str]]
+"""Gives, for (query_id, response), the beginnings that end with a step, but the whole response."""
 
 
 def labelling_queries(config: Config, task: Task) -> tuple[list[Query], list[Query]]:
@@ -122,7 +122,7 @@ def continued_queries(
     found: dict[str, Query] = {}
     rows = zip(responses.column("query_id"), responses.column("response"), strict=True)
     for query_id, response in rows:
-        for prefix in split(response):
+        for prefix in split(query_id, response):
             query = dataclasses.replace(
                 task.query_by_id[query_id],
                 query_id=_continued_id(query_id, prefix),
@@ -157,7 +157,7 @@ def label(
     names = ("query_id", "response", "correct")
     labels = []
     for query_id, response, correct in zip(*map(responses.column, names), strict=True):
-        steps = [reached.get(_continued_id(query_id, text)) for text in split(response)]
+        steps = [reached.get(_continued_id(query_id, text)) for text in split(query_id, response)]
         is_whole = response.strip() and None not in steps
         labels.append([*map(np.mean, steps), float(correct)] if is_whole else None)
     left_out = sum(each is None for each in labels)
@@ -172,9 +172,9 @@ def label(
     ).filter([each is not None for each in labels])
 
 
-def beginnings(store: ProcessRewardStore, response: str) -> list[str]:
+def beginnings(store: ProcessRewardStore, query_id: str, response: str) -> list[str]:
     """The beginnings of a response that end with a solution step, the whole response left out."""
-    return [response[:end] for end in store.step_ends(response)[:-1]]
+    return [response[:end] for end in store.step_ends(query_id, response)[:-1]]
 
 
 def completer(

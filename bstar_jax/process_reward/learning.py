@@ -72,9 +72,7 @@ def learn_process_reward(
         train_rows, heldout_rows = split(config, task, rows)
         _train(config, workspace, store, params, train_rows)
         started = time.perf_counter()
-        has_step_check = bool(task.steps)
-        model = store.load()
-        figures = evaluate_model(model, grader, heldout_rows, has_step_check=has_step_check)
+        figures = evaluate_model(store.load(), grader, task, heldout_rows)
         workspace.once(lambda: write_evaluation(workspace, figures))
         evaluation_seconds = time.perf_counter() - started
     # The rows before it are those of training.
@@ -118,7 +116,7 @@ def encoded(
     examples = {}
     names = ("prompt", "response", "query_id", "step_rewards")
     for prompt, response, query_id, rewards in zip(*map(labelled.column, names), strict=True):
-        ends = store.step_ends(response)
+        ends = store.step_ends(query_id, response)
         labels = _targets(config, rewards)
         example = StepExample(prompt, response, tuple(ends), tuple(labels), query_id)
         examples.setdefault((query_id, response), example)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,20 @@ def step_ends(text: str, separator: str, marker: str) -> list[int]:
     return ends
 
 
+class StepText(NamedTuple):
+    """A response whose solution steps are to be scored.
+
+    Attributes:
+      prompt: The prompt.
+      response: The response.
+      ends: Where its steps end, in characters, ascending.
+    """
+
+    prompt: str
+    response: str
+    ends: tuple[int, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class ProcessRewardModel:
     """Scores the solution steps of responses.
@@ -84,8 +99,8 @@ class ProcessRewardModel:
       config: The model, with a scalar head.
       params: Its parameters, on the storage map.
       tokenizer: Text to tokens.
-      separator: What ends a solution step.
-      marker: The text before the answer.
+      step_ends: Where the solution steps of a response end, in characters, given (query_id,
+        response).
       reduction: How a response's process reward comes from its steps: a name in `REDUCTIONS`.
       batch: Responses scored at once; a multiple of the shards of the mesh.
       mesh: Where; None is the default device.
@@ -95,20 +110,19 @@ class ProcessRewardModel:
     config: ModelConfig
     params: dict
     tokenizer: Tokenizer
-    separator: str
-    marker: str
+    step_ends: Callable[[str, str], list[int]]
     reduction: str
     batch: int
     mesh: Mesh | None = None
     team: Team = ALONE
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[list[float]]:
-        """Rewards in (-1, 1) of the solution steps of every response; of none where it is empty.
+    def score(self, texts: Sequence[StepText]) -> list[list[float]]:
+        """Rewards in (-1, 1) of the solution steps of every response; [] for an empty response.
 
-        Responses are scored in batches of one shape by their length, and all batches are queued
+        Responses of like length are scored in batches of one shape, and all batches are queued
         before the first is read.
         """
-        rows = [self._row(*pair) for pair in zip(prompts, responses, strict=True)]
+        rows = [self._row(text) for text in texts]
         scored = [index for index, (_, places) in enumerate(rows) if places]
         # Neighbours in length share a batch, and the order is a function of the texts alone.
         scored.sort(key=lambda index: (len(rows[index][0]), index))
@@ -127,25 +141,30 @@ class ProcessRewardModel:
 
         Equal texts of a query are scored once. A response without any step has neither.
         """
-        pairs = list(zip(rollouts.column("prompt"), rollouts.column("response"), strict=True))
-        every = pairs
+        columns = map(rollouts.column, ("query_id", "prompt", "response"))
+        texts = [
+            StepText(prompt, response, tuple(self.step_ends(query_id, response)))
+            for query_id, prompt, response in zip(*columns, strict=True)
+        ]
+        every = texts
         if self.team.count > 1:  # a program on all devices takes the same rows everywhere
-            every = [tuple(pair) for part in self.team.gather_json(pairs) for pair in part]
+            gathered = (text for part in self.team.gather_json(texts) for text in part)
+            every = [StepText(prompt, response, tuple(ends)) for prompt, response, ends in gathered]
         distinct = list(dict.fromkeys(every))
-        scores = dict(zip(distinct, self.score(*_columns(distinct)), strict=True))
-        steps = [scores[pair] or None for pair in pairs]
+        scores = dict(zip(distinct, self.score(distinct), strict=True))
+        steps = [scores[text] or None for text in texts]
         reduce = REDUCTIONS[self.reduction]
         return rollouts.with_columns(
             step_rewards=steps, process_reward=[each and reduce(each) for each in steps]
         )
 
-    def _row(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
+    def _row(self, text: StepText) -> tuple[list[int], list[int]]:
         """Tokens of prompt and response, and the columns of its steps' last tokens."""
-        given, drawn = self.tokenizer.encode_prompt(prompt), self.tokenizer.encode(response)
+        given = self.tokenizer.encode_prompt(text.prompt)
+        drawn = self.tokenizer.encode(text.response)
         if not drawn:
             return given, []
-        ends = step_ends(response, self.separator, self.marker)
-        last = tokens_at(self.tokenizer, response, ends)
+        last = tokens_at(self.tokenizer, text.response, text.ends)
         return [*given, *drawn], [len(given) + token for token in last]
 
     def _queue(self, texts: Sequence[Sequence[int]]) -> Iterator[jax.Array]:
@@ -182,11 +201,10 @@ def with_scalar_head(config: ModelConfig, params: dict, mesh: Mesh) -> tuple[Mod
       mesh: Where.
     """
     config = dataclasses.replace(config, scalar_head=True)
-    add = lambda params: {**params, "scalar": jnp.zeros(config.width, jnp.float32)}  # noqa: E731
+
+    def add(params: dict) -> dict:
+        return {**params, "scalar": jnp.zeros(config.width, jnp.float32)}
+
     shapes = jax.eval_shape(add, params)
     places = sharding.shardings(mesh, shapes, model.logical_axes(config, shapes))
     return config, jax.jit(add, out_shardings=places)(params)
-
-
-def _columns(pairs):
-    return tuple(zip(*pairs, strict=True)) if pairs else ((), ())

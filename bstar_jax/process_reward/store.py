@@ -41,9 +41,11 @@ class ProcessRewardStore:
         """The process reward model: the policy, merged, with a second head of one number."""
         return dataclasses.replace(self.policy.merged_model, scalar_head=True)
 
-    def step_ends(self, response: str) -> list[int]:
-        """Where the solution steps of a response end, in characters."""
-        return step_ends(response, self._separator, self.task.answer_marker)
+    def step_ends(self, query_id: str, response: str) -> list[int]:
+        """Where the solution steps of a response to a query end, in characters."""
+        source = self.task.source(query_id)
+        separator = self.config.prm.separator or source.separator
+        return step_ends(response, separator, source.answer_marker)
 
     def checkpoints(self, *, read_only: bool, mesh: Mesh | None = None) -> Checkpoints:
         """Opens the checkpoints of the model; the caller closes them.
@@ -78,14 +80,9 @@ class ProcessRewardStore:
             self.model,
             params,
             self.policy.tokenizer,
-            separator=self._separator,
-            marker=self.task.answer_marker,
+            step_ends=self.step_ends,
             reduction=settings.reduction,
             batch=settings.score_batch * len(site.shards) // site.total,
             mesh=site.mesh,
             team=self.team if site.mesh.is_multi_process else ALONE,
         )
-
-    @property
-    def _separator(self) -> str:
-        return self.config.prm.separator or self.task.separator

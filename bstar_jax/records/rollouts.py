@@ -1,4 +1,4 @@
-"""What the rooms hand each other: queries, and rollouts as columns that go to Parquet.
+"""Rollouts as columns that go to Parquet.
 
 A rollout is one response to one query with everything known about it. Rollouts live in an
 Arrow table with one fixed schema, so that "not computed" is a null and never a zero, and so
@@ -40,37 +40,6 @@ SCHEMA = pa.schema(
         ("rationalized", pa.bool_()),
     ]
 )
-
-SPLITS = ("sft", "train", "calibration", "heldout")
-
-
-@dataclasses.dataclass(frozen=True)
-class Query:
-    """One question of a task.
-
-    Attributes:
-      query_id: Unique in its task: the file's own id or `<split>/<record number from 0>`.
-      split: One of `SPLITS`.
-      prompt: The text that the model continues.
-      reference: The reference answer, as text.
-      solution: A human solution, answer line included; "" where the task has none.
-      fields: The task's own data about the query, such as its quantities.
-      prefix: The beginning of a response, where the model is to continue one; else "".
-      more_solutions: Other human solutions.
-    """
-
-    query_id: str
-    split: str
-    prompt: str
-    reference: str
-    solution: str = ""
-    fields: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    prefix: str = ""
-    more_solutions: tuple[str, ...] = ()
-
-    def solutions(self, count: int) -> tuple[str, ...]:
-        """The first human solutions, at most `count`."""
-        return tuple(filter(None, (self.solution, *self.more_solutions)))[:count]
 
 
 @dataclasses.dataclass(frozen=True)

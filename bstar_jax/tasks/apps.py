@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bstar_jax.tasks import code as programs
-from bstar_jax.tasks.format import Layout, Parts
+from bstar_jax.records import Source
+from bstar_jax.tasks import code
+from bstar_jax.tasks.format import Format, ParsedRecord
 from bstar_jax.tasks.record import Record, kind
 
 _TESTS = "input_output"
 
 
-def _read(record: Record) -> Parts | None:
+def _read(record: Record) -> ParsedRecord | None:
     tests = _read_tests(record)
     if tests is None:
         return None
@@ -33,12 +34,12 @@ def _read(record: Record) -> Parts | None:
     else:
         question.append("The program reads standard input and writes standard output.")
     if record.has("starter_code"):
-        starter = programs.block(record.text("starter_code", "starter code"))
+        starter = code.block(record.text("starter_code", "starter code"))
         question.append(f"Start from this code:\n\n{starter}")
     found = _solutions(record)
-    first, *more = map(programs.fenced, found or [""])
+    first, *more = map(code.fenced, found or [""])
     reference = found[0] if found else ""
-    return Parts("\n\n".join(question), reference, first, {"tests": tests}, tuple(more))
+    return ParsedRecord("\n\n".join(question), reference, first, {"tests": tests}, tuple(more))
 
 
 def _solutions(record: Record) -> list[str]:
@@ -48,7 +49,7 @@ def _solutions(record: Record) -> list[str]:
     solutions = record.decoded("solutions", "solutions")
     if not isinstance(solutions, list) or not all(isinstance(text, str) for text in solutions):
         raise record.error("solutions", " is not the JSON of a list of programs")
-    return list(dict.fromkeys(filter(None, map(programs.block, solutions))))
+    return list(dict.fromkeys(filter(None, map(code.block, solutions))))
 
 
 def _read_tests(record: Record) -> dict[str, object] | None:
@@ -98,13 +99,10 @@ def _one_text(record: Record, name: str, value: object) -> str:
     return value
 
 
-LAYOUT = Layout(
-    name="apps",
+FORMAT = Format(
+    Source("apps", "code", hint_prompt=code.HINT_PROMPT),
     read=_read,
-    answer_kind="code",
-    answer_marker="",
-    prompt=programs.PROMPT,
-    hint_prompt=programs.HINT_PROMPT,
+    prompt=code.PROMPT,
     id_fields=("problem_id", "id"),
     ids_repeat=True,
 )

@@ -9,11 +9,11 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Mapping
 from fractions import Fraction
 
-from bstar_jax.answers.equations import CALCULATOR
+from bstar_jax.answers.equations import ANNOTATION
 from bstar_jax.answers.text import parse_number
+from bstar_jax.records import Query
 
 _OPERATORS = {
     ast.Add: operator.add,
@@ -28,7 +28,7 @@ _LEADING_ZEROS = re.compile(r"(?<![\w.])0+(?=\d)")
 _LONGEST = 200  # characters of an equation
 
 
-def step_rewards(fields: Mapping[str, object], response: str) -> list[float]:
+def check_steps(query: Query, response: str) -> list[float]:
     """Grades the lines of a response that hold annotations.
 
     With v such lines before the first with a false equation, of m in all,
@@ -39,14 +39,14 @@ def step_rewards(fields: Mapping[str, object], response: str) -> list[float]:
     Example: "8-3=<<8-3=5>>5\\n5+4=<<5+4=8>>8\\n#### 8" -> [1, 0]
 
     Args:
-      fields: Not needed: an equation is true or false by itself.
+      query: Not used: an equation is true or false by itself.
       response: The response.
 
     Returns:
       Rewards in [-1, 1]; none where nothing is annotated.
     """
-    del fields
-    found = [CALCULATOR.findall(line) for line in response.split("\n")]
+    del query
+    found = [ANNOTATION.findall(line) for line in response.split("\n")]
     steps = [all(map(is_true, equations)) for equations in found if equations]
     if all(steps):
         return [1.0] * len(steps)

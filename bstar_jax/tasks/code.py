@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bstar_jax.tasks.format import Parts
+from bstar_jax.tasks.format import ParsedRecord
 
 _ASK = """# Question
 
@@ -32,7 +32,9 @@ def fenced(program: str) -> str:
     return f"```python\n{program}\n```" if program else ""
 
 
-def parts(question: str, program: str, asserts: Sequence[str], setup: str = "") -> Parts:
+def parse_asserts(
+    question: str, program: str, asserts: Sequence[str], setup: str = ""
+) -> ParsedRecord:
     """A question whose program must pass asserts, which are shown below it.
 
     Example of a question: "Double a number.\\n\\nThese tests must pass:\\n\\nassert f(2) == 4"
@@ -46,7 +48,7 @@ def parts(question: str, program: str, asserts: Sequence[str], setup: str = "") 
     program, setup = block(program), block(setup)
     asserts = [source(line).strip() for line in asserts]
     shown = "\n".join([setup, *asserts] if setup else asserts)
-    return Parts(
+    return ParsedRecord(
         question=f"{question.strip()}\n\nThese tests must pass:\n\n{shown}",
         reference=program,
         solution=fenced(program),

@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 
 from bstar_jax.config import FieldNames
-from bstar_jax.tasks import jsonl
+from bstar_jax.tasks import calculator, jsonl
 
 _FIELDS = FieldNames(question="question", answer="answer", solution="answer")
 
-LAYOUT = dataclasses.replace(
-    jsonl.layout(_FIELDS, reward="number", answer_marker="####"),
-    name="gsm8k",
-    steps="calculator",
+_FORMAT = jsonl.format_for(_FIELDS, reward="number", answer_marker="####")
+FORMAT = dataclasses.replace(
+    _FORMAT,
+    source=dataclasses.replace(_FORMAT.source, name="gsm8k", step_check=calculator.check_steps),
     remedy="",
 )

@@ -11,30 +11,26 @@ Source: arXiv:2107.03374.
 
 from __future__ import annotations
 
-from bstar_jax.tasks import code as programs
-from bstar_jax.tasks.format import Layout, Parts
+from bstar_jax.records import Source
+from bstar_jax.tasks import code
+from bstar_jax.tasks.format import Format, ParsedRecord
 from bstar_jax.tasks.record import Record
 
 HINT_PROMPT = "{question}{reference}\n\n# The same function once more.\n{question}"
 
 
-def _read(record: Record) -> Parts:
-    prompt = programs.source(record.text("prompt", "question"))
-    solution = programs.source(record.text_if_any("canonical_solution", "solution"))
+def _read(record: Record) -> ParsedRecord:
+    prompt = code.source(record.text("prompt", "question"))
+    solution = code.source(record.text_if_any("canonical_solution", "solution"))
     tests = {
         "kind": "check",
         "prompt": prompt,
-        "test": programs.source(record.text("test", "tests")),
+        "test": code.source(record.text("test", "tests")),
         "entry_point": record.text("entry_point", "function").strip(),
     }
-    return Parts(prompt, solution, solution, {"tests": tests})
+    return ParsedRecord(prompt, solution, solution, {"tests": tests})
 
 
-LAYOUT = Layout(
-    name="humaneval",
-    read=_read,
-    answer_kind="code",
-    answer_marker="",
-    prompt="{question}",
-    hint_prompt=HINT_PROMPT,
+FORMAT = Format(
+    Source("humaneval", "code", hint_prompt=HINT_PROMPT), read=_read, prompt="{question}"
 )

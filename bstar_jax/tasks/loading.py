@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bstar_jax.config import FieldNames, UserError
+from bstar_jax.config import FieldNames, TaskConfig, UserError
 from bstar_jax.tasks import (
     apps,
     arc,
@@ -13,12 +13,12 @@ from bstar_jax.tasks import (
     mathematics,
     mbpp,
 )
-from bstar_jax.tasks import format as layout
+from bstar_jax.tasks import format as formats
 from bstar_jax.tasks.task import Task
 
 # Stories are generated, but responses to them come in files too.
 FORMATS = {
-    module.LAYOUT.name: module.LAYOUT
+    module.FORMAT.name: module.FORMAT
     for module in (arithmetic, gsm8k, mathematics, arc, humaneval, mbpp, apps)
 }
 TASKS = (*FORMATS, "jsonl")
@@ -67,7 +67,7 @@ def load(
         too few human solutions.
     """
     fields = fields or FieldNames()
-    form = format_of(name, fields, reward=reward, answer_marker=answer_marker)
+    form = find_format(name, fields, reward=reward, answer_marker=answer_marker)
     if not path and name != "arithmetic":
         raise UserError(
             f"task.path is '', but task {name!r} reads a file; "
@@ -88,10 +88,32 @@ def load(
                 "learn from warm-up alone; drop it"
             )
         return arithmetic.load(seed=seed, sizes=sizes, **templates)
-    return layout.load(form, path, seed=seed, sizes=sizes, **templates)
+    return formats.load(form, path, seed=seed, sizes=sizes, **templates)
 
 
-def format_of(name: str, fields: FieldNames, *, reward: str, answer_marker: str) -> layout.Layout:
+def check_distinct(settings: TaskConfig, distinct: str) -> None:
+    """Checks that responses to a task can be told apart as a config says.
+
+    Args:
+      settings: The task, which need not be loaded.
+      distinct: What tells repeats apart, as `balance.distinct`.
+
+    Raises:
+      UserError: If equations do, and responses have none.
+    """
+    is_own = settings.name == "jsonl"
+    known = jsonl.REWARDS[settings.reward] if is_own else FORMATS[settings.name].source
+    if distinct == "equations" and known.equations is None:
+        kind = settings.reward if is_own else settings.name
+        raise UserError(
+            f"balance.distinct is 'equations', but responses of task {kind!r} have none to tell "
+            "them apart by; use balance.distinct=text"
+        )
+
+
+def find_format(
+    name: str, fields: FieldNames, *, reward: str, answer_marker: str
+) -> formats.Format:
     """The format of a task's files; see `load` for the arguments.
 
     Raises:
@@ -100,7 +122,7 @@ def format_of(name: str, fields: FieldNames, *, reward: str, answer_marker: str)
     if name not in TASKS:
         raise UserError(f"task.name is {name!r}; it takes one of {', '.join(TASKS)}")
     if name == "jsonl":
-        return jsonl.layout(fields, reward=reward, answer_marker=answer_marker)
+        return jsonl.format_for(fields, reward=reward, answer_marker=answer_marker)
     if (answer_marker, reward, fields) != ("", "number", FieldNames()):
         raise UserError(
             f"task {name} has its own answer_marker, reward and fields; drop "

@@ -10,14 +10,18 @@ Source: arXiv:2103.03874; MATH-500: arXiv:2305.20050.
 
 from __future__ import annotations
 
+from bstar_jax.answers import equations
 from bstar_jax.answers.text import last_boxed, read_answer
-from bstar_jax.tasks.format import Layout, Parts
+from bstar_jax.records import Source
+from bstar_jax.tasks.format import HINT_PROMPT, Format, ParsedRecord
 from bstar_jax.tasks.record import Record, short
 
 MARKER = "# Answer"
 
 
-def read_parts(record: Record, *, question: str, answer: str, solution: str, marker: str) -> Parts:
+def parse(
+    record: Record, *, question: str, answer: str, solution: str, marker: str
+) -> ParsedRecord:
     """A question whose answer is LaTeX, from fields of the given names.
 
     The answer is what follows the marker in the answer's field, or stands in its last box, or
@@ -54,19 +58,18 @@ def read_parts(record: Record, *, question: str, answer: str, solution: str, mar
     reference = " ".join(line.strip() for line in reference.split("\n")).strip()
     if steps and marker not in steps:
         steps = f"{steps}\n\n{marker}\n\n{reference}"
-    return Parts(asked, reference, steps)
+    return ParsedRecord(asked, reference, steps)
 
 
 def _stated(text: str, marker: str) -> str | None:
     return read_answer(text, marker) if marker in text else last_boxed(text)
 
 
-def _read(record: Record) -> Parts:
-    return read_parts(
-        record, question="problem", answer="answer", solution="solution", marker=MARKER
-    )
+def _read(record: Record) -> ParsedRecord:
+    return parse(record, question="problem", answer="answer", solution="solution", marker=MARKER)
 
 
-LAYOUT = Layout(
-    name="math", read=_read, answer_kind="math", answer_marker=MARKER, equations="latex"
+FORMAT = Format(
+    Source("math", "math", MARKER, hint_prompt=HINT_PROMPT, equations=equations.in_latex),
+    read=_read,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 
+from bstar_jax.answers.choices import option_line
 from bstar_jax.tasks.record import Record
 
 MARKER = "Final answer:"
@@ -68,17 +69,11 @@ def read_label(record: Record, name: str, labels: Sequence[str]) -> str:
     return label
 
 
-def asked(question: str, fields: Mapping[str, Sequence[str]]) -> str:
+def with_options(question: str, fields: Mapping[str, Sequence[str]]) -> str:
     """A question with its options below it.
 
     Example: "Which is cold?\\n\\nA. ice\\nB. fire"
     """
-    return "\n".join([question.strip(), "", *(option_line(fields, x) for x in fields["labels"])])
-
-
-def option_line(fields: Mapping[str, Sequence[str]], label: str) -> str:
-    """An option as a question shows it.
-
-    Example: "A. ice"
-    """
-    return f"{label}. {fields['options'][list(fields['labels']).index(label)]}"
+    return "\n".join(
+        [question.strip(), "", *(option_line(fields, label) for label in fields["labels"])]
+    )

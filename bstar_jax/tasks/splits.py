@@ -19,7 +19,7 @@ from bstar_jax.config import UserError
 from bstar_jax.records import SPLITS, Query
 
 
-def deal(
+def split_queries(
     train: Sequence[Query], test: Sequence[Query] | None, seed: int, sizes: Mapping[str, int], path
 ) -> tuple[dict[str, tuple[Query, ...]], tuple[Query, ...]]:
     """Deals queries into the four splits.

@@ -15,10 +15,10 @@ import itertools
 import logging
 import re
 
+import math_verify
 import sympy
 from latex2sympy2_extended import latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
-from math_verify import verify
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
@@ -51,7 +51,7 @@ class Unreadable(Exception):
     """Algebra can make nothing of an expression."""
 
 
-def verdict(pair: tuple[str, str]) -> str:
+def verify(pair: tuple[str, str]) -> str:
     """Compares an answer with a reference.
 
     Args:
@@ -197,7 +197,7 @@ def _same(one: sympy.Expr, two: sympy.Expr) -> bool:
 
 def _verified(one, two) -> bool:
     """What math-verify says; its own time limits, which are signals, are off."""
-    return verify(
+    return math_verify.verify(
         two, one, numeric_precision=_DIGITS, strict=True, timeout_seconds=None, raise_on_error=True
     )
 

@@ -17,10 +17,10 @@ from typing import NamedTuple
 from bstar_jax.answers.mathematics import equality, readings
 from bstar_jax.answers.mathematics.notation import LONGEST
 from bstar_jax.answers.text import last_boxed, whole_lines
-from bstar_jax.isolation.workers import Outcome, Pool
+from bstar_jax.isolation.workers import Outcome, WorkerPool
 
 _FORMULA_BEGINS = re.compile(r"(?<!\\)\\\[")  # not the spacing after a line, `\\[2pt]`
-_ALGEBRA = "bstar_jax.answers.mathematics.algebra:verdict"
+_ALGEBRA = "bstar_jax.answers.mathematics.algebra:verify"
 # Rules of the parser are set up when they are first met, which takes far longer than using them.
 _WARM_UP = (
     (r"\frac{x^{2}+1}{2}-\sqrt{3}", r"\frac{2x^{2}+2}{4}-\sqrt{3}"),
@@ -28,7 +28,7 @@ _WARM_UP = (
 )
 
 
-class Graded(NamedTuple):
+class MathVerdict(NamedTuple):
     """What became of one answer.
 
     Attributes:
@@ -114,23 +114,7 @@ def quick(answer: str, reference: str) -> bool | None:
     return None if equal is False and not _is_exact(one) else equal
 
 
-def verdict(answer: str, reference: str) -> str:
-    """Compares by algebra, in this process and without a time limit.
-
-    Returns:
-        "correct", "wrong", or "unparseable" where the answer cannot be read.
-
-    Raises:
-        ValueError: If the reference cannot be read.
-    """
-    from bstar_jax.answers.mathematics import (
-        algebra as symbolic,  # SymPy takes a second, and is a worker's to load
-    )
-
-    return symbolic.verdict((answer, reference))
-
-
-class Grader:
+class MathVerifier:
     """Grades answers, with worker processes for those that need algebra.
 
     A context manager: workers start on entering. An answer that takes longer than the limit is
@@ -138,8 +122,8 @@ class Grader:
     limit is the most that one answer can take.
 
     Example:
-        with Grader(workers=2, limit_seconds=5.0) as grader:
-            grader.grade([("0.5", r"\\frac12"), ("x+x", "2x"), ("9^{9^{9^9}}", "1")])
+        with MathVerifier(workers=2, limit_seconds=5.0) as verifier:
+            verifier.verify([("0.5", r"\\frac12"), ("x+x", "2x"), ("9^{9^{9^9}}", "1")])
         # reasons: correct, correct, timeout
 
     Args:
@@ -149,9 +133,9 @@ class Grader:
 
     def __init__(self, workers: int = 2, limit_seconds: float = 5.0):
         self._limit_seconds = limit_seconds
-        self._pool = Pool(_ALGEBRA, workers, limit_seconds, warm_up=_WARM_UP)
+        self._pool = WorkerPool(_ALGEBRA, workers, limit_seconds, warm_up=_WARM_UP)
 
-    def __enter__(self) -> Grader:
+    def __enter__(self) -> MathVerifier:
         self._pool.__enter__()
         return self
 
@@ -163,7 +147,7 @@ class Grader:
         """Worker processes that are running."""
         return self._pool.alive
 
-    def grade(self, pairs: Sequence[tuple[str | None, str]]) -> list[Graded]:
+    def verify(self, pairs: Sequence[tuple[str | None, str]]) -> list[MathVerdict]:
         """Grades every (answer, reference).
 
         Args:
@@ -173,9 +157,10 @@ class Grader:
         Returns:
             A grade for each, in order. Pairs that are equal share the work.
         """
-        grades = {pair: _grade_quickly(*pair) for pair in dict.fromkeys(pairs)}
-        grades |= self._patiently([pair for pair, grade in grades.items() if grade is None])
-        return [grades[pair] for pair in pairs]
+        quick = {pair: _verify_quickly(*pair) for pair in dict.fromkeys(pairs)}
+        verdicts = {pair: verdict for pair, verdict in quick.items() if verdict is not None}
+        verdicts |= self._patiently([pair for pair in quick if pair not in verdicts])
+        return [verdicts[pair] for pair in pairs]
 
     def unreadable(self, references: Iterable[str]) -> dict[str, str]:
         """The references among these that cannot be graded against, each with the reason.
@@ -190,7 +175,7 @@ class Grader:
         found = {text: grades[text, text].reason for text in left}
         return {text: reason for text, reason in found.items() if reason in ("error", "timeout")}
 
-    def _patiently(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Graded]:
+    def _patiently(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], MathVerdict]:
         """Grades by algebra; what was late once more, alone and with twice the limit."""
         grades = self._run(pairs)
         late = [pair for pair in pairs if grades[pair].reason == "timeout"]
@@ -199,24 +184,26 @@ class Grader:
             grades[pair] = grade._replace(seconds=grade.seconds + grades[pair].seconds)
         return grades
 
-    def _run(self, pairs: Sequence[tuple[str, str]], **options) -> dict[tuple[str, str], Graded]:
+    def _run(
+        self, pairs: Sequence[tuple[str, str]], **options
+    ) -> dict[tuple[str, str], MathVerdict]:
         outcomes = self._pool.run(pairs, **options)
-        return dict(zip(pairs, map(_graded, outcomes), strict=True))
+        return dict(zip(pairs, map(_verdict, outcomes), strict=True))
 
 
-def _grade_quickly(answer: str | None, reference: str) -> Graded | None:
+def _verify_quickly(answer: str | None, reference: str) -> MathVerdict | None:
     start = time.perf_counter()
     if answer is None or readings.read(answer) is None:
         reason = "unparseable"
     else:
         equal = quick(answer, reference)
         reason = {True: "correct", False: "wrong", None: None}[equal]
-    return Graded(reason, time.perf_counter() - start) if reason else None
+    return MathVerdict(reason, time.perf_counter() - start) if reason else None
 
 
-def _graded(outcome: Outcome) -> Graded:
+def _verdict(outcome: Outcome) -> MathVerdict:
     reasons = {"done": outcome.value, "timeout": "timeout"}
-    return Graded(reasons.get(outcome.kind, "error"), outcome.seconds)
+    return MathVerdict(reasons.get(outcome.kind, "error"), outcome.seconds)
 
 
 def _is_exact(reading: readings.Reading | None) -> bool:

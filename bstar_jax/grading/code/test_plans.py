@@ -32,7 +32,7 @@ _PRELUDE_MODULES = "collections fractions heapq itertools math random sys time".
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TestPlan:
     """What a judge is asked to do, as commands of `inside.judge.Judge`.
 
     Attributes:
@@ -50,7 +50,7 @@ class Plan:
             raise ValueError("there are no tests, which every program would pass")
 
 
-def plan(tests: Mapping[str, object], response: str, reference: str = "") -> Plan | None:
+def plan(tests: Mapping[str, object], response: str, reference: str = "") -> TestPlan | None:
     """How a response is tested; None where there is no program in it.
 
     Args:
@@ -72,16 +72,16 @@ def plan(tests: Mapping[str, object], response: str, reference: str = "") -> Pla
         asserts = tuple(tests["asserts"])
         helpers, names = _borrowed(tests["setup"], asserts, reference)
         before = (("load", sources, imports), ("prepare", helpers, names, tests["setup"]))
-        return Plan(before, tuple(("test", text) for text in asserts))
+        return TestPlan(before, tuple(("test", text) for text in asserts))
     if kind == "calls":
         before = (("load", sources, imports),)
         pairs = zip(tests["inputs"], tests["outputs"], strict=True)
         name = tests["fn_name"]
         calls = tuple(("call", name, _with_number_keys(given), wanted) for given, wanted in pairs)
-        return Plan(before, calls)
+        return TestPlan(before, calls)
     if kind == "stdio":
         runs = (("run", sources, imports, text) for text in tests["inputs"])
-        return Plan((), tuple(runs), tuple(tests["outputs"]))
+        return TestPlan((), tuple(runs), tuple(tests["outputs"]))
     raise ValueError(f"tests are asserts, check, calls or stdio, not {kind!r}")
 
 
@@ -170,12 +170,12 @@ def _with_number_keys(arguments: list) -> list:
 # --- What the tests take from the program, and what they have of their own ---------------------
 
 
-def _check_plan(tests: Mapping[str, object], texts: tuple[str, ...]) -> Plan:
+def _check_plan(tests: Mapping[str, object], texts: tuple[str, ...]) -> TestPlan:
     prompt, test, entry_point = (tests[name] for name in ("prompt", "test", "entry_point"))
     sources = sum((continuations(prompt, text, entry_point) for text in texts), ())
     helpers = _helpers(prompt, test, entry_point)
     before = (("load", sources, ""), ("prepare", helpers, (entry_point,), test))
-    return Plan(before, (("test", f"check({entry_point})"),))
+    return TestPlan(before, (("test", f"check({entry_point})"),))
 
 
 @functools.lru_cache(maxsize=4096)

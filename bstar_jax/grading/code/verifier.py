@@ -12,7 +12,7 @@ What remains possible:
 - To claim what is only asked as yes or no: `assert f(x)`, and likewise a method of an object of
   the program's own, as in `assert f(x).startswith("a")`.
 - To supply both sides of a comparison: `assert f(x) == g(x)` is passed by any two functions that
-  agree. Names in asserts are the program's only where nothing else defines them; see `programs`.
+  agree. Names in asserts are the program's only where nothing else defines them; see `test_plans`.
 - To escape from the kernel: a sandbox is as good as the namespaces and the seccomp of Linux.
 
 What a program may not do that an honest one could want: start processes, open sockets, import
@@ -32,8 +32,9 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 
-from bstar_jax.grading.code import test_plans as programs
+from bstar_jax.grading.code import test_plans
 from bstar_jax.grading.code.outputs import same_output
+from bstar_jax.grading.code.test_plans import TestPlan
 from bstar_jax.isolation.sandbox import Broken, Limits, Sandbox, TimedOut
 from bstar_jax.isolation.self_test import check
 
@@ -59,7 +60,7 @@ class TestResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class CodeVerdict:
     """How a program went.
 
     Attributes:
@@ -83,13 +84,13 @@ class Verdict:
     seconds: float
 
 
-class Grader:
+class CodeVerifier:
     """Grades programs, several at a time; a context manager, at whose end no sandbox is left.
 
     Example:
-      with Grader() as grader:
+      with CodeVerifier() as verifier:
           tests = {"kind": "stdio", "inputs": ["2 3"], "outputs": ["5"]}
-          grader.grade(tests, "print(sum(map(int, input().split())))").passed  -> True
+          verifier.verify(tests, "print(sum(map(int, input().split())))").passed  -> True
     """
 
     def __init__(
@@ -116,12 +117,12 @@ class Grader:
         self._every_test = every_test
         self._unsafe = unsafe
         workers = workers or len(os.sched_getaffinity(0))
-        self._pool = concurrent.futures.ThreadPoolExecutor(workers, "grader")
+        self._pool = concurrent.futures.ThreadPoolExecutor(workers, "verifier")
         self._running: set[Sandbox] = set()
         self._lock = threading.Lock()
         self._is_closed = False
 
-    def __enter__(self) -> Grader:
+    def __enter__(self) -> CodeVerifier:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,7 +134,9 @@ class Grader:
         self._kill()
         self._pool.shutdown(cancel_futures=True)
 
-    def grade(self, tests: Mapping[str, object], response: str, reference: str = "") -> Verdict:
+    def verify(
+        self, tests: Mapping[str, object], response: str, reference: str = ""
+    ) -> CodeVerdict:
         """Grades one response.
 
         Args:
@@ -145,22 +148,22 @@ class Grader:
           UserError: If the tests are no Python.
           Broken: If the machine cannot start a sandbox.
         """
-        return self._grade((tests, response, reference), self._limits)[0]
+        return self._verify((tests, response, reference), self._limits)[0]
 
-    def grade_many(self, jobs: Iterable[tuple], *, retry: bool = True) -> list[Verdict]:
+    def verify_many(self, jobs: Iterable[tuple], *, retry: bool = True) -> list[CodeVerdict]:
         """Grades many, all workers at work, and keeps their order.
 
         Args:
-          jobs: What `grade` takes: (tests, response) or (tests, response, reference).
+          jobs: What `verify` takes: (tests, response) or (tests, response, reference).
           retry: Whether one that ran out of wall time is tried once more, alone and with twice
             the time, as others may have been in its way. They were not where it hardly asked for
             the CPU, as one that sleeps; and CPU time is its own: then there is no second try.
 
         Raises:
-          As `grade`; what is still running is then ended.
+          As `verify`; what is still running is then ended.
         """
         jobs = list(jobs)
-        futures = [self._pool.submit(self._grade, job, self._limits) for job in jobs]
+        futures = [self._pool.submit(self._verify, job, self._limits) for job in jobs]
         try:
             graded = [future.result() for future in futures]
         except BaseException:
@@ -169,7 +172,7 @@ class Grader:
         verdicts = []
         for job, (verdict, was_hindered) in zip(jobs, graded, strict=True):
             if was_hindered and retry:
-                verdict, _ = self._grade(job, self._limits.doubled())
+                verdict, _ = self._verify(job, self._limits.doubled())
             verdicts.append(verdict)
         return verdicts
 
@@ -186,10 +189,10 @@ class Grader:
             for sandbox in self._running:
                 sandbox.kill()
 
-    def _grade(self, job: tuple, limits: Limits) -> tuple[Verdict, bool]:
+    def _verify(self, job: tuple, limits: Limits) -> tuple[CodeVerdict, bool]:
         """(the verdict, whether wall time ran out that others may have taken)."""
         start = time.monotonic()
-        plan = programs.plan(*job)
+        plan = test_plans.plan(*job)
         if plan is None:
             message = "there is no program in the response"
             return _failed_before("unparseable", message, start), False
@@ -197,10 +200,10 @@ class Grader:
             session = _Session(sandbox, limits)
             verdict = self._carry_out(plan, session, start)
         if self._is_closed:
-            raise RuntimeError("the grader was closed while it graded")
+            raise RuntimeError("the verifier was closed while it worked")
         return verdict, session.was_hindered
 
-    def _carry_out(self, plan: programs.Plan, session: _Session, start: float) -> Verdict:
+    def _carry_out(self, plan: TestPlan, session: _Session, start: float) -> CodeVerdict:
         for command in plan.before:
             reason, message, _ = session.ask(command)
             if reason != "correct":
@@ -220,14 +223,16 @@ class Grader:
         first = failing[0] if failing else None
         result = results[first or 0]
         seconds = time.monotonic() - start
-        return Verdict(not failing, result.reason, result.message, first, tuple(results), seconds)
+        return CodeVerdict(
+            not failing, result.reason, result.message, first, tuple(results), seconds
+        )
 
     @contextlib.contextmanager
     def _sandbox(self, limits: Limits):
         with self._started(limits) as sandbox:
             with self._lock:
                 if self._is_closed:
-                    raise RuntimeError("this grader is closed")
+                    raise RuntimeError("this verifier is closed")
                 self._running.add(sandbox)
             try:
                 yield sandbox
@@ -276,8 +281,8 @@ class _Session:
             return "error", f"the sandbox ended: {error}", b""
 
 
-def _failed_before(reason: str, message: str, start: float) -> Verdict:
-    return Verdict(False, reason, message, None, (), time.monotonic() - start)
+def _failed_before(reason: str, message: str, start: float) -> CodeVerdict:
+    return CodeVerdict(False, reason, message, None, (), time.monotonic() - start)
 
 
 def _compared(output: bytes, expected: str) -> tuple[str, str]:
