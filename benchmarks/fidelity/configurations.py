@@ -13,16 +13,7 @@ import importlib.util
 import json
 import pathlib
 
-
-def package(name: str, *modules: str):
-    """The first of these modules that the checkout has and that has this name: its value."""
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            continue
-        found = importlib.import_module(module)
-        if hasattr(found, name):
-            return getattr(found, name)
-    raise SystemExit(f"none of {', '.join(modules)} has {name}; say where it is")
+from bstar_jax.config import load_config, to_dict
 
 
 def variants_of(file: pathlib.Path) -> list[str]:
@@ -37,13 +28,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
-    load = package("load", "bstar_jax.config.flags", "bstar_jax.flags")
-    to_dict = package("to_dict", "bstar_jax.config", "bstar_jax.config.schema", "bstar_jax.schema")
     settings = {}
     for file in sorted(pathlib.Path("configs").glob("*.py")):
         for variant in ["", *variants_of(file)]:
             name = f"{file}:{variant}" if variant else str(file)
-            settings[name] = to_dict(load(name))
+            settings[name] = to_dict(load_config(name))
     arguments.output.write_text(json.dumps(settings, indent=1) + "\n")
     print(f"{len(settings)} configs")
 

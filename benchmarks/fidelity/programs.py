@@ -84,30 +84,15 @@ def plain(text: str) -> str:
     return re.sub(r'(?<!custom_call )@(?:[\w.$-]+|"[^"]*")', number, text)
 
 
-def changed(config, settings: dict, mesh: tuple[int, int, int]):
-    """The config with some settings, named with dots, replaced, and its mesh set."""
-    from_dict = package("from_dict", "bstar_jax.config")
-    values = package("to_dict", "bstar_jax.config", "bstar_jax.schema")(config)
-    axes = zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True)
-    for name, value in {**settings, **dict(axes)}.items():
-        *sections, field = name.split(".")
-        place = values
-        for section in sections:
-            place = place[section]
-        place[field] = value
-    return from_dict(values)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--variants", default=",".join(VARIANTS), help="names, with commas")
     arguments = parser.parse_args()
-    load = package("load", "bstar_jax.config.flags", "bstar_jax.flags")
-    make_mesh = package("make_mesh", "bstar_jax.sharding", "bstar_jax.sharding.mesh")
     for name in arguments.variants.split(","):
         file, settings, sizes = VARIANTS[name]
-        config = changed(load(file), settings, sizes)
+        axes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), sizes, strict=True))
+        config = load_config(file).changed({**settings, **axes})
         devices = jax.devices()[: sizes[0] * sizes[1] * sizes[2]]
         folder = arguments.output / name
         folder.mkdir(parents=True, exist_ok=True)
