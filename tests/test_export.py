@@ -90,7 +90,7 @@ def test_the_tokenizer_is_the_runs(tmp_path):
         ("run@9", (), "no checkpoint of iteration 9; there are \\[0\\]"),
         ("run@x", (), "what follows @ is an iteration"),
         ("nothing", (), "holds no run"),
-        ("run", ("--config.sft.steps=30",), "sft.steps belongs to how the run was made"),
+        ("run", ("--config.sft.steps=30",), "sft.steps determines how the run was made"),
         ("run", ("--output=",), "say which, as --output=DIR"),
         ("run", ("--output=/usr",), "/usr exists and is not empty; nothing is overwritten"),
     ],
