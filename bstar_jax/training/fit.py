@@ -90,7 +90,7 @@ def train_step(
     )
     transform = optimizer.make(adam, learning_rate)
     updates, moments = transform.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params: Any = optax.apply_updates(state.params, updates)
     return TrainState(params, moments), {"loss": value, "grad_norm": optax.tree.norm(gradient)}
 
 
