@@ -128,6 +128,7 @@ class Member(Team):
         threading.Thread(target=self._live, daemon=True).start()
 
     def gather(self, value: bytes) -> list[bytes]:
+        """As `Team.gather`; process 0 collects the values and sends them to all."""
         number, self._round = self._round, self._round + 1
         if self.is_first:
             self._take(0, number, value)
@@ -136,6 +137,7 @@ class Member(Team):
         return self._complete.get(timeout=None if not self._over.is_set() else self._silence)
 
     def leave(self, code: int, reason: str) -> None:
+        """As `Team.leave`; closes the connections."""
         self._over.set()
         if code in EXPECTED:
             # Nobody hangs up before all have arrived: the others would take it for a loss.

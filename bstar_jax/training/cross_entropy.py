@@ -139,17 +139,17 @@ def _by_device(
     tokens = targets_BL.size
     chunks, size = chunking(tokens, weight_DV.shape[1])
 
-    def split(array):
+    def split(array: jax.Array) -> jax.Array:
         array = array.reshape(tokens, *array.shape[2:])
         padding = [(0, chunks * size - tokens)] + [(0, 0)] * (array.ndim - 1)
         return jnp.pad(array, padding).reshape(chunks, size, *array.shape[1:])
 
-    def join(array):
+    def join(array: jax.Array) -> jax.Array:
         return array.reshape(chunks * size, *array.shape[2:])[:tokens].reshape(
             *targets_BL.shape, *array.shape[2:]
         )
 
-    def add(total_DV, rows):
+    def add(total_DV: jax.Array | None, rows: Any) -> tuple[jax.Array | None, Any]:
         made = _chunk(settings, weight_DV, *rows)
         if not settings.differentiate:
             return None, made

@@ -82,7 +82,7 @@ def train_step(
       The new state, and "loss" and "grad_norm" of this step.
     """
 
-    def loss_of_trained(config, trained, batch):
+    def loss_of_trained(config: ModelConfig, trained: dict, batch: Any) -> jax.Array:
         return loss(config, adapters.combine(frozen or {}, trained), batch)
 
     value, gradient = _value_and_gradient(
@@ -102,7 +102,7 @@ def _value_and_gradient(
     if micro_rows in (0, len(batch.tokens_BL)):
         return value_and_grad(batch)
 
-    def split(column):
+    def split(column: jax.Array) -> jax.Array:
         # Every device keeps its rows: each part has some rows of every device.
         return column.reshape(micro_rows, -1, *column.shape[1:]).swapaxes(0, 1)
 
