@@ -53,9 +53,9 @@ def test_flags_come_before_the_environment():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("auto", "host:81", None, 1, {}), "--processes beside the other flags: give"),
-        (("auto", "", 2, None, {}), "--coordinator and --process beside"),
-        (("slurm", "host:81", 2, 0, {}), "--distributed=slurm beside"),
+        (("auto", "host:81", None, 1, {}), "without --processes; give --coordinator"),
+        (("auto", "", 2, None, {}), "without --coordinator and --process;"),
+        (("slurm", "host:81", 2, 0, {}), "with --distributed=slurm;"),
         (("auto", "host", 2, 0, {}), "--coordinator is 'host'; it takes the address"),
         (("auto", "host:99999", 2, 0, {}), "--coordinator is 'host:99999'"),
         (("auto", "host:81", 2, 2, {}), "--process is 2 of --processes=2; processes count from 0"),

@@ -56,10 +56,12 @@ def find_cluster(
     missing = [name for name, value in given.items() if value is None]
     if len(missing) < len(given):
         if count is None or index is None or missing or kind != "auto":
+            problem = (
+                f"without {' and '.join(missing)}" if missing else f"with --distributed={kind}"
+            )
             raise UserError(
-                f"{' and '.join(missing) or f'--distributed={kind}'} beside the other flags: give "
-                "--coordinator=HOST:PORT, --processes=N and --process=I, all three and nothing "
-                "else, or none of them"
+                f"flags name processes {problem}; give --coordinator=HOST:PORT, --processes=N and "
+                "--process=I, all three and nothing else, or none of them"
             )
         return _checked(Cluster(coordinator, count, index))
     tasks = environ.get("SLURM_STEP_NUM_TASKS", "")

@@ -112,8 +112,8 @@ def _value_and_gradient(
     zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
-        shardings = sharding.shardings(mesh, params, model.logical_axes(config, params))
-        zero = zero[0], jax.lax.with_sharding_constraint(zero[1], shardings)
+        targets = sharding.shardings(mesh, params, model.logical_axes(config, params))
+        zero = zero[0], jax.lax.with_sharding_constraint(zero[1], targets)
     return jax.lax.scan(add, zero, jax.tree.map(split, batch))[0]
 
 
