@@ -51,7 +51,7 @@ def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
 
 
 def for_training(config: ModelConfig, where: jax.sharding.Mesh, values: dict) -> dict:
-    """Parameters on the storage map of a mesh; copies, so that they may be given up."""
+    """Parameters on the storage map of a mesh; copies, so that they may be donated."""
     return place_params(config, where, jax.tree.map(jnp.copy, values))
 
 

@@ -19,7 +19,7 @@ from bstar_jax.config import UserError
 from bstar_jax.console import Console
 from bstar_jax.phases.opening import open_run
 from bstar_jax.sampling import Keys, generate
-from bstar_jax.tokenizer.definition import JsonTokenizer, Special
+from bstar_jax.tokenizer.definition import JsonTokenizer, SpecialTokens
 from tests import builders, published, tiny
 from tests.published import KINDS, TEXTS
 
@@ -393,7 +393,7 @@ def test_special_tokens_in_settings_are_refused(directories, tmp_path):
 def test_all_ends_end_a_response():
     words = builders.WORDS
     ends = (words.end_id, *words.encode("8 ."))
-    many = JsonTokenizer(words.definition, Special(ends[0], 0, None, more_end_ids=ends[1:]))
+    many = JsonTokenizer(words.definition, SpecialTokens(ends[0], 0, None, more_end_ids=ends[1:]))
     queries = builders.queries(6)
 
     def rows(some):

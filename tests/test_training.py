@@ -145,14 +145,14 @@ def test_order_is_a_function_of_seeds_and_step_alone():
 
 
 def plain_loss(logits_BLV, batch):
-    """Mean surprise of the weighted targets, in f64, token by token."""
+    """Mean cross-entropy of the weighted targets, in f64, token by token."""
     logits_BLV = np.asarray(logits_BLV, np.float64)
     total = weight = 0.0
     for place in zip(*np.nonzero(batch.weights_BL), strict=True):
         row_V = logits_BLV[place]
-        surprise = np.log(np.exp(row_V - row_V.max()).sum()) + row_V.max()
-        surprise -= row_V[batch.targets_BL[place]]
-        total += batch.weights_BL[place] * surprise
+        cross_entropy = np.log(np.exp(row_V - row_V.max()).sum()) + row_V.max()
+        cross_entropy -= row_V[batch.targets_BL[place]]
+        total += batch.weights_BL[place] * cross_entropy
         weight += batch.weights_BL[place]
     return total / weight
 
@@ -419,10 +419,10 @@ def test_binary_cross_entropy():
     weights_BL = rng.integers(0, 2, shape).astype(float)
     weights_BL[0, 0] = 1
     p = 1 / (1 + np.exp(-values_BL))
-    surprise = -(labels_BL * np.log(p) + (1 - labels_BL) * np.log(1 - p))
+    cross_entropy = -(labels_BL * np.log(p) + (1 - labels_BL) * np.log(1 - p))
     weights_BL /= weights_BL.sum()
     wide = [jnp.asarray(array, jnp.float32) for array in (values_BL, labels_BL, weights_BL)]
-    expected = (surprise * weights_BL).sum()
+    expected = (cross_entropy * weights_BL).sum()
     assert float(binary_cross_entropy(*wide)) == pytest.approx(expected, rel=1e-5)
     zero = binary_cross_entropy(jnp.zeros(shape), *wide[1:])
     assert float(zero) == pytest.approx(np.log(2), rel=1e-6)
@@ -446,7 +446,7 @@ def test_the_language_of_right_responses_is_learnt_beside_the_labels():
 
     text, _ = encode(words, [Example(right.prompt, right.response, "a")], **limits)
     batch = text.take(np.array([0]))
-    # The end of text is not part of what is judged.
+    # End-of-text is not scored.
     end = int(batch.weights_BL[0].nonzero()[0][-1])
     batch.weights_BL[0, end] = 0
     language = float(loss_of(builders.MODEL, builders.params(), batch))

@@ -26,8 +26,8 @@ def plain(config, hidden_BLD, weight_DV, targets_BL, weights_BL):
         logits_BLV = config.logit_cap * jnp.tanh(logits_BLV / config.logit_cap)
     logits_BLV = logits_BLV[..., : config.vocab_size]
     target_BL1 = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)
-    surprise_BL = jax.nn.logsumexp(logits_BLV, axis=-1) - target_BL1[..., 0]
-    return jnp.sum(surprise_BL * weights_BL)
+    cross_entropy_BL = jax.nn.logsumexp(logits_BLV, axis=-1) - target_BL1[..., 0]
+    return jnp.sum(cross_entropy_BL * weights_BL)
 
 
 def inputs(dtype="float32", shape=(8, 10), padded=PADDED):

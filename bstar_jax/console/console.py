@@ -122,7 +122,7 @@ class Console:
     def summary(
         self,
         rows: Sequence[Mapping],
-        places: Mapping[str, str | os.PathLike],
+        locations: Mapping[str, str | os.PathLike],
         *,
         seconds: float | None = None,
     ) -> None:
@@ -131,17 +131,17 @@ class Console:
         Args:
           rows: Figures of each iteration, as for `iteration_table`; the first is set against the
             last.
-          places: Paths or commands, by what is found there.
+          locations: Paths or commands, by what is found there.
           seconds: Wall time of the whole run.
         """
         if rows:
             self._out.print(tables.summary_table(rows))
             self._out.print()
         if seconds is not None:
-            places = {"took": duration(seconds), **places}
-        width = max(map(len, places), default=0)
-        for name, place in places.items():
-            self._print(self._out, f"{name:<{width}}  {os.fspath(place)}")
+            locations = {"took": duration(seconds), **locations}
+        width = max(map(len, locations), default=0)
+        for name, location in locations.items():
+            self._print(self._out, f"{name:<{width}}  {os.fspath(location)}")
 
     def note(self, message: str) -> None:
         """Prints a message of interest, unless quiet."""

@@ -5,7 +5,6 @@ Where nothing was trained, the two are the same: names, dtypes, bytes of tensors
 
 from __future__ import annotations
 
-import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -60,11 +59,14 @@ def export_checkpoint(
     leaves = names.leaves(params)
     _check_params(config, leaves)
     if source:
-        source = pathlib.Path(source)
-        check_architecture(config, read_config(source), source)
-        table, headers = read_family(source).names, directory.read_headers(source)
-        directory.check_tensors(source, config, table, headers)
-        write_texts = functools.partial(directory.copy_texts, source)
+        checkpoint = pathlib.Path(source)
+        check_architecture(config, read_config(checkpoint), checkpoint)
+        table, headers = read_family(checkpoint).names, directory.read_headers(checkpoint)
+        directory.check_tensors(checkpoint, config, table, headers)
+
+        def write_texts(path: pathlib.Path) -> None:
+            directory.copy_texts(checkpoint, path)
+
     else:
         fields, table = write_llama_config(config, special_ids or {}), LLAMA_NAMES
         wanted = names.by_name(config, table)

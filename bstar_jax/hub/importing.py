@@ -129,6 +129,7 @@ def _read_parameter(
         return jax.device_put(_read_slice(tensors, stored, full, dtype))
     devices: dict[tuple, list] = {}
     for device, index in target.addressable_devices_indices_map(shape).items():
+        assert index is not None, "every device of the mesh has a slice"
         bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
         devices.setdefault(bounds, []).append(device)
     arrays = []

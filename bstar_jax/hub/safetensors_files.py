@@ -63,7 +63,7 @@ def write_tensors(
             tensor = take(name)
             if tensor.shape != specs[name][1] or tensor.nbytes != tensor_bytes(*specs[name]):
                 raise ValueError(f"{name} is {tensor.dtype}{tensor.shape}, not {specs[name]}")
-            handle.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
+            handle.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
 
 
 def write_json(file: pathlib.Path, values: Mapping) -> None:

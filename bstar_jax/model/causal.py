@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from beartype import beartype
@@ -12,6 +14,7 @@ from bstar_jax.kernels import attention
 from bstar_jax.model.decoder import Decoder
 from bstar_jax.model.layers import Attend
 from bstar_jax.model.parameters import merge
+from bstar_jax.model.rotary import IsWindowed
 
 
 def attend_whole(
@@ -33,8 +36,10 @@ def attend_whole(
     # A window as wide as the row leaves nothing out.
     window = config.window if config.window < segments_BL.shape[1] else 0
 
-    def attend(query, key, value, state, is_windowed):
-        def mix(window):
+    def attend(
+        query: jax.Array, key: jax.Array, value: jax.Array, state: Any, is_windowed: IsWindowed
+    ) -> tuple[jax.Array, Any]:
+        def mix(window: int) -> jax.Array:
             return attention.attend_segments(
                 query, key, value, segments_BL,
                 packed=packed, window=window, cap=config.attention_cap,

@@ -37,6 +37,7 @@ class Norm(nnx.Module):
         self.epsilon, self.offset = config.norm_epsilon, config.norm_offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Norms the last dimension."""
         wide = x.astype(jnp.float32)
         mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
         normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
@@ -121,6 +122,7 @@ class Attention(Projections):
         self, x: jax.Array, positions_BL: jax.Array, attend: Attend, state: Any,
         is_windowed: IsWindowed,
     ) -> tuple[jax.Array, Any]:  # fmt: skip
+        """Attention's output for each token, and the state that `attend` returns."""
         query, key, value = (self.apply(name, x) for name in ("query", "key", "value"))
         query = sharding.constrain(query, "batch", "length", "heads", "head_width")
         if self.config.qk_norm:
@@ -146,6 +148,7 @@ class FeedForward(Projections):
         self.add("down", inner, width, scale, bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """The output for each token."""
         gate = ACTIVATIONS[self.config.activation](self.apply("gate", x))
         hidden = sharding.constrain(gate * self.apply("up", x), "batch", "length", "feed_forward")
         return self.apply("down", hidden)
@@ -171,6 +174,7 @@ class Block(nnx.Module):
         self, x: jax.Array, positions_BL: jax.Array, attend: Attend, state: Any,
         is_windowed: IsWindowed,
     ) -> tuple[jax.Array, Any]:  # fmt: skip
+        """The residual stream after the layer, and the state that `attend` returns."""
         mixed, state = self.attention(
             self.attention_norm(x), positions_BL, attend, state, is_windowed
         )

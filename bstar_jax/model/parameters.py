@@ -15,7 +15,8 @@ from bstar_jax.model.decoder import Decoder
 
 
 @functools.lru_cache(maxsize=32)
-def _abstract(config: ModelConfig):
+def _abstract(config: ModelConfig) -> tuple[Any, Any]:
+    """The module without values: its graph, and its parameters as shapes with their metadata."""
     return nnx.split(nnx.eval_shape(lambda: Decoder(config)))
 
 
@@ -70,7 +71,7 @@ def logical_axes(config: ModelConfig, tree: Any) -> list[tuple[str, ...]]:
     """
     table = _axes_by_path(config)
 
-    def trailing_keys(path):
+    def trailing_keys(path: tuple) -> tuple[str, ...]:
         keys = []
         for entry in reversed(path):
             if not isinstance(entry, jax.tree_util.DictKey):
@@ -103,7 +104,7 @@ def mask_padding(logits: jax.Array, vocab_size: int) -> jax.Array:
 def pad_vocab(config: ModelConfig, tree: Any, size: int) -> Any:
     """Parameters, or a training state, padded with zeros to a vocabulary of `size`."""
 
-    def grow(axes, value):
+    def grow(axes: tuple[str, ...], value: jax.Array) -> jax.Array:
         if "vocab" not in axes:
             return value
         missing = size - config.vocab_size
@@ -115,7 +116,7 @@ def pad_vocab(config: ModelConfig, tree: Any, size: int) -> Any:
 def cut_vocab(config: ModelConfig, tree: Any) -> Any:
     """Parameters, or a training state, without vocabulary padding, as they are stored."""
 
-    def shrink(axes, value):
+    def shrink(axes: tuple[str, ...], value: jax.Array) -> jax.Array:
         if "vocab" not in axes:
             return value
         return jax.lax.slice_in_dim(value, 0, config.vocab_size, axis=axes.index("vocab"))

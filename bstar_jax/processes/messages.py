@@ -8,19 +8,19 @@ import socket
 import struct
 import threading
 
-_SIZES = struct.Struct("!II")
-_MOST = 2**31  # bytes of one message
+_SIZES = struct.Struct("!II")  # of header and body
+_MOST_BYTES = 2**31  # of a header or a body
 
 
 class Closed(Exception):
-    """The connection is of no use any more; the text says why."""
+    """The connection can no longer be used; the text says why."""
 
 
 class Connection:
-    """A socket that several threads may send through, and one receives from."""
+    """A socket that several threads may send through, while one receives."""
 
     def __init__(self, end: socket.socket):
-        """Takes over a connected socket."""
+        """Takes over a connected socket, and closes it in the end."""
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket, self._lock = end, threading.Lock()
 
@@ -38,10 +38,10 @@ class Connection:
             raise Closed(f"its connection broke off ({error.strerror or error})") from error
 
     def receive(self, seconds: float) -> tuple[dict, bytes]:
-        """The next message.
+        """Waits for the next message.
 
         Raises:
-          Closed: If the other side is gone, or silent for so many seconds.
+          Closed: If the other side is gone, or has been silent for `seconds`.
         """
         try:
             self._socket.settimeout(seconds)
@@ -53,14 +53,14 @@ class Connection:
             raise Closed(f"its connection broke off ({error.strerror or error})") from error
 
     def close(self) -> None:
-        """Closes the socket; the other side sees the end of it."""
-        # Closing alone would leave a thread that receives waiting.
-        with contextlib.suppress(OSError):  # the other side may have been first
+        """Closes the socket, which the other side notices."""
+        # Without a shutdown a receiving thread would go on waiting.
+        with contextlib.suppress(OSError):  # the other side may have closed first
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _exactly(self, count: int) -> bytes:
-        if count > _MOST:
+        if count > _MOST_BYTES:
             raise Closed("it speaks another protocol")
         parts = bytearray()
         while len(parts) < count:

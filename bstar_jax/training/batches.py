@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +27,10 @@ from bstar_jax.tokenizer import Tokenizer, tokens_at
 
 LENGTH_STEP = 128
 """Columns by which batches grow. Every length is a program of its own, so there are few."""
+
+
+Column = Any
+"""An array of a batch: NumPy on the host, JAX on devices and while tracing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +61,11 @@ class Batch:
       positions_BL: Position in its text, from 0, int32; None where every row is one text.
     """
 
-    tokens_BL: np.ndarray
-    targets_BL: np.ndarray
-    weights_BL: np.ndarray
-    segments_BL: np.ndarray
-    positions_BL: np.ndarray | None = None
+    tokens_BL: Column
+    targets_BL: Column
+    weights_BL: Column
+    segments_BL: Column
+    positions_BL: Column | None = None
 
     def normalized(self) -> Batch:
         """The batch with weights that add up to 1, so that the losses of its parts add up too.
@@ -104,12 +109,12 @@ class StepBatch:
       positions_BL: Position in its text, from 0, int32; None where every row is one text.
     """
 
-    tokens_BL: np.ndarray
-    labels_BL: np.ndarray
-    weights_BL: np.ndarray
-    language_BL: np.ndarray
-    segments_BL: np.ndarray
-    positions_BL: np.ndarray | None = None
+    tokens_BL: Column
+    labels_BL: Column
+    weights_BL: Column
+    language_BL: Column
+    segments_BL: Column
+    positions_BL: Column | None = None
 
     def normalized(self) -> StepBatch:
         """As `Batch.normalized`, for both kinds of weights; there may be no language to learn."""
@@ -271,7 +276,7 @@ def row_order(rows: int, batch: int, step: int, seeds: tuple[int, ...]) -> np.nd
 
     Args:
       rows: Number of examples, at least 1.
-      batch: Rows a step.
+      batch: Column a step.
       step: Step of the phase, from 0.
       seeds: What the order depends on, such as (seed, iteration).
     """

@@ -71,12 +71,20 @@ def total_cross_entropy(
     return jnp.sum(cross_entropy_BL * weights_BL)
 
 
-def _forward(config, hidden_BLD, weight_DV, targets_BL, weights_BL):
+def _forward(
+    config: ModelConfig,
+    hidden_BLD: jax.Array,
+    weight_DV: jax.Array,
+    targets_BL: jax.Array,
+    weights_BL: jax.Array,
+) -> tuple[jax.Array, Gradients]:
     made = _on_mesh(config, hidden_BLD, weight_DV, targets_BL, weights_BL, True)
     return jnp.sum(made.cross_entropy_BL * weights_BL), made
 
 
-def _backward(config, made: Gradients, change):
+def _backward(
+    config: ModelConfig, made: Gradients, change: jax.Array
+) -> tuple[jax.Array, jax.Array, None, jax.Array]:
     hidden_BLD = (change * made.hidden_BLD).astype(made.hidden_BLD.dtype)
     return hidden_BLD, change * made.weight_DV, None, change * made.cross_entropy_BL
 
@@ -84,7 +92,14 @@ def _backward(config, made: Gradients, change):
 total_cross_entropy.defvjp(_forward, _backward)
 
 
-def _on_mesh(config, hidden_BLD, weight_DV, targets_BL, weights_BL, differentiate: bool):
+def _on_mesh(
+    config: ModelConfig,
+    hidden_BLD: jax.Array,
+    weight_DV: jax.Array,
+    targets_BL: jax.Array,
+    weights_BL: jax.Array,
+    differentiate: bool,
+) -> Any:
     """`Gradients`, or only the cross-entropy, split over the devices of the current mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     is_spread = not (mesh.empty or mesh.manual_axes or mesh.size == 1)
@@ -93,7 +108,7 @@ def _on_mesh(config, hidden_BLD, weight_DV, targets_BL, weights_BL, differentiat
         spec = functools.partial(sharding.spec, table=sharding.SAMPLING)
         rows, hidden = spec(("batch", "length")), spec(("batch", "length", None))
         head = spec(("width", "vocab"))
-        out = Gradients(rows, hidden, head) if differentiate else rows
+        out = Gradients._make((rows, hidden, head)) if differentiate else rows
         in_specs = hidden, head, rows, rows
         run = jax.shard_map(run, in_specs=in_specs, out_specs=out, check_vma=False)
     return run(hidden_BLD, weight_DV, targets_BL, weights_BL)
@@ -107,28 +122,34 @@ class _Settings:
     differentiate: bool
     is_spread: bool
 
-    def across(self, reduce: Callable, x: jax.Array, axes: str | tuple[str, ...]) -> jax.Array:
+    def across(self, reduce: Callable, x: Any, axes: str | tuple[str, ...]) -> jax.Array:
         """A reduction over devices; `x` itself where there is only one."""
         return reduce(x, axes) if self.is_spread else x
 
 
-def _by_device(settings: _Settings, hidden_BLD, weight_DV, targets_BL, weights_BL):
+def _by_device(
+    settings: _Settings,
+    hidden_BLD: jax.Array,
+    weight_DV: jax.Array,
+    targets_BL: jax.Array,
+    weights_BL: jax.Array,
+) -> Any:
     """`_on_mesh` for the rows and the part of the vocabulary of one device."""
     weight_DV = weight_DV.astype(hidden_BLD.dtype)
     tokens = targets_BL.size
     chunks, size = chunking(tokens, weight_DV.shape[1])
 
-    def split(array):
+    def split(array: jax.Array) -> jax.Array:
         array = array.reshape(tokens, *array.shape[2:])
         padding = [(0, chunks * size - tokens)] + [(0, 0)] * (array.ndim - 1)
         return jnp.pad(array, padding).reshape(chunks, size, *array.shape[1:])
 
-    def join(array):
+    def join(array: jax.Array) -> jax.Array:
         return array.reshape(chunks * size, *array.shape[2:])[:tokens].reshape(
             *targets_BL.shape, *array.shape[2:]
         )
 
-    def add(total_DV, rows):
+    def add(total_DV: jax.Array | None, rows: Any) -> tuple[jax.Array | None, Any]:
         made = _chunk(settings, weight_DV, *rows)
         if not settings.differentiate:
             return None, made
@@ -160,7 +181,13 @@ def chunking(tokens: int, vocab: int) -> tuple[int, int]:
     return chunks, -(-tokens // chunks)
 
 
-def _chunk(settings: _Settings, weight_DV, hidden_MD, targets_M, weights_M):
+def _chunk(
+    settings: _Settings,
+    weight_DV: jax.Array,
+    hidden_MD: jax.Array,
+    targets_M: jax.Array,
+    weights_M: jax.Array,
+) -> Any:
     """`Gradients` of a chunk of tokens, or only the cross-entropy.
 
     dh is the sum over this device's part of the vocabulary alone.
@@ -168,8 +195,8 @@ def _chunk(settings: _Settings, weight_DV, hidden_MD, targets_M, weights_M):
     cap = settings.config.logit_cap
     product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
     scores_MV = product(hidden_MD, weight_DV)
-    if cap:
-        tanh_MV = jnp.tanh(scores_MV / cap)
+    tanh_MV = jnp.tanh(scores_MV / cap) if cap else None
+    if tanh_MV is not None:
         scores_MV = cap * tanh_MV
     token_1V = jnp.arange(scores_MV.shape[1])[None]
     if settings.is_spread:
@@ -189,7 +216,7 @@ def _chunk(settings: _Settings, weight_DV, hidden_MD, targets_M, weights_M):
         return cross_entropy_M
     change_MV = mass_MV * (weights_M / mass_M)[:, None]
     change_MV -= jnp.where(token_1V == targets_M[:, None], weights_M[:, None], 0.0)
-    if cap:
+    if tanh_MV is not None:
         change_MV *= 1.0 - tanh_MV**2
     change_MV = change_MV.astype(hidden_MD.dtype)
     # On CPUs the product is faster when its operand is transposed beforehand.

@@ -82,7 +82,7 @@ def train_step(
       The new state, and "loss" and "grad_norm" of this step.
     """
 
-    def loss_of_trained(config, trained, batch):
+    def loss_of_trained(config: ModelConfig, trained: dict, batch: Any) -> jax.Array:
         return loss(config, adapters.combine(frozen or {}, trained), batch)
 
     value, gradient = _value_and_gradient(
@@ -90,7 +90,7 @@ def train_step(
     )
     transform = optimizer.make(adam, learning_rate)
     updates, moments = transform.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params: Any = optax.apply_updates(state.params, updates)
     return TrainState(params, moments), {"loss": value, "grad_norm": optax.tree.norm(gradient)}
 
 
@@ -102,7 +102,7 @@ def _value_and_gradient(
     if micro_rows in (0, len(batch.tokens_BL)):
         return value_and_grad(batch)
 
-    def split(column):
+    def split(column: jax.Array) -> jax.Array:
         # Every device keeps its rows: each part has some rows of every device.
         return column.reshape(micro_rows, -1, *column.shape[1:]).swapaxes(0, 1)
 
@@ -112,8 +112,8 @@ def _value_and_gradient(
     zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
-        shardings = sharding.shardings(mesh, params, model.logical_axes(config, params))
-        zero = zero[0], jax.lax.with_sharding_constraint(zero[1], shardings)
+        targets = sharding.shardings(mesh, params, model.logical_axes(config, params))
+        zero = zero[0], jax.lax.with_sharding_constraint(zero[1], targets)
     return jax.lax.scan(add, zero, jax.tree.map(split, batch))[0]
 
 

@@ -6,6 +6,8 @@ A loss is a weighted sum over tokens. Training scales the weights of a step to a
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from beartype import beartype
@@ -59,7 +61,7 @@ def step_loss(
         return loss
     # The last token of a text has no weight, as the token after it belongs to another text.
     next_BL = jnp.roll(batch.tokens_BL, -1, axis=1)
-    language_loss = total_cross_entropy(
+    language_loss: Any = total_cross_entropy(
         config, hidden, decoder.head_weight(), next_BL, batch.language_BL
     )
     return loss + language_weight * language_loss

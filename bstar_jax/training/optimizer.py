@@ -85,8 +85,8 @@ def init_state(config: ModelConfig, adam: OptimizerConfig, mesh: Mesh, params: d
     """The state before the first step. Moments are sharded like their parameters."""
     init = make(adam, 0.0).init
     shapes = jax.eval_shape(init, params)
-    places = sharding.shardings(mesh, shapes, model.logical_axes(config, shapes))
-    return TrainState(params, jax.jit(init, out_shardings=places)(params))
+    targets = sharding.shardings(mesh, shapes, model.logical_axes(config, shapes))
+    return TrainState(params, jax.jit(init, out_shardings=targets)(params))
 
 
 def shapes(config: ModelConfig, adam: OptimizerConfig) -> TrainState:
