@@ -444,7 +444,7 @@ def test_distinct_equations_tell_fewer_texts_apart():
     task = tasks.load("arithmetic", seed=0, sft_examples=1, calibration_queries=1,
                       heldout_queries=1, train_queries=1)  # fmt: skip
     responses = ["8 - 3 = 5 . # 5", " 8 - 3 = 5 . # 6", "3 + 5 = 8 . # 8"]
-    rows = Rollouts.from_columns({"response": responses})
+    rows = Rollouts.from_columns({"response": responses, "query_id": ["train/0"] * 3})
     assert len(set(pools.texts(task, rows, "text"))) == 3
     assert len(set(pools.texts(task, rows, "equations"))) == 2
 
