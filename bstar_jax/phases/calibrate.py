@@ -9,11 +9,11 @@ import numpy as np
 
 from bstar_jax import balance
 from bstar_jax.balance import Choice, Grid, Surface
-from bstar_jax.journal import write_json
 from bstar_jax.phases import pools
 from bstar_jax.phases.run import Run
 from bstar_jax.phases.sampled import discard_units, sample
 from bstar_jax.records import Rollouts
+from bstar_jax.records.files import write_json
 from bstar_jax.sampling import Draw, Keys
 
 _BOOTSTRAP = 2**31  # folded into the seed's key beside the phases, which are small

@@ -14,7 +14,7 @@ import jax
 
 from bstar_jax.config import Config, UserError, check_resume, from_dict, to_dict
 from bstar_jax.console import Console
-from bstar_jax.journal import write_json
+from bstar_jax.records.files import write_json
 
 
 def read_config(directory: str | os.PathLike) -> Config:

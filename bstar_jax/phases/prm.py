@@ -17,7 +17,6 @@ import numpy as np
 
 from bstar_jax import metrics
 from bstar_jax.config import UserError
-from bstar_jax.journal import write_json
 from bstar_jax.phases import plots
 from bstar_jax.phases.data import limits
 from bstar_jax.phases.labels import labelled, queries_of
@@ -25,6 +24,7 @@ from bstar_jax.phases.run import Run
 from bstar_jax.phases.train import Learner, schedule_of, train
 from bstar_jax.process_reward.model import step_ends, with_scalar_head
 from bstar_jax.records import Rollouts
+from bstar_jax.records.files import write_json
 from bstar_jax.training.batches import Encoded, StepExample, encode_steps, explain, order
 from bstar_jax.training.losses import step_loss
 
