@@ -18,12 +18,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from typing import IO
 
 from absl import flags
 
@@ -34,6 +33,7 @@ from bstar_jax.config.flags import parse
 from bstar_jax.console import Console
 from bstar_jax.grading import Grade, open_grader
 from bstar_jax.records import Response
+from bstar_jax.records.files import atomic_file
 
 _AT_ONCE = 256  # responses between two looks at the progress
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     console = Console(quiet=line.flags.quiet)
     counts = Counter()
     with (
-        _whole(target) as file,
+        _output(target) as file,
         open_grader(queries, task.sources, line.config.rewards, task.places) as grader,
         console.progress("grade", None, len(responses), "responses") as progress,
     ):
@@ -93,19 +93,14 @@ def _paths(line) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _whole(target: pathlib.Path) -> Iterator[TextIO]:
-    """A file that stands under its name only once all is written."""
-    temporary = target.with_name(target.name + ".tmp")
-    try:
-        file = open(temporary, "w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--output={target} cannot be written: {error.strerror}") from error
-    try:
-        with file:
-            yield file
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _output(target: pathlib.Path) -> Iterator[IO[str]]:
+    """Opens the output, which takes its name once all is written."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(atomic_file(target))
+        except OSError as error:
+            raise UserError(f"--output={target} cannot be written: {error.strerror}") from error
+        yield file
 
 
 def _with_grade(line: str, response: Response, grade: Grade) -> str:

@@ -21,8 +21,6 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax  # noqa: E402  (reads the environment at import)
 
-from benchmarks.fidelity.configurations import package  # noqa: E402
-
 SMALL = {
     "model.width": 32, "model.layers": 2, "model.feed_forward": 64, "sft.batch": 32,
     "calibrate.queries": 8, "calibrate.responses": 4, "calibrate.temperatures": (0.5, 1.0),

@@ -10,15 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import pathlib
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from bstar_jax.config import UserError
+from bstar_jax.records.files import atomic_directory
 
 # By dtype, in the order in which a file has the dtypes.
 _ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
@@ -83,13 +82,5 @@ def atomic_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
             f"the output {path} exists and is not empty; nothing is overwritten: give another "
             "directory, or remove it"
         )
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.writing"
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
-    temporary.mkdir()
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with atomic_directory(path) as directory:
+        yield directory

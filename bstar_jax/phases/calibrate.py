@@ -12,8 +12,8 @@ from bstar_jax.balance import Choice, Grid, Surface
 from bstar_jax.config import Config
 from bstar_jax.phases import arrays
 from bstar_jax.records import Rollouts
+from bstar_jax.records.files import write_json
 from bstar_jax.run.collect import Collector, discard_units
-from bstar_jax.run.journal import write_json
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Draw, Keys
 from bstar_jax.tasks import Task

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from bstar_jax.planning.exchanges import Exchange
 from bstar_jax.planning.work import Work
+from bstar_jax.records.files import atomic_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +73,8 @@ class Store:
         if self.directory is None:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
-        temporary = self.directory / f"{key}.tmp"
-        temporary.write_text(json.dumps(dataclasses.asdict(said)))
-        temporary.replace(self.directory / f"{key}.json")
+        with atomic_file(self.directory / f"{key}.json") as file:
+            file.write(json.dumps(dataclasses.asdict(said)))
 
 
 NOWHERE = Store()

@@ -9,7 +9,7 @@ from bstar_jax.grading import Grader
 from bstar_jax.process_reward import reliability
 from bstar_jax.process_reward.model import ProcessRewardModel
 from bstar_jax.records import Rollouts
-from bstar_jax.run.journal import write_json
+from bstar_jax.records.files import write_json
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.tasks import Task
 

@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bstar_jax.records.files import atomic_file
+
 SCHEMA = pa.schema(
     [
         ("iteration", pa.int32()),
@@ -139,16 +141,12 @@ class Rollouts:
         return Rollouts(self.table.take(pa.array(order)), self.seconds)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Writes a Parquet file whole or not at all: a temporary name, then a rename."""
+        """Writes a Parquet file atomically, in a folder that is made where there is none."""
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         table = self.table.replace_schema_metadata({"seconds": json.dumps(dict(self.seconds))})
-        temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "wb") as file:
+        with atomic_file(path, "wb") as file:
             pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> Rollouts:

@@ -8,8 +8,6 @@ writes leaves at most one torn line at the end, which the next `MetricsLog` cuts
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import math
 import os
@@ -19,6 +17,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 
 from bstar_jax.config import UserError
+from bstar_jax.records.files import full_disk_explained
 
 _REQUIRED = {"iteration": int, "phase": str, "wall_seconds": (int, float)}
 
@@ -71,7 +70,7 @@ class MetricsLog:
         if len(whole) < len(text):
             self._file.truncate(len(whole))
             os.fsync(self._file.fileno())
-        with _disk_full_explained(self._path.parent):
+        with full_disk_explained(self._path.parent):
             if tensorboard:
                 self._mirrors.append(_TensorBoard(self._path.parent / "tensorboard"))
         if wandb:
@@ -95,10 +94,10 @@ class MetricsLog:
         _check_row(row)
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         if self._file is not None:
-            with _disk_full_explained(self._path):
+            with full_disk_explained(self._path):
                 self._write(line)
         self._rows.append(row)
-        with _disk_full_explained(self._path.parent):
+        with full_disk_explained(self._path.parent):
             for mirror in self._mirrors:
                 mirror.append(row, row["step"] + step_offset if "step" in row else None)
 
@@ -252,19 +251,6 @@ def _check_value(value: object, name: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def _disk_full_explained(path: pathlib.Path):
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"cannot write {path}: {os.strerror(error.errno)}; make room there and start the "
-            "same command again, which goes on from the last phase that was stored"
-        ) from error
-
-
 def _points(row: Mapping) -> dict[str, int | float]:
     """The numbers of a row, by the name of their curve."""
     return {
@@ -338,14 +324,3 @@ class _WandB:
 
     def close(self) -> None:
         self._run.finish()
-
-
-def write_json(path: pathlib.Path, value: object, *, indent: int | None = None) -> None:
-    """Writes a JSON file whole or not at all: a temporary name, then a rename.
-
-    Raises:
-      ValueError: If there is a NaN or an infinity in it, which JSON has not.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, allow_nan=False, indent=indent) + "\n")
-    os.replace(temporary, path)

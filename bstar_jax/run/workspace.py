@@ -22,7 +22,8 @@ import jax
 from bstar_jax.config import Config, UserError, check_resume, from_dict, to_dict
 from bstar_jax.console import Console
 from bstar_jax.processes import ALONE, StopRequest, Team
-from bstar_jax.run.journal import MetricsLog, iteration_rows, write_json
+from bstar_jax.records.files import atomic_directory, write_json
+from bstar_jax.run.journal import MetricsLog, iteration_rows
 from bstar_jax.run.policy import Policy
 
 
@@ -110,10 +111,8 @@ class Workspace:
         """Writes a folder of the run atomically."""
         # A folder without a config beside it is left over from a start that was cut short.
         shutil.rmtree(self.directory / name, ignore_errors=True)
-        temporary = self.directory / f"{name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        write(temporary)
-        os.replace(temporary, self.directory / name)
+        with atomic_directory(self.directory / name) as folder:
+            write(folder)
 
 
 def read_config(directory: str | os.PathLike) -> Config:
