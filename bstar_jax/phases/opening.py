@@ -19,7 +19,7 @@ from bstar_jax.phases.directory import claim
 from bstar_jax.phases.run import Run
 from bstar_jax.processes import ALONE, StopRequest, Team
 from bstar_jax.rewards import open_grader
-from bstar_jax.sharding import Site
+from bstar_jax.sharding import SamplingMesh
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer, check_round_trip
 
@@ -101,7 +101,7 @@ def open_run(
         )
 
 
-def sampling_site(mesh: Mesh, where: str, console: Console, team: Team) -> Site:
+def sampling_site(mesh: Mesh, where: str, console: Console, team: Team) -> SamplingMesh:
     """Where this process samples: on all devices if its own alone are not to be had.
 
     Some TPU slices may take no program for a part of their devices; what runs here tells.
@@ -112,7 +112,7 @@ def sampling_site(mesh: Mesh, where: str, console: Console, team: Team) -> Site:
       console: Is told where it is not as wished.
       team: The processes, which decide together.
     """
-    site = sharding.sampling_site(mesh, where)
+    site = sharding.sampling_mesh(mesh, where)
     if site.mesh == mesh or where == "host":
         return site
     complaints = list(filter(None, team.gather_json(sharding.refusal(site.mesh))))
@@ -122,7 +122,7 @@ def sampling_site(mesh: Mesh, where: str, console: Console, team: Team) -> Site:
         f"the devices of one process take no program of their own ({complaints[0]}); all devices "
         "sample together, which is slower: mesh.sampling=global says so from the start"
     )
-    return sharding.sampling_site(mesh, "global")
+    return sharding.sampling_mesh(mesh, "global")
 
 
 def load_task(config: Config) -> Task:

@@ -24,7 +24,7 @@ from bstar_jax.rewards import Grader
 from bstar_jax.rewards.process import ProcessModel
 from bstar_jax.sampling import Sampler
 from bstar_jax.sampling.weights import as_computed, rollout_config
-from bstar_jax.sharding import Site
+from bstar_jax.sharding import SamplingMesh
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer
 
@@ -55,7 +55,7 @@ class Run:
     tokenizer: Tokenizer
     model: ModelConfig
     mesh: Mesh
-    site: Site
+    site: SamplingMesh
     checkpoints: Checkpoints
     log: MetricsLog
     console: Console
