@@ -4,10 +4,10 @@
     python -m bstar_jax.plan --config=configs/gsm8k.py --topology=h100:8 --config.mesh.fsdp=8
 
 Compiles every program of the run for devices that need not be there, and counts what a device
-holds while each runs. TPUs need libtpu (`pip install -e .[tpu]`), and no TPU; GPUs are arithmetic.
-Neither the checkpoint's weights nor the task's files are read.
+holds while each runs. For TPUs it needs libtpu (`pip install -e .[tpu]`) but no TPU; for GPUs all
+figures are arithmetic. It reads neither the checkpoint's weights nor the task's files.
 
-Exit codes: 0 it fits, 3 it does not, 2 bad input, 1 any other failure.
+Exit codes: 0 it fits, 3 it does not fit, 2 bad input, 1 any other failure.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def main(argv: Sequence[str]) -> None:
         if not (line.config_file if name == "config" else line.flags.topology):
             raise UserError(f"--{name} is missing; try --{name}={example}")
     console = Console(quiet=line.flags.quiet)
-    topology = planning.find(line.flags.topology)
-    store = planning.Store(Path(line.flags.store) if line.flags.store else None)
+    topology = planning.find_topology(line.flags.topology)
+    cache = planning.ReportCache(Path(line.flags.store) if line.flags.store else None)
     made = planning.plan(
-        line.config, topology, is_searching=line.flags.search, store=store, say=console.note
+        line.config, topology, is_searching=line.flags.search, cache=cache, say=console.note
     )
     planning.show(made)
     if line.flags.json:

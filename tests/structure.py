@@ -18,9 +18,9 @@ PACKAGE = "bstar_jax"
 
 # A room imports only rooms before it. The doors are one room: nothing imports them.
 ROOMS = (
-    "config records processes metrics balance sharding kernels model adapters "
-    "hub tokenizer checkpoint journal console sampling training tasks rewards report phases "
-    "planning iterate doors"
+    "config records processes metrics sharding balance kernels model adapters "
+    "hub tokenizer checkpoint journal console training sampling tasks rewards hlo planning report "
+    "phases iterate doors"
 ).split()
 DOORS = "main evaluate grade export replay plan doctor".split()
 
