@@ -9,7 +9,7 @@ from jax.sharding import SingleDeviceSharding
 
 from bstar_jax.balance import surface
 from bstar_jax.balance.selection import GradedResponses
-from bstar_jax.sharding.program import Placement, Program
+from bstar_jax.sharding.program import Abstract, Placement, Program
 
 _MOST_TEMPORARIES = 2**28
 
@@ -45,7 +45,7 @@ def _lowered(placement: Placement) -> Any:
     num_temperatures, num_top_ks, num_thresholds, num_process_weights = grid.shape
     place = SingleDeviceSharding(placement.mesh.devices.flat[0])
 
-    def array(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
+    def array(shape: tuple[int, ...], dtype: str) -> Abstract:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
     responses = (calibrate.queries, calibrate.responses)

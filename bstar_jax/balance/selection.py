@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +127,7 @@ def rank(graded: GradedResponses, reward_QN: Int[Array, "Q N"], rules: str) -> R
     cost_QN = jnp.where(has_place_QN, -reward_QN, _NO_PLACE)
     index_QN = jax.lax.broadcasted_iota(jnp.int32, reward_QN.shape, 1)
     is_right_QN = is_kept_QN & graded.is_correct
-    columns = (cost_QN, graded.tie_rank, index_QN, is_kept_QN, is_right_QN)
+    columns: Any = (cost_QN, graded.tie_rank, index_QN, is_kept_QN, is_right_QN)
     cost_QN, _, order_QN, *masks = jax.lax.sort(columns, dimension=1, num_keys=3)
     kept_QM, correct_QM = (
         jnp.pad(jnp.cumsum(mask_QN, axis=1, dtype=jnp.int32), ((0, 0), (1, 0))) for mask_QN in masks
@@ -137,7 +138,7 @@ def rank(graded: GradedResponses, reward_QN: Int[Array, "Q N"], rules: str) -> R
 @partial(jax.jit, static_argnames="rules")
 def _select(
     graded: GradedResponses, reward_QN: Array, threshold: Array, cap: Array, rules: str
-) -> Array:
+) -> Array | np.ndarray:
     ranking = rank(graded, reward_QN, rules)
     reach_Q1 = ranking.reach(threshold[None], cap)
     return graded.is_eligible & graded.is_first & (ranking.place_QN < reach_Q1)

@@ -294,23 +294,16 @@ def balance_surface(
     if num_resamples < 1:
         raise ValueError(f"num_resamples={num_resamples} must be at least 1")
     block = slabs_per_block(grid, num_queries, num_resamples, max_bytes)
-    search = GridSearch(
-        graded=graded,
-        reward_TKWQN=np.stack([graded.rewards(weight) for weight in grid.process_weights], axis=2),
-        threshold_H=to_micro(grid.thresholds),
-        cap=np.int32(cap),
-        target_correct=np.int32(target_correct),
-        rules=rules,
-    )
-    search = jax.device_put(search)
+    reward_TKWQN = np.stack([graded.rewards(weight) for weight in grid.process_weights], axis=2)
+    numbers = to_micro(grid.thresholds), np.int32(cap), np.int32(target_correct)
+    search = GridSearch(*jax.device_put((graded, reward_TKWQN, *numbers)), rules=rules)
 
     def to_grid(value_CH: np.ndarray) -> np.ndarray:
         return value_CH.reshape(num_t, num_k, num_w, num_h).swapaxes(2, 3)
 
     sums_CIH = jax.device_get(digit_sums(search, block))
     micro_TKHW = to_grid(objective_micro(sums_CIH, num_queries, rules, axis=1))
-    index = tuple(int(i) for i in np.unravel_index(np.argmax(micro_TKHW), micro_TKHW.shape))
-    t, k, h, w = index
+    t, k, h, w = (int(i) for i in np.unravel_index(np.argmax(micro_TKHW), micro_TKHW.shape))
     choice = jax.device_put((np.int32((t * num_k + k) * num_w + w), np.int32(h)))
     counts_RQ = bootstrap_counts(key, num_resamples, num_queries)
     interval_C2H, num_best = jax.device_get(bootstrap(search, counts_RQ, choice, block))
@@ -321,7 +314,7 @@ def balance_surface(
         score_TKHW=micro_TKHW / MICRO,
         low_TKHW=to_grid(low_CH),
         high_TKHW=to_grid(high_CH),
-        index=index,
+        index=(t, k, h, w),
         probability_best=int(num_best) / num_resamples,
         num_queries=num_queries,
         num_samples=num_samples,

@@ -54,15 +54,10 @@ def collectives(
             received = times * _received(kind, instruction, computation, groups)
             size = max((array.bytes for array in instruction.arrays), default=0)
             grouped[kind, axes].append((times, received, size))
-    summed = [
-        Collective(
-            *key,
-            sum(row[0] for row in rows),
-            sum(row[1] for row in rows),
-            max(row[2] for row in rows),
-        )
-        for key, rows in grouped.items()
-    ]
+    summed = []
+    for (kind, axes), rows in grouped.items():
+        counts, received, sizes = zip(*rows, strict=True)
+        summed.append(Collective(kind, axes, sum(counts), sum(received), max(sizes)))
     return tuple(sorted(summed, key=lambda each: -each.received))
 
 

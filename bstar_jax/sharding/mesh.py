@@ -182,7 +182,7 @@ def refusal(mesh: Mesh) -> str:
 def on_sampling_mesh(sampling: SamplingMesh, tree: Any) -> Any:
     """Returns a process's part of arrays on the sampling map; moves and copies nothing."""
 
-    def here(array: jax.Array) -> jax.Array:
+    def here(array: Any) -> jax.Array:
         place = NamedSharding(sampling.mesh, array.sharding.spec)
         parts = {shard.device: shard.data for shard in array.addressable_shards}
         parts = [parts[device] for device in place.addressable_devices_indices_map(array.shape)]

@@ -147,6 +147,9 @@ def item_bytes(model: ModelConfig) -> int:
 
 # Abstract arrays.
 
+Abstract = Any
+"""A `jax.ShapeDtypeStruct` with a sharding; it stands in records whose fields are arrays."""
+
 
 def bytes_on_device(tree: Any) -> int:
     """Returns the bytes that one device holds of abstract arrays."""
@@ -156,18 +159,18 @@ def bytes_on_device(tree: Any) -> int:
     )
 
 
-def abstract(like: Any, place: Any) -> jax.ShapeDtypeStruct:
+def abstract(like: Any, place: Any) -> Abstract:
     """Returns an array of the same shape and type with a sharding."""
     return jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=place)
 
 
-def abstract_rows(mesh: Mesh, shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
+def abstract_rows(mesh: Mesh, shape: tuple[int, ...], dtype: str) -> Abstract:
     """Returns an array whose first dimension is spread over `data` and `fsdp`."""
     place = NamedSharding(mesh, spec(("batch",), SAMPLING))
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=place)
 
 
-def abstract_copy(mesh: Mesh, shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
+def abstract_copy(mesh: Mesh, shape: tuple[int, ...], dtype: str) -> Abstract:
     """Returns an array of which every device has a whole copy."""
     place = NamedSharding(mesh, PartitionSpec())
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=place)
