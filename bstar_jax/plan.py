@@ -59,11 +59,11 @@ def _define(values: flags.FlagValues) -> None:
     text = "The devices, such as v5e:8x8, v5p:2x2x4, h100:8, h200:2x8 or gpu-80gb:8."
     flags.DEFINE_string("topology", "", text, flag_values=values)
     flags.DEFINE_string("json", "", "Also write the plan to this file.", flag_values=values)
-    text = "Also find the largest settings, and compile what would fit."
+    text = "Also find the largest settings that fit, or compile a config that would fit."
     flags.DEFINE_boolean("search", True, text, flag_values=values)
-    text = "A directory: what it knows is not compiled again, and the rest is kept there."
+    text = "Keep the compiler's reports in this directory; programs found there are not compiled."
     flags.DEFINE_string("store", "", text, flag_values=values)
-    flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "Show no progress.", flag_values=values)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bstar_jax import balance
 from bstar_jax.balance import surface
+from bstar_jax.config import BalanceConfig
 
 RULES = list(balance.RULES)
 KEY = 7
@@ -424,6 +425,11 @@ def test_reference_cap_of_the_example():
         graded, threshold=0.5, process_weight=1.0, cap=2, rules="reference"
     )
     assert is_selected_QN.sum() == 6
+
+
+def test_the_setting_offers_every_record_of_rules_and_the_paper_first():
+    choices = {field.name: field.metadata["choices"] for field in dataclasses.fields(BalanceConfig)}
+    assert list(choices["rules"]) == RULES and RULES[0] == BalanceConfig().rules == "paper"
 
 
 def test_bad_settings_stop_with_the_value_and_the_rule():

@@ -21,7 +21,7 @@ queries with something selected, repeats are removed after the cap, and threshol
 chosen again on the generated responses (`choose_filter`).
 
 Axes besides the project's: R resamples, I digits, C slabs (a slab is one temperature, top-k and
-process weight with all its thresholds), M first places of a ranking, J caps tried.
+process weight with all its thresholds), M first ranks, J caps tried.
 """
 
 from bstar_jax.balance.rules import RULES, Rules

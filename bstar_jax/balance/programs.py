@@ -43,10 +43,10 @@ def _lowered(placement: Placement) -> Any:
         calibrate.temperatures, calibrate.top_ks, calibrate.thresholds, calibrate.process_weights
     )
     num_temperatures, num_top_ks, num_thresholds, num_process_weights = grid.shape
-    place = SingleDeviceSharding(placement.mesh.devices.flat[0])
+    one_device = SingleDeviceSharding(placement.mesh.devices.flat[0])
 
     def array(shape: tuple[int, ...], dtype: str) -> Abstract:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=one_device)
 
     responses = (calibrate.queries, calibrate.responses)
     shape = (num_temperatures, num_top_ks, *responses)

@@ -13,7 +13,7 @@ from bstar_jax.balance.rules import RULES
 from bstar_jax.balance.score import EXACT_DIGITS, check_settings, objective_micro, score_digits
 from bstar_jax.metrics import to_micro
 
-_NO_PLACE = np.iinfo(np.int32).max  # as a cost: below every threshold
+_UNRANKED = np.iinfo(np.int32).max  # as a cost: its reward is below every threshold
 
 
 @jax.tree_util.register_dataclass
@@ -91,27 +91,27 @@ def rewards(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Each query's responses in order of preference: a selection is a number of first places.
+    """Each query's responses in order of preference: a selection is the first few ranks.
 
     Attributes:
-      place_QN: Each response's place, a permutation of 0..N-1.
-      cost_QN: Minus the reward at each place, ascending; `_NO_PLACE` behind the last one.
-      kept_QM: How many of the first m places are not repeats, m from 0 to N.
+      rank_QN: Each response's rank, a permutation of 0..N-1.
+      cost_QN: Minus the reward at each rank, ascending; `_UNRANKED` behind the last one.
+      kept_QM: How many of the first m ranks are not repeats, m from 0 to N.
       correct_QM: How many of those are correct.
     """
 
-    place_QN: Int[Array, "Q N"]
+    rank_QN: Int[Array, "Q N"]
     cost_QN: Int[Array, "Q N"]
     kept_QM: Int[Array, "Q M"]
     correct_QM: Int[Array, "Q M"]
 
     def reach(self, threshold_H: Int[Array, " H"], cap: Int[Array, ""]) -> Int[Array, "Q H"]:
-        """Counts the first places above each threshold (micro-units) and within the cap."""
+        """Counts the first ranks above each threshold (micro-units) and within the cap."""
         above_QH = jax.vmap(lambda cost_N: jnp.searchsorted(cost_N, -threshold_H))(self.cost_QN)
         return jnp.where(cap == 0, above_QH, jnp.minimum(above_QH, cap))
 
     def counts(self, reach_QH: Int[Array, "Q H"]) -> tuple[Array, Array]:
-        """Counts the correct responses, and all, that selecting these first places selects."""
+        """Counts the correct responses, and all, that selecting these first ranks selects."""
         at = partial(jnp.take_along_axis, indices=reach_QH, axis=1)
         return at(self.correct_QM), at(self.kept_QM)
 
@@ -119,12 +119,12 @@ class Ranking:
 def rank(graded: GradedResponses, reward_QN: Int[Array, "Q N"], rules: str) -> Ranking:
     """Orders each query's responses by (reward descending, tie_rank, sample_index).
 
-    Under the paper's rules repeats get no place; under the reference's they come right after
+    Under the paper's rules repeats get no rank; under the reference's they come right after
     their first, where they use up the cap.
     """
     is_kept_QN = graded.is_eligible & graded.is_first
-    has_place_QN = graded.is_eligible if RULES[rules].repeats_use_cap else is_kept_QN
-    cost_QN = jnp.where(has_place_QN, -reward_QN, _NO_PLACE)
+    is_ranked_QN = graded.is_eligible if RULES[rules].repeats_use_cap else is_kept_QN
+    cost_QN = jnp.where(is_ranked_QN, -reward_QN, _UNRANKED)
     index_QN = jax.lax.broadcasted_iota(jnp.int32, reward_QN.shape, 1)
     is_right_QN = is_kept_QN & graded.is_correct
     columns: Any = (cost_QN, graded.tie_rank, index_QN, is_kept_QN, is_right_QN)
@@ -141,7 +141,7 @@ def _select(
 ) -> Array | np.ndarray:
     ranking = rank(graded, reward_QN, rules)
     reach_Q1 = ranking.reach(threshold[None], cap)
-    return graded.is_eligible & graded.is_first & (ranking.place_QN < reach_Q1)
+    return graded.is_eligible & graded.is_first & (ranking.rank_QN < reach_Q1)
 
 
 def select(
@@ -177,7 +177,7 @@ def select(
     return _select(*jax.device_put(arguments), rules)
 
 
-@partial(jax.jit, static_argnames="max_cap")
+@partial(jax.jit, static_argnames=("max_cap", "rules"))
 def _filters(
     graded: GradedResponses,
     reward_QN: Array,
@@ -185,9 +185,10 @@ def _filters(
     target_correct: Array,
     target_total: Array,
     max_cap: int,
+    rules: str,
 ) -> tuple[Array, Array]:
     """For each threshold the cap [H], and the sums of `score_digits` with it [H, I + 1]."""
-    ranking = rank(graded, reward_QN, "reference")
+    ranking = rank(graded, reward_QN, rules)
     cap_J = jnp.arange(1, max_cap + 1)
 
     def one(threshold: Array) -> tuple[Array, Array]:
@@ -210,14 +211,14 @@ def choose_filter(
     target_correct: int,
     target_total: int,
     max_cap: int = 64,
+    rules: str = "reference",
 ) -> tuple[float, int]:
-    """Chooses threshold and cap again, on the generated responses: the reference's rules only.
+    """Chooses threshold and cap again, on the generated responses, where the rules say so.
 
     For each threshold the cap is the smallest in 1..max_cap with which the selected responses of
     all queries, repeats removed, number at least `target_total`; it is `max_cap` where even that
-    selects too few. Of these pairs the one with the highest objective under the reference's rules
-    is chosen; among equals, the first threshold. What `select` then marks is not cut to
-    `target_total`.
+    selects too few. Of these pairs the one with the highest objective is chosen; among equals, the
+    first threshold. What `select` then marks is not cut to `target_total`.
 
     Example: 3 queries of 4 distinct responses above the only threshold, target_total 5 -> cap 2,
     which selects 6.
@@ -229,6 +230,7 @@ def choose_filter(
       target_correct: n*, unique correct responses wanted a query, at least 1.
       target_total: Selected responses wanted in all, at least 1.
       max_cap: Largest cap tried, at least 1.
+      rules: A key of `RULES`.
 
     Returns:
       (threshold, cap).
@@ -237,7 +239,7 @@ def choose_filter(
       ValueError: If an array or a setting is out of range.
     """
     shape = graded.checked_shape(2)
-    check_settings(target_correct, shape)
+    check_settings(target_correct, shape, rules=rules)
     if target_total < 1 or max_cap < 1 or not thresholds:
         raise ValueError(
             f"target_total={target_total} and max_cap={max_cap} must be at least 1, and there "
@@ -245,6 +247,6 @@ def choose_filter(
         )
     targets = (np.int32(target_correct), np.int32(target_total))
     arguments = (graded, graded.rewards(process_weight), to_micro(thresholds), *targets)
-    cap_H, sums_HI = jax.device_get(_filters(*jax.device_put(arguments), max_cap))
-    best = int(np.argmax(objective_micro(sums_HI, shape[0], "reference", axis=1)))
+    cap_H, sums_HI = jax.device_get(_filters(*jax.device_put(arguments), max_cap, rules))
+    best = int(np.argmax(objective_micro(sums_HI, shape[0], rules, axis=1)))
     return thresholds[best], int(cap_H[best])

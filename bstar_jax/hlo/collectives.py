@@ -92,7 +92,7 @@ def groups_of(attributes: str) -> list[list[int]]:
         return [list(map(int, group.split(","))) for group in groups]
     counted = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
     if counted:
-        shape, source = (_numbers(counted.group(place)) for place in (1, 2))
+        shape, source = (_numbers(counted.group(index)) for index in (1, 2))
         return _iota(source, counted.group(3)).reshape(shape).tolist()
     named = re.search(
         r"replica_groups=@?mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
@@ -119,9 +119,9 @@ def _named_groups(mesh: str, source: str | None, order: str | None, wanted: str)
     shape = list(sizes.values())
     ids = (_iota(_numbers(source), order) if source else np.arange(math.prod(shape))).reshape(shape)
     inside = [list(sizes).index(name) for name in among]
-    outside = [place for place in range(len(shape)) if place not in inside]
+    outside = [index for index in range(len(shape)) if index not in inside]
     groups = ids.transpose([*outside, *inside])
-    return groups.reshape(-1, math.prod(shape[place] for place in inside)).tolist()
+    return groups.reshape(-1, math.prod(shape[index] for index in inside)).tolist()
 
 
 def mesh_axes_of(groups: list[list[int]], mesh_shape: dict[str, int]) -> tuple[str, ...]:
@@ -132,9 +132,9 @@ def mesh_axes_of(groups: list[list[int]], mesh_shape: dict[str, int]) -> tuple[s
     members = np.where(members < 0, members[:, :1], members)
     if members.max() >= math.prod(mesh_shape.values()):
         return ("other",)
-    places = np.unravel_index(members, tuple(mesh_shape.values()))
+    coordinates = np.unravel_index(members, tuple(mesh_shape.values()))
     return tuple(
         axis
-        for axis, place in zip(mesh_shape, places, strict=True)
-        if (place != place[:, :1]).any()
+        for axis, along in zip(mesh_shape, coordinates, strict=True)
+        if (along != along[:, :1]).any()
     )

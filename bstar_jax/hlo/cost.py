@@ -113,8 +113,8 @@ def _window(attributes: str) -> dict[str, list[str]]:
     return {name: value.split("x") for name, _, value in (field.partition("=") for field in fields)}
 
 
-def _pairs(base: int, taps: int, places: int, window: dict[str, list[str]], number: int) -> int:
-    """Pairs of an output place and a tap of the window that meet an input, in one dimension."""
+def _pairs(base: int, taps: int, outputs: int, window: dict[str, list[str]], number: int) -> int:
+    """Pairs of an output and a tap of the window that meet an input, in one dimension."""
 
     def value(name: str, default: str) -> str:
         return window[name][number] if name in window else default
@@ -122,7 +122,7 @@ def _pairs(base: int, taps: int, places: int, window: dict[str, list[str]], numb
     stride, dilate = int(value("stride", "1")), int(value("rhs_dilate", "1"))
     spread = int(value("lhs_dilate", "1"))
     low = int(value("pad", "0_0").split("_")[0])
-    at = np.arange(places)[:, None] * stride + np.arange(taps)[None] * dilate - low
+    at = np.arange(outputs)[:, None] * stride + np.arange(taps)[None] * dilate - low
     return int(((at >= 0) & (at % spread == 0) & (at // spread < base)).sum())
 
 
@@ -145,8 +145,8 @@ def _found(computation: Computation, name: str) -> Array | None:
     return given.arrays[0] if given and given.arrays else None
 
 
-def _operand(instruction: Instruction, computation: Computation, place: int) -> Array:
-    return computation[instruction.operands[place]].arrays[0]
+def _operand(instruction: Instruction, computation: Computation, index: int) -> Array:
+    return computation[instruction.operands[index]].arrays[0]
 
 
 def _size(instruction: Instruction) -> int:
@@ -203,11 +203,11 @@ def _read(source: Instruction, inner: Computation, module: Module) -> float:
             total += _read(user, inner, module)
         elif user.opcode == "fusion":
             within = module.computations[user.called[0]]
-            place = str(user.operands.index(source.name))
+            index = str(user.operands.index(source.name))
             total += sum(
                 _read(part, within, module)
                 for part in within.values()
-                if part.opcode == "parameter" and part.operands[0] == place
+                if part.opcode == "parameter" and part.operands[0] == index
             )
         elif not _is_passed_on(user, source):
             return whole

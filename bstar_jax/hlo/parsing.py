@@ -152,10 +152,10 @@ def _instruction(line: str) -> Instruction:
 def _closing(text: str, start: int) -> int:
     """Index at which the parenthesis that opens at `start` closes."""
     depth = 0
-    for place in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
+    for index in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[index], 0)
         if depth == 0:
-            return place
+            return index
     raise ValueError(f"a parenthesis stays open in {text[start : start + 80]!r}")
 
 
@@ -230,16 +230,16 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
         return 0
     if limit is None or limit.opcode != "constant":
         return 0
-    place = int(counter.attribute("index"))
-    begin = _start(computation, loop, place)
-    step = _step(module.computations[_named(loop, "body")], place)
+    index = int(counter.attribute("index"))
+    begin = _start(computation, loop, index)
+    step = _step(module.computations[_named(loop, "body")], index)
     return max(math.ceil((int(limit.operands[0]) - begin) / step), 1)
 
 
-def _start(computation: Computation, loop: Instruction, place: int) -> int:
+def _start(computation: Computation, loop: Instruction, index: int) -> int:
     """The constant that the counter of a loop starts from; 0 if it is not found."""
     made = computation.get(loop.operands[0])
-    first = computation.get(made.operands[place]) if made and made.opcode == "tuple" else None
+    first = computation.get(made.operands[index]) if made and made.opcode == "tuple" else None
     while first is not None and first.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
         first = computation.get(first.operands[0])
     if first is None or first.opcode != "constant" or not first.operands[0].lstrip("-").isdecimal():
@@ -247,10 +247,10 @@ def _start(computation: Computation, loop: Instruction, place: int) -> int:
     return int(first.operands[0])
 
 
-def _step(body: Computation, place: int) -> int:
+def _step(body: Computation, index: int) -> int:
     """The constant that a loop adds to its counter in a turn; 1 if it is not found."""
     given = root(body)
-    added = body.get(given.operands[place]) if given.opcode == "tuple" else None
+    added = body.get(given.operands[index]) if given.opcode == "tuple" else None
     if added is None or added.opcode != "add":
         return 1
     for name in added.operands:

@@ -64,8 +64,8 @@ def _parameters(placement: Placement) -> dict:
     config = _model(placement)
     vocab = sharding.padded_vocab(config, placement.mesh)
     shapes = as_computed(config, training.parameter_shapes(config, vocab))
-    places = sharding.shardings(placement.sampling_mesh, shapes, model.axes_of(config, shapes))
-    return jax.tree.map(abstract, shapes, places)
+    targets = sharding.shardings(placement.sampling_mesh, shapes, model.axes_of(config, shapes))
+    return jax.tree.map(abstract, shapes, targets)
 
 
 def _score(placement: Placement) -> Program:

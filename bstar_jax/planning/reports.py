@@ -63,8 +63,8 @@ class ReportCache:
         if self.directory is None:
             return ""
         first = mesh.devices.flat[0]
-        places = [(device.id, tuple(device.coords)) for device in mesh.devices.flat]
-        parts = text, turns, first.device_kind, first.client.platform_version, places
+        coordinates = [(device.id, tuple(device.coords)) for device in mesh.devices.flat]
+        parts = text, turns, first.device_kind, first.client.platform_version, coordinates
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     def read(self, key: str) -> CompilerReport | None:

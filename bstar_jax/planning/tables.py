@@ -75,8 +75,8 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> rich.table.
     table = rich.table.Table(
         box=rich.box.SIMPLE_HEAD, show_edge=False, padding=(0, 0), header_style="bold"
     )
-    for place, header in enumerate(headers):
-        table.add_column(header, justify="right" if place else "left", no_wrap=True)
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
@@ -170,12 +170,12 @@ def _verdict(plan: Plan) -> Iterator[str]:
         return
     if not plan.remedies:
         yield "nothing near it fits by arithmetic: take more devices, or a smaller model"
-    for place, one in enumerate(plan.remedies[:3]):
-        yield f"would fit: {_flags(one)}  ({one.held / GIB:.2f} GiB {_how(plan, place)})"
+    for index, one in enumerate(plan.remedies[:3]):
+        yield f"would fit: {_flags(one)}  ({one.held / GIB:.2f} GiB {_how(plan, index)})"
 
 
-def _how(plan: Plan, place: int) -> str:
-    if place or not plan.remedy:
+def _how(plan: Plan, index: int) -> str:
+    if index or not plan.remedy:
         return "by arithmetic"
     held = max(each.held for each in plan.remedy) / GIB
     verdict = "fits" if all(each.fits for each in plan.remedy) else "does not fit"

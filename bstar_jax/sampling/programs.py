@@ -197,8 +197,8 @@ def weights(placement: Placement) -> dict:
     vocab = sharding.padded_vocab(config, placement.mesh)
     shapes = _weight_shapes(config, placement.config.generate.weights, vocab)
     axes = model.axes_of(config, training.parameter_shapes(config, config.vocab_size))
-    places = rollout_weights.places(placement.sampling_mesh, shapes, axes, sharding.SAMPLING)
-    return jax.tree.map(abstract, shapes, places)
+    targets = rollout_weights.places(placement.sampling_mesh, shapes, axes, sharding.SAMPLING)
+    return jax.tree.map(abstract, shapes, targets)
 
 
 def prompts(placement: Placement, unit: UnitShape) -> caches.Prompts:
@@ -209,8 +209,8 @@ def prompts(placement: Placement, unit: UnitShape) -> caches.Prompts:
             caches.empty_prompts, sampled_model(placement), shards, unit.queries, unit.prompt
         )
     )
-    place = _place(placement, caches.PROMPT_AXES)
-    return caches.Prompts(abstract(like.key, place), abstract(like.value, place))
+    target = _sharding(placement, caches.PROMPT_AXES)
+    return caches.Prompts(abstract(like.key, target), abstract(like.value, target))
 
 
 def cache(placement: Placement, unit: UnitShape) -> caches.Cache:
@@ -220,7 +220,7 @@ def cache(placement: Placement, unit: UnitShape) -> caches.Cache:
         return caches.start(sampled_model(placement), prompts, unit.layout.shape, unit.columns)
 
     like = jax.eval_shape(start, prompts(placement, unit))
-    lanes, slots = _place(placement, caches.LANE_AXES), _place(placement, caches.SLOT_AXES)
+    lanes, slots = _sharding(placement, caches.LANE_AXES), _sharding(placement, caches.SLOT_AXES)
     return caches.Cache(
         None if like.prompt_key is None else abstract(like.prompt_key, lanes),
         None if like.prompt_value is None else abstract(like.prompt_value, lanes),
@@ -229,7 +229,7 @@ def cache(placement: Placement, unit: UnitShape) -> caches.Cache:
     )
 
 
-def _place(placement: Placement, axes: tuple[str | None, ...]) -> NamedSharding:
+def _sharding(placement: Placement, axes: tuple[str | None, ...]) -> NamedSharding:
     return NamedSharding(placement.sampling_mesh, sharding.spec(axes, sharding.SAMPLING))
 
 

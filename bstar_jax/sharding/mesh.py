@@ -183,10 +183,10 @@ def on_sampling_mesh(sampling: SamplingMesh, tree: Any) -> Any:
     """Returns a process's part of arrays on the sampling map; moves and copies nothing."""
 
     def here(array: Any) -> jax.Array:
-        place = NamedSharding(sampling.mesh, array.sharding.spec)
+        target = NamedSharding(sampling.mesh, array.sharding.spec)
         parts = {shard.device: shard.data for shard in array.addressable_shards}
-        parts = [parts[device] for device in place.addressable_devices_indices_map(array.shape)]
-        return jax.make_array_from_single_device_arrays(array.shape, place, parts)
+        parts = [parts[device] for device in target.addressable_devices_indices_map(array.shape)]
+        return jax.make_array_from_single_device_arrays(array.shape, target, parts)
 
     return jax.tree.map(here, tree)
 
@@ -250,23 +250,23 @@ def put_copies(mesh: Mesh, tree: Any) -> Any:
     return put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def put(tree: Any, places: Any) -> Any:
+def put(tree: Any, targets: Any) -> Any:
     """Places arrays of which every process holds the same copy.
 
     Args:
       tree: NumPy arrays, or arrays of this process.
-      places: A sharding for each array, or one for all.
+      targets: A sharding for each array, or one for all.
     """
-    if isinstance(places, NamedSharding):
-        places = jax.tree.map(lambda _: places, tree)
-    if all(place.is_fully_addressable for place in jax.tree.leaves(places)):
-        return jax.device_put(tree, places)
+    if isinstance(targets, NamedSharding):
+        targets = jax.tree.map(lambda _: targets, tree)
+    if all(target.is_fully_addressable for target in jax.tree.leaves(targets)):
+        return jax.device_put(tree, targets)
 
-    def one(array: Any, place: NamedSharding) -> jax.Array:
+    def one(array: Any, target: NamedSharding) -> jax.Array:
         host = np.asarray(array)
-        return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
+        return jax.make_array_from_callback(host.shape, target, lambda index: host[index])
 
-    return jax.tree.map(one, tree, places)
+    return jax.tree.map(one, tree, targets)
 
 
 def own_rows(array: jax.Array) -> tuple[list[int], np.ndarray]:

@@ -159,21 +159,21 @@ def bytes_on_device(tree: Any) -> int:
     )
 
 
-def abstract(like: Any, place: Any) -> Abstract:
+def abstract(like: Any, sharding: Any) -> Abstract:
     """Returns an array of the same shape and type with a sharding."""
-    return jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=place)
+    return jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=sharding)
 
 
 def abstract_rows(mesh: Mesh, shape: tuple[int, ...], dtype: str) -> Abstract:
     """Returns an array whose first dimension is spread over `data` and `fsdp`."""
-    place = NamedSharding(mesh, spec(("batch",), SAMPLING))
-    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=place)
+    rows = NamedSharding(mesh, spec(("batch",), SAMPLING))
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=rows)
 
 
 def abstract_copy(mesh: Mesh, shape: tuple[int, ...], dtype: str) -> Abstract:
     """Returns an array of which every device has a whole copy."""
-    place = NamedSharding(mesh, PartitionSpec())
-    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=place)
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=whole)
 
 
 def spread(mesh: Mesh, tree: Any, axes: list[tuple[str, ...]]) -> Any:
