@@ -4,10 +4,10 @@
     python -m bstar_jax.plan --config=configs/gsm8k.py --topology=h100:8 --config.mesh.fsdp=8
 
 Compiles every program of the run for devices that need not be there, and counts what a device
-holds while each runs. TPUs need libtpu (`pip install -e .[tpu]`), and no TPU; GPUs are arithmetic.
-Neither the checkpoint's weights nor the task's files are read.
+holds while each runs. For TPUs it needs libtpu (`pip install -e .[tpu]`) but no TPU; for GPUs all
+figures are arithmetic. It reads neither the checkpoint's weights nor the task's files.
 
-Exit codes: 0 it fits, 3 it does not, 2 bad input, 1 any other failure.
+Exit codes: 0 it fits, 3 it does not fit, 2 bad input, 1 any other failure.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"--{name} is missing; try --{name}={example}")
     check_distinct(line.config.task, line.config.balance.distinct)
     console = Console(quiet=line.flags.quiet)
-    topology = planning.find(line.flags.topology)
-    store = planning.Store(Path(line.flags.store) if line.flags.store else None)
+    topology = planning.find_topology(line.flags.topology)
+    cache = planning.ReportCache(Path(line.flags.store) if line.flags.store else None)
     made = planning.plan(
-        line.config, topology, is_searching=line.flags.search, store=store, say=console.note
+        line.config, topology, is_searching=line.flags.search, cache=cache, say=console.note
     )
     planning.show(made)
     if line.flags.json:
@@ -61,11 +61,11 @@ def _define(values: flags.FlagValues) -> None:
     text = "The devices, such as v5e:8x8, v5p:2x2x4, h100:8, h200:2x8 or gpu-80gb:8."
     flags.DEFINE_string("topology", "", text, flag_values=values)
     flags.DEFINE_string("json", "", "Also write the plan to this file.", flag_values=values)
-    text = "Also find the largest settings, and compile what would fit."
+    text = "Also find the largest settings that fit, or compile a config that would fit."
     flags.DEFINE_boolean("search", True, text, flag_values=values)
-    text = "A directory: what it knows is not compiled again, and the rest is kept there."
+    text = "Keep the compiler's reports in this directory; programs found there are not compiled."
     flags.DEFINE_string("store", "", text, flag_values=values)
-    flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "Show no progress.", flag_values=values)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ PACKAGE = "bstar_jax"
 
 # A room imports only rooms before it. The doors are one room: nothing imports them.
 ROOMS = (
-    "config console tokenizer records isolation answers grading tasks processes metrics balance "
-    "sharding kernels model training hub sampling run process_reward report phases planning "
+    "config console tokenizer records isolation answers grading tasks processes metrics sharding "
+    "balance kernels model training hub sampling run process_reward hlo planning report phases "
     "iterate doors"
 ).split()
 DOORS = "main evaluate grade export replay plan doctor".split()

@@ -22,10 +22,9 @@ import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from bstar_jax import planning
+from bstar_jax import planning, sharding
 from bstar_jax.config import Config, load_config
-from bstar_jax.planning import compiling, moments, placing, published
-from bstar_jax.planning.arithmetic import with_changes
+from bstar_jax.planning import compiling, memory, models, placement, roofline
 
 TOPOLOGIES = ("v5e:4x4", "v5e:8x8", "v5e:16x16")
 PROGRAMS = ("step", "gather", "decode")
@@ -39,7 +38,7 @@ def main():
     parser.add_argument("--store", type=pathlib.Path, help="as of plan; beside the JSON file")
     args = parser.parse_args()
     config = load_config(args.config)
-    store = planning.Store(args.store or args.json.with_suffix(".store"))
+    store = planning.ReportCache(args.store or args.json.with_suffix(".store"))
     found = json.loads(args.json.read_text()) if args.json.exists() else {}
     for name in TOPOLOGIES:
         for program in PROGRAMS:
@@ -62,35 +61,35 @@ def grown(config: Config, chips: int) -> Config:
         "generate.slots": int(config.generate.slots * times),
     }
     bare = dataclasses.replace(config, prm=dataclasses.replace(config.prm, enabled=False))
-    return with_changes(bare, changes)
+    return bare.changed(changes)
 
 
-def figures(config: Config, name: str, program: str, store: planning.Store) -> dict:
+def figures(config: Config, name: str, program: str, store: planning.ReportCache) -> dict:
     """One program on one topology: memory and work of a device, and its least times."""
-    topology = planning.find(name)
+    topology = planning.find_topology(name)
     config = grown(config, topology.count)
-    programs = placing.place(config, published.resolve(config), topology)
-    moment = next(each for each in moments.moments(programs) if each.name == program)
-    done = compiling.compiled(moment, topology.chip, store)
-    if done.work is None:
+    placed = placement.place(config, models.planned_model(config), topology)
+    occupancy = next(each for each in memory.timeline(placed) if each.program.name == program)
+    done = compiling.compiled(occupancy, topology.accelerator, store)
+    if done.cost is None:
         raise SystemExit(f"{program} does not fit {name}: {done.held / 2**30:.2f} GiB")
     print(f"{name} {program}: compiled in {done.seconds:.0f} s", flush=True)
-    time = compiling.time_of(done.work, topology.chip)
+    time = roofline.least_time(done.cost, topology.accelerator)
     return {
-        "mesh": placing.mesh_of(programs),
-        "tokens": moment.tokens,
+        "mesh": sharding.mesh_sizes(placed.mesh),
+        "tokens": done.tokens,
         "compile_seconds": round(done.seconds, 1),
         "held": done.held,
-        "flops": done.work.flops,
-        "bytes": done.work.bytes,
-        "received": _by_axis(done.work),
+        "flops": done.cost.flops,
+        "bytes": done.cost.bytes,
+        "received": _by_axis(done.cost),
         "seconds": dataclasses.asdict(time),
     }
 
 
-def _by_axis(work) -> dict[str, float]:
+def _by_axis(cost) -> dict[str, float]:
     received: dict[str, float] = {}
-    for each in work.exchanges:
+    for each in cost.collectives:
         axes = "+".join(each.axes)
         received[axes] = received.get(axes, 0.0) + each.received
     return received
@@ -104,7 +103,7 @@ def tables(found: dict) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, parts in found.items():
-        chips = planning.find(name).count
+        chips = planning.find_topology(name).count
         for program, each in parts.items():
             a_token = lambda axis, each=each, chips=chips: (  # noqa: E731
                 _size(each["received"].get(axis, 0) * chips / each["tokens"])
@@ -133,7 +132,7 @@ def _curve(found: dict) -> list[str]:
     ]
     first: list[float] = []
     for name, parts in found.items():
-        chips, rates = planning.find(name).count, []
+        chips, rates = planning.find_topology(name).count, []
         for program in ("step", "decode"):
             seconds, tokens = parts[program]["seconds"], parts[program]["tokens"] / chips
             work = max(seconds["compute"], seconds["memory"])

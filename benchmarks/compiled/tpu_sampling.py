@@ -13,7 +13,6 @@ TPU. `python -m bstar_jax.plan` does this for the programs of a run.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import pathlib
@@ -30,9 +29,11 @@ from bstar_jax.config import (
     ModelConfig,
     MonitorConfig,
 )
-from bstar_jax.planning import compiling, loads, moments, placing
-from bstar_jax.planning.published import Shape
-from bstar_jax.planning.shapes import bytes_on_device
+from bstar_jax.planning import compiling, memory, placement
+from bstar_jax.planning.models import PlannedModel
+from bstar_jax.planning.reports import cost_to_json
+from bstar_jax.sampling import programs as sampling
+from bstar_jax.sharding.program import bytes_on_device
 
 SEVEN_B = ModelConfig(
     vocab_size=152_064, width=3584, layers=28, heads=28, kv_heads=4, head_width=128,
@@ -42,22 +43,22 @@ SEVEN_B = ModelConfig(
 
 def main():
     flags = _flags()
-    topology = planning.find(flags.topology)
-    programs = placing.place(_config(flags), Shape(SEVEN_B, "this file"), topology)
-    unit = loads.units(programs.config, sharding.row_shards(programs.mesh))[0]
+    topology = planning.find_topology(flags.topology)
+    placed = placement.place(_config(flags), PlannedModel(SEVEN_B, "this file"), topology)
+    unit = sampling.unit_shapes(placed.config, sharding.row_shards(placed.mesh))[0]
     report = {
         "topology": flags.topology,
-        "mesh": placing.mesh_of(programs),
+        "mesh": sharding.mesh_sizes(placed.mesh),
         "layout": unit.layout.shape,
-        "floor": floor(programs, unit),
+        "floor": floor(placed, unit),
     }
-    for moment in moments.moments(programs):
-        if moment.name in ("prefill", "decode"):
-            done = compiling.compiled(moment, topology.chip)
-            report[moment.name] = {
+    for occupancy in memory.timeline(placed):
+        if occupancy.program.name in ("prefill", "decode"):
+            done = compiling.compiled(occupancy, topology.accelerator)
+            report[done.name] = {
                 "compile_seconds": done.seconds,
                 **{name: size for name, size in done.memory.items() if size},
-                **dataclasses.asdict(done.work),
+                **cost_to_json(done.cost),
             }
     _print(report)
     if flags.json:
@@ -81,14 +82,14 @@ def _config(flags) -> Config:
     )  # fmt: skip
 
 
-def floor(programs, unit) -> dict[str, float]:
+def floor(placed, unit) -> dict[str, float]:
     """Bytes a device must read in a step."""
-    weights = programs.weights()
+    weights = sampling.weights(placed)
     # Of the embedding a step reads the rows of its tokens.
     read = bytes_on_device(weights) - bytes_on_device(weights["embedding"])
-    cache = programs.cache(unit)
+    cache = sampling.cache(placed, unit)
     lanes = (cache.prompt_key, cache.prompt_value)
-    prompts = lanes if cache.prompt_key is not None else programs.prompts(unit)
+    prompts = lanes if cache.prompt_key is not None else sampling.prompts(placed, unit)
     return {
         "weights": read,
         "prompts": bytes_on_device(prompts),

@@ -75,7 +75,7 @@ def export_checkpoint(
         def write_texts(path: pathlib.Path) -> None:
             safetensors_files.write_json(path / "config.json", fields)
 
-    with safetensors_files.atomic_directory(pathlib.Path(output)) as path:
+    with safetensors_files.new_directory(pathlib.Path(output)) as path:
         _write_tensors(path, config, table, leaves, headers)
         write_texts(path)
         if add is not None:

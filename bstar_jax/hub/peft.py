@@ -68,7 +68,7 @@ def export_adapter(
         "inference_mode": True,
         "target_modules": modules,
     }
-    with safetensors_files.atomic_directory(pathlib.Path(output)) as directory:
+    with safetensors_files.new_directory(pathlib.Path(output)) as directory:
         specs = {name: ("F32", tensor.shape) for name, tensor in tensors.items()}
         safetensors_files.write_tensors(
             directory / "adapter_model.safetensors", specs, tensors.__getitem__

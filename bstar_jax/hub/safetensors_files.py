@@ -71,8 +71,8 @@ def write_json(file: pathlib.Path, values: Mapping) -> None:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a temporary directory to write into, which is renamed to `path` at the end.
+def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Makes an output directory atomically, and never overwrites one.
 
     Raises:
       UserError: If `path` exists already and is not an empty directory.

@@ -52,7 +52,7 @@ def _hash_ranks(responses: Sequence[str]) -> np.ndarray:
 
 def graded_responses(
     task: Task, rollouts: Rollouts, shape: Callable, *, distinct: str
-) -> balance.Pool:
+) -> balance.GradedResponses:
     """Graded rows as selection sees them.
 
     Args:
@@ -68,10 +68,10 @@ def graded_responses(
     answered = [answer is not None for answer in rollouts.column("answer")]
     stopped = [reason == "stop" for reason in rollouts.column("finish_reason")]
     responses = [response.strip() for response in rollouts.column("response")]
-    return balance.Pool(
+    return balance.GradedResponses(
         is_correct=shape(np.array(rollouts.column("correct"), bool), False),
         process_reward=shape(process_rewards(rollouts), 0.0),
-        is_candidate=shape(np.logical_and(answered, stopped), False),
+        is_eligible=shape(np.logical_and(answered, stopped), False),
         is_first=shape(np.array(first) == np.arange(len(first)), False),
         tie_rank=shape(_hash_ranks(responses), 0),
     )

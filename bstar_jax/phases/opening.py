@@ -23,7 +23,7 @@ from bstar_jax.run.policy import Policy
 from bstar_jax.run.workspace import Workspace, claim
 from bstar_jax.sampling import Sampler
 from bstar_jax.sampling.weights import rollout_config
-from bstar_jax.sharding import Site
+from bstar_jax.sharding import SamplingMesh
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer, check_round_trip
 
@@ -66,7 +66,7 @@ def open_run(
     _check_special(words, config)
     for note in task.notes:
         console.warn(note)
-    site = sampling_site(mesh, config.mesh.sampling, console, team)
+    site = choose_sampling_mesh(mesh, config.mesh.sampling, console, team)
     with contextlib.ExitStack() as stack:
         if write and team.is_first:
             stack.enter_context(claim(directory, config, console))
@@ -106,7 +106,7 @@ def open_run(
         )
 
 
-def sampling_site(mesh: Mesh, where: str, console: Console, team: Team) -> Site:
+def choose_sampling_mesh(mesh: Mesh, where: str, console: Console, team: Team) -> SamplingMesh:
     """Where this process samples: on all devices if its own alone are not to be had.
 
     Some TPU slices may take no program for a part of their devices; what runs here tells.
@@ -117,7 +117,7 @@ def sampling_site(mesh: Mesh, where: str, console: Console, team: Team) -> Site:
       console: Is told where it is not as wished.
       team: The processes, which decide together.
     """
-    site = sharding.sampling_site(mesh, where)
+    site = sharding.sampling_mesh(mesh, where)
     if site.mesh == mesh or where == "host":
         return site
     complaints = list(filter(None, team.gather_json(sharding.refusal(site.mesh))))
@@ -127,7 +127,7 @@ def sampling_site(mesh: Mesh, where: str, console: Console, team: Team) -> Site:
         f"the devices of one process take no program of their own ({complaints[0]}); all devices "
         "sample together, which is slower: mesh.sampling=global says so from the start"
     )
-    return sharding.sampling_site(mesh, "global")
+    return sharding.sampling_mesh(mesh, "global")
 
 
 def _sampler(config: Config, policy: Policy) -> Sampler:

@@ -143,7 +143,7 @@ def choose_rows(config: Config, task: Task, rollouts: Rollouts, choice: Choice) 
 
 
 def _figures(
-    config: Config, graded: balance.Pool, selected_QN: np.ndarray, rollouts: Rollouts
+    config: Config, graded: balance.GradedResponses, selected_QN: np.ndarray, rollouts: Rollouts
 ) -> dict[str, float | int | None]:
     rules = config.balance
     covered_Q = selected_QN.any(axis=1)

@@ -14,7 +14,7 @@ from bstar_jax.config import Config, ModelConfig
 from bstar_jax.model import adapters
 from bstar_jax.run.checkpoints import Checkpoints, place_params
 from bstar_jax.sampling.weights import rollout_params
-from bstar_jax.sharding import Site
+from bstar_jax.sharding import SamplingMesh
 from bstar_jax.tokenizer import Tokenizer
 
 
@@ -40,7 +40,7 @@ class Policy:
         model: ModelConfig,
         tokenizer: Tokenizer,
         mesh: Mesh,
-        site: Site,
+        site: SamplingMesh,
         checkpoints: Checkpoints,
         source: pathlib.Path | None,
     ):

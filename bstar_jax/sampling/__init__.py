@@ -78,11 +78,11 @@ class Sampler:
     tokenizer: Tokenizer
     settings: GenerateConfig
     mesh: Mesh | None = None
-    site: sharding.Site | None = None
+    site: sharding.SamplingMesh | None = None
 
     @functools.cached_property
-    def _site(self) -> sharding.Site | None:
-        return self.site or (sharding.sampling_site(self.mesh) if self.mesh else None)
+    def _site(self) -> sharding.SamplingMesh | None:
+        return self.site or (sharding.sampling_mesh(self.mesh) if self.mesh else None)
 
     @property
     def _shards(self) -> int:
@@ -134,7 +134,7 @@ class Sampler:
           keys: Where in the run this is.
         """
         if self._site and self._site.mesh != self.mesh:
-            params = sharding.at_site(self._site, params)
+            params = sharding.on_sampling_mesh(self._site, params)
         started = time.perf_counter()
         prepared = self._prepare(units[0], draws, keys) if units else None
         done = None

@@ -132,7 +132,7 @@ def _program(config: ModelConfig, mesh: Mesh | None, is_int8: bool):
         return jax.jit(cast)
     results = jax.eval_shape(cast, shapes)
     stored, gathered = (
-        _places(mesh, results, axes, table) for table in (sharding.STORAGE, sharding.SAMPLING)
+        places(mesh, results, axes, table) for table in (sharding.STORAGE, sharding.SAMPLING)
     )
     # Held where the parameters lie until they are cast, so that the gathering moves fewer bytes.
     cast_there = lambda params: jax.lax.with_sharding_constraint(cast(params), stored)  # noqa: E731
@@ -154,7 +154,7 @@ def _cast(params: dict, axes: list[tuple[str, ...]], is_int8: bool) -> dict:
     return jax.tree.unflatten(structure, cast)
 
 
-def _places(mesh: Mesh, tree: dict, axes: list[tuple[str, ...]], table) -> dict:
+def places(mesh: Mesh, tree: dict, axes: list[tuple[str, ...]], table) -> dict:
     """Where each array lies; of an Int8, the values as the weight, the scale with its channels."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, Int8))
 

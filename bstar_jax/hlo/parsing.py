@@ -1,9 +1,9 @@
-"""A compiled program as text, read into instructions, and how often each of them runs.
+"""Reads the text of a compiled program into instructions, and how often each of them runs.
 
 The compiler's own count of work takes the body of a loop once. Here a loop counts as often as it
-turns, which is known where it counts from a constant to a constant; a loop of unknown length, as
-that of decoding, counts once, so that its figures are those of one turn. Of the branches of a
-condition the first is taken: in this project it is the usual one.
+turns, which is known where it counts from a constant to a constant. A loop of unknown length, such
+as that of decoding, counts once, so that its figures are those of one turn. Of the branches of a
+conditional the first counts, which in this project is the usual one.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Array:
     """One array of a shape.
 
     Attributes:
-      dtype: As HLO calls it, such as bf16.
+      dtype: Its type in HLO, such as "bf16".
       dims: Its dimensions.
-      is_main: Whether it lies in the device's main memory, not on the processor.
+      is_main: Whether it lies in main memory, not on the processor.
     """
 
     dtype: str
@@ -36,7 +36,7 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Without the padding of tiles."""
+        """Its size, without the padding of tiles."""
         bits = _BITS.get(self.dtype)
         if bits is None:
             digits = re.search(r"\d+", self.dtype)
@@ -50,11 +50,11 @@ class Instruction:
 
     Attributes:
       name: Its name, without %.
-      shape: What it gives, as text.
+      shape: The shape of its result, as text.
       opcode: What it does.
       operands: Names of what it reads.
-      attributes: What stands behind the operands.
-      is_root: Whether it is what the computation gives.
+      attributes: The text after the operands.
+      is_root: Whether its result is that of the computation.
     """
 
     name: str
@@ -66,18 +66,18 @@ class Instruction:
 
     @functools.cached_property
     def arrays(self) -> list[Array]:
-        """What it gives, tuples flat."""
+        """The arrays of its result, tuples flattened."""
         return arrays(self.shape)
 
     @functools.cached_property
     def called(self) -> list[str]:
-        """Names of the computations that it calls, a condition's branches in their order."""
+        """Names of the computations that it calls; branches of a conditional in their order."""
         names = re.sub(r"metadata=\{[^}]*\}", "", self.attributes)
         found = [name for group in _CALLED.findall(names) for name in re.split(r"[{},\s]+", group)]
         return [name.removeprefix("%") for name in found if name]
 
     def attribute(self, name: str) -> str:
-        """The value of `name=value`, a group in braces whole; "" where there is none."""
+        """Returns the value of `name=value`, with all of a group in braces; "" if there is none."""
         found = re.search(
             rf"\b{name}=(\{{\{{.*?\}}\}}|\{{[^}}]*\}}|\([^)]*\)|[^\s,]+)", self.attributes
         )
@@ -92,8 +92,8 @@ class Module:
     """A program.
 
     Attributes:
-      computations: By name, each its instructions by name, in their order.
-      entry: Name of the one that starts.
+      computations: Instructions of every computation by name, in their order.
+      entry: Name of the computation that starts.
     """
 
     computations: dict[str, Computation]
@@ -101,9 +101,9 @@ class Module:
 
 
 def arrays(shape: str) -> list[Array]:
-    """The arrays of a shape.
+    """Returns the arrays of a shape.
 
-    Example: "(f32[2,3]{1,0}, bf16[4]{0:S(1)})" -> f32 [2, 3] in main memory, bf16 [4] not.
+    Example: "(f32[2,3]{1,0}, bf16[4]{0:S(1)})" -> f32 [2, 3] in main memory, and bf16 [4] not.
     """
     found = []
     for dtype, dims, layout in _ARRAY.findall(shape):
@@ -150,28 +150,28 @@ def _instruction(line: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` closes."""
+    """Index at which the parenthesis that opens at `start` closes."""
     depth = 0
-    for place in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
+    for index in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[index], 0)
         if depth == 0:
-            return place
+            return index
     raise ValueError(f"a parenthesis stays open in {text[start : start + 80]!r}")
 
 
 def root(computation: Computation) -> Instruction:
-    """What a computation gives."""
+    """Returns the instruction whose result is that of a computation."""
     return next(each for each in computation.values() if each.is_root)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Running:
-    """An instruction where it runs.
+    """An instruction that runs.
 
     Attributes:
-      instruction: It.
-      computation: Around it.
-      times: How often it runs in a run of the program.
+      instruction: The instruction.
+      computation: The computation that contains it.
+      times: How often it runs in one run of the program.
     """
 
     instruction: Instruction
@@ -180,11 +180,11 @@ class Running:
 
 
 def running(module: Module, turns: int = 1) -> Iterator[Running]:
-    """Every instruction that runs, fusions whole; what loops do in every turn counts so often.
+    """Yields every instruction that runs; a fusion is one, and its parts are not listed.
 
     Args:
       module: The program.
-      turns: Of loops of unknown length in its entry; inside others they turn once.
+      turns: Number of turns of a loop of unknown length in the entry; inside another loop it is 1.
     """
     yield from _running(module, module.entry, 1, turns)
 
@@ -208,7 +208,7 @@ def _branches(instruction: Instruction) -> list[str]:
     listed = instruction.attribute("branch_computations")
     if listed:
         return [name.strip(" %") for name in listed.strip("{}").split(",")]
-    # A condition by a boolean: the false branch is that of number 0.
+    # A conditional on a boolean: the false branch is number 0.
     return [_named(instruction, "false_computation"), _named(instruction, "true_computation")]
 
 
@@ -217,7 +217,7 @@ def _named(instruction: Instruction, attribute: str) -> str:
 
 
 def trip_count(module: Module, computation: Computation, loop: Instruction) -> int:
-    """Turns of a loop: as the compiler states them, or by its counter; 0 where neither is known."""
+    """Returns the turns of a loop: as stated, or by its counter; 0 if neither is known."""
     stated = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if stated:
         return int(stated.group(1))
@@ -226,18 +226,20 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     if test.opcode != "compare" or test.attribute("direction") != "LT":
         return 0
     counter, limit = (condition.get(name) for name in test.operands)
-    if counter is None or counter.opcode != "get-tuple-element" or limit.opcode != "constant":
+    if counter is None or counter.opcode != "get-tuple-element":
         return 0
-    place = int(counter.attribute("index"))
-    begin = _start(computation, loop, place)
-    step = _step(module.computations[_named(loop, "body")], place)
+    if limit is None or limit.opcode != "constant":
+        return 0
+    index = int(counter.attribute("index"))
+    begin = _start(computation, loop, index)
+    step = _step(module.computations[_named(loop, "body")], index)
     return max(math.ceil((int(limit.operands[0]) - begin) / step), 1)
 
 
-def _start(computation: Computation, loop: Instruction, place: int) -> int:
-    """What a loop's counter starts from: a constant, 0 where it is not seen to be one."""
+def _start(computation: Computation, loop: Instruction, index: int) -> int:
+    """The constant that the counter of a loop starts from; 0 if it is not found."""
     made = computation.get(loop.operands[0])
-    first = computation.get(made.operands[place]) if made and made.opcode == "tuple" else None
+    first = computation.get(made.operands[index]) if made and made.opcode == "tuple" else None
     while first is not None and first.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
         first = computation.get(first.operands[0])
     if first is None or first.opcode != "constant" or not first.operands[0].lstrip("-").isdecimal():
@@ -245,10 +247,10 @@ def _start(computation: Computation, loop: Instruction, place: int) -> int:
     return int(first.operands[0])
 
 
-def _step(body: Computation, place: int) -> int:
-    """What a loop adds to its counter in a turn, 1 where it is not seen."""
+def _step(body: Computation, index: int) -> int:
+    """The constant that a loop adds to its counter in a turn; 1 if it is not found."""
     given = root(body)
-    added = body.get(given.operands[place]) if given.opcode == "tuple" else None
+    added = body.get(given.operands[index]) if given.opcode == "tuple" else None
     if added is None or added.opcode != "add":
         return 1
     for name in added.operands:

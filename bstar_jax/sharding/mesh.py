@@ -1,17 +1,17 @@
 """The mesh, and the one table from logical axes to mesh axes.
 
 A layer names logical axes only; this table says which mesh axis holds each. Parameters have
-two maps: *storage*, where one copy is spread over `fsdp` while it trains, and *sampling*,
-where that spread is gathered once, since decoding would otherwise gather it every token.
+two maps: *storage* spreads one copy over `fsdp` for training, and *sampling* gathers that copy
+once, because decoding would otherwise gather it for every token.
 
-    mesh axis   what is spread
+    mesh axis   what is spread over it
     data        rows of a batch; every data slice has all parameters
-    fsdp        rows of a batch, and the stored parameters by their width
+    fsdp        rows of a batch, and the width of the stored parameters
     tensor      heads, feed-forward and vocabulary within one matrix product
 
-Devices that share the parts of a batch's rows are a *row shard*: `tensor` of them. Where every
-row shard lies within one process, each process samples on a mesh of its own, its `Site`: what
-decodes then exchanges nothing with other hosts, and waits for none of them.
+The `tensor` devices that compute the same rows of a batch are a *row shard*. Where every row
+shard lies within one process, each process samples on a mesh of its own, its `SamplingMesh`:
+decoding then exchanges nothing with other hosts and never waits for them.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bstar_jax.config import Config, MeshConfig, ModelConfig, UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
-STORAGE: Mapping[str, str | tuple[str, ...] | None] = {
+AxisTable = Mapping[str, str | tuple[str, ...] | None]
+"""Logical axis -> the mesh axes that it is spread over; None where every device has all of it."""
+
+STORAGE: AxisTable = {
     "batch": ("data", "fsdp"),
     "length": None,
     "layers": None,
@@ -44,27 +48,27 @@ STORAGE: Mapping[str, str | tuple[str, ...] | None] = {
     "rank": None,
 }
 
-SAMPLING: Mapping[str, str | tuple[str, ...] | None] = {**STORAGE, "width": None}
+SAMPLING: AxisTable = {**STORAGE, "width": None}
 
-# On disk the vocabulary has its true size, which tensor need not divide.
-DISK: Mapping[str, str | tuple[str, ...] | None] = {**STORAGE, "vocab": None}
+# On disk the vocabulary has its true size, which `tensor` need not divide.
+DISK: AxisTable = {**STORAGE, "vocab": None}
 
-# Activations keep their width whole: the rows are spread over `fsdp` already.
+# Activations keep their whole width, because `fsdp` already spreads their rows.
 _ACTIVATIONS = SAMPLING
 
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
-    """Lays the devices out as (data, fsdp, tensor).
+    """Arranges the devices as (data, fsdp, tensor).
 
-    Slices are apart first, then hosts, so that `tensor` stays within a host, and `fsdp` within a
-    slice, as far as their sizes allow.
+    The order is by slice, then by host, so that `tensor` stays within a host and `fsdp` within a
+    slice as far as their sizes allow.
 
     Args:
-      config: The sizes.
-      devices: By default all there are, those of other processes included.
+      config: Sizes of the mesh axes.
+      devices: Devices to use; by default all, including those of other processes.
 
     Raises:
-      UserError: If the sizes do not multiply to the number of devices, with the nearest that do.
+      UserError: If the sizes do not multiply to the number of devices; names the nearest that do.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
@@ -81,7 +85,7 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
             f"{_nearest(sizes, len(devices))}"
         )
     sizes = [len(devices) // given if size == -1 else size for size in sizes]
-    return _mesh(_laid_out(devices, sizes))
+    return _mesh(_arranged(devices, sizes))
 
 
 def _mesh(devices: np.ndarray) -> Mesh:
@@ -89,20 +93,27 @@ def _mesh(devices: np.ndarray) -> Mesh:
 
 
 def _nearest(sizes: list[int], devices: int) -> tuple[int, ...]:
-    """The sizes that multiply to the number of devices and differ least, as ratios, from these."""
+    """Returns the sizes closest to these, by ratio, that multiply to the number of devices."""
     divisors = [size for size in range(1, devices + 1) if devices % size == 0]
     choices = [one for one in itertools.product(divisors, repeat=3) if math.prod(one) == devices]
     wanted = [max(size, 1) for size in sizes]
-    far = lambda one: sum(abs(math.log(a / b)) for a, b in zip(one, wanted, strict=True))  # noqa: E731
-    return min(choices, key=far)
+
+    def distance(sizes: tuple[int, ...]) -> float:
+        return sum(abs(math.log(a / b)) for a, b in zip(sizes, wanted, strict=True))
+
+    return min(choices, key=distance)
 
 
-def _laid_out(devices: list, sizes: list[int]) -> np.ndarray:
-    place = lambda device: (getattr(device, "slice_index", 0) or 0, device.process_index, device.id)  # noqa: E731
-    devices, tensor = sorted(devices, key=place), sizes[-1]
+def _slice_index(device: Any) -> int:
+    return getattr(device, "slice_index", 0) or 0
+
+
+def _arranged(devices: list, sizes: list[int]) -> np.ndarray:
+    devices = sorted(devices, key=lambda each: (_slice_index(each), each.process_index, each.id))
+    tensor = sizes[-1]
     of_a_host = sum(device.process_index == devices[0].process_index for device in devices)
-    is_torus = devices[0].platform == "tpu" and len({place(device)[0] for device in devices}) == 1
-    # Cores of one chip are no neighbours on a torus, and JAX refuses them.
+    is_torus = devices[0].platform == "tpu" and len(set(map(_slice_index, devices))) == 1
+    # Cores of one chip are not neighbours on a torus, and JAX refuses them.
     is_torus &= all(getattr(device, "core_on_chip", 0) == 0 for device in devices)
     if of_a_host % tensor and is_torus:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
@@ -110,13 +121,13 @@ def _laid_out(devices: list, sizes: list[int]) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Site:
-    """Where one process samples.
+class SamplingMesh:
+    """The devices on which one process samples.
 
     Attributes:
-      mesh: The devices: the whole mesh, or those of the process alone.
-      shards: Row shards of the whole mesh that these devices are, in their order.
-      total: Row shards of the whole mesh.
+      mesh: The whole mesh, or the part of it that belongs to the process.
+      shards: Indices of the row shards of the whole mesh that these devices form, in order.
+      total: Number of row shards of the whole mesh.
     """
 
     mesh: Mesh
@@ -124,19 +135,20 @@ class Site:
     total: int
 
 
-def sampling_site(mesh: Mesh, where: str = "auto", process: int | None = None) -> Site:
-    """Where a process samples: on its own devices if every row shard is within one process.
+def sampling_mesh(mesh: Mesh, where: str = "auto", process: int | None = None) -> SamplingMesh:
+    """Chooses where a process samples: on its own devices if every row shard is in one process.
 
-    Example: 4 hosts of 4 chips, mesh (1, 8, 2) -> of process 1 a mesh (1, 2, 2), shards 2 and 3
-    of 8; mesh (1, 2, 8) -> the whole mesh, as 8 chips of two hosts share one matrix product.
+    Example: 4 hosts of 4 devices. On mesh (1, 8, 2) process 1 samples on a mesh (1, 2, 2), row
+    shards 2 and 3 of 8. On mesh (1, 2, 8) it samples on the whole mesh, because 8 devices of two
+    hosts share one matrix product.
 
     Args:
       mesh: The whole mesh.
-      where: "auto"; "host" insists on the process's own devices, "global" on the whole mesh.
+      where: "auto" chooses; "host" insists on the process's own devices, "global" on all.
       process: Index of the process; None is this one.
 
     Raises:
-      UserError: If `where` is "host" and a row shard lies in several processes.
+      UserError: If `where` is "host" and a row shard spans several processes.
     """
     process = jax.process_index() if process is None else process
     rows = mesh.devices.reshape(-1, mesh.shape["tensor"])
@@ -149,15 +161,15 @@ def sampling_site(mesh: Mesh, where: str = "auto", process: int | None = None) -
             "process, or use mesh.sampling=global"
         )
     if where == "global" or not is_apart or set.union(*owners) == {process}:
-        return Site(mesh, tuple(range(len(rows))), len(rows))
+        return SamplingMesh(mesh, tuple(range(len(rows))), len(rows))
     shards = tuple(shard for shard, owner in enumerate(owners) if owner == {process})
-    return Site(_mesh(rows[list(shards)][None]), shards, len(rows))
+    return SamplingMesh(_mesh(rows[list(shards)][None]), shards, len(rows))
 
 
 def refusal(mesh: Mesh) -> str:
-    """What speaks against programs on these devices alone, as a small one finds out; "" if nothing.
+    """Runs a small program on these devices alone; returns why it failed, or "" if it worked.
 
-    A TPU slice may route between all of its chips only.
+    Some TPU slices run only programs that use all of their chips.
     """
     everywhere = NamedSharding(mesh, PartitionSpec(MESH_AXES))
     try:
@@ -167,41 +179,46 @@ def refusal(mesh: Mesh) -> str:
         return str(error).splitlines()[0][:200]
 
 
-def at_site(site: Site, tree):
-    """Arrays of the sampling map as they lie on a site, nothing moved or copied."""
+def on_sampling_mesh(sampling: SamplingMesh, tree: Any) -> Any:
+    """Returns a process's part of arrays on the sampling map; moves and copies nothing."""
 
-    def here(array):
-        place = NamedSharding(site.mesh, array.sharding.spec)
+    def here(array: Any) -> jax.Array:
+        target = NamedSharding(sampling.mesh, array.sharding.spec)
         parts = {shard.device: shard.data for shard in array.addressable_shards}
-        parts = [parts[device] for device in place.addressable_devices_indices_map(array.shape)]
-        return jax.make_array_from_single_device_arrays(array.shape, place, parts)
+        parts = [parts[device] for device in target.addressable_devices_indices_map(array.shape)]
+        return jax.make_array_from_single_device_arrays(array.shape, target, parts)
 
     return jax.tree.map(here, tree)
 
 
-def spec(axes: tuple[str | None, ...], table: Mapping = STORAGE) -> PartitionSpec:
-    """The partition of an array whose dimensions have these logical axes."""
+def spec(axes: Sequence[str | None], table: AxisTable = STORAGE) -> PartitionSpec:
+    """Returns the partition of an array whose dimensions have these logical axes."""
     return PartitionSpec(*(None if axis is None else table[axis] for axis in axes))
 
 
-def shardings(mesh: Mesh, tree, axes: list[tuple[str, ...]], table: Mapping = STORAGE):
-    """Where each array of a tree lies, given the logical axes of its leaves in their order."""
+def shardings(
+    mesh: Mesh | AbstractMesh,
+    tree: Any,
+    axes: Sequence[Sequence[str | None]],
+    table: AxisTable = STORAGE,
+) -> Any:
+    """Returns where each array of a tree lies, from the logical axes of its leaves in order."""
     placed = [NamedSharding(mesh, spec(names, table)) for names in axes]
     return jax.tree.unflatten(jax.tree.structure(tree), placed)
 
 
 def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
-    """Tells the compiler how an activation lies on the mesh in force; without one, nothing."""
+    """Tells the compiler how an activation lies on the current mesh; does nothing without one."""
     if jax.sharding.get_abstract_mesh().empty:
         return array
     return jax.lax.with_sharding_constraint(array, spec(axes, _ACTIVATIONS))
 
 
-def by_shard(function):
-    """The function on every shard's own rows: all its arrays have the shards as first dimension.
+def by_shard(function: Callable) -> Callable:
+    """Makes a function run on each shard's own rows; shards are the first axis of its arrays.
 
-    Without a mesh in force it is the function itself. Inside there is one shard, and nothing that
-    it does can become an exchange between devices.
+    The function sees a single shard, and nothing in it can become an exchange between devices.
+    Without a current mesh it is returned as it is.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return function
@@ -210,46 +227,53 @@ def by_shard(function):
 
 
 def row_shards(mesh: Mesh) -> int:
-    """Number of parts that the rows of a batch are cut into."""
+    """Returns the number of parts that the rows of a batch are divided into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def put_rows(mesh: Mesh, tree):
-    """Places host arrays on the mesh, their first dimension spread over data and fsdp.
+def mesh_sizes(mesh: Mesh) -> tuple[int, int, int]:
+    """Returns (data, fsdp, tensor) of a mesh."""
+    data, fsdp, tensor = (mesh.shape[axis] for axis in MESH_AXES)
+    return data, fsdp, tensor
 
-    Where several processes share the mesh, each holds the whole arrays and places its part.
+
+def put_rows(mesh: Mesh, tree: Any) -> Any:
+    """Places host arrays on the mesh, their first dimension spread over `data` and `fsdp`.
+
+    Where several processes share the mesh, each passes the whole arrays and places its part.
     """
     return put(tree, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
 
 
-def put_copies(mesh: Mesh, tree):
-    """Places arrays on the mesh, a whole copy on every device."""
+def put_copies(mesh: Mesh, tree: Any) -> Any:
+    """Places a whole copy of each array on every device of the mesh."""
     return put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def put(tree, places):
-    """Places arrays that every process holds alike.
+def put(tree: Any, targets: Any) -> Any:
+    """Places arrays of which every process holds the same copy.
 
     Args:
       tree: NumPy arrays, or arrays of this process.
-      places: Where each goes, or one place for all.
+      targets: A sharding for each array, or one for all.
     """
-    if isinstance(places, NamedSharding):
-        places = jax.tree.map(lambda _: places, tree)
-    if all(place.is_fully_addressable for place in jax.tree.leaves(places)):
-        return jax.device_put(tree, places)
+    if isinstance(targets, NamedSharding):
+        targets = jax.tree.map(lambda _: targets, tree)
+    if all(target.is_fully_addressable for target in jax.tree.leaves(targets)):
+        return jax.device_put(tree, targets)
 
-    def one(array, place):
+    def one(array: Any, target: NamedSharding) -> jax.Array:
         host = np.asarray(array)
-        return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
+        return jax.make_array_from_callback(host.shape, target, lambda index: host[index])
 
-    return jax.tree.map(one, tree, places)
+    return jax.tree.map(one, tree, targets)
 
 
 def own_rows(array: jax.Array) -> tuple[list[int], np.ndarray]:
-    """The rows of the first dimension that are this process's to read, and what stands in them.
+    """Returns indices and values of the rows that this process reads.
 
-    Every row is one process's, also where several hold it.
+    Rows run along the first dimension. Each row is read by one process, even where several
+    hold it.
     """
     if array.is_fully_addressable:
         return list(range(len(array))), np.asarray(array)
@@ -264,7 +288,7 @@ def check_rows(mesh: Mesh, name: str, rows: int) -> None:
     """Refuses a number of rows that the mesh cannot spread evenly.
 
     Raises:
-      UserError: With both numbers and the nearest that divides.
+      UserError: With both numbers and the nearest multiple.
     """
     parts = row_shards(mesh)
     if rows % parts:
@@ -275,10 +299,10 @@ def check_rows(mesh: Mesh, name: str, rows: int) -> None:
 
 
 def check_batches(mesh: Mesh, config: Config) -> None:
-    """Refuses a run of which the mesh cannot spread all batches evenly.
+    """Refuses a run with a batch that the mesh cannot spread evenly.
 
     Raises:
-      UserError: As `check_rows`, for the first such setting.
+      UserError: From `check_rows`, for the first such setting.
     """
     names = ["sft.batch", "improve.batch", "training.micro_rows"]
     for name in names + (["prm.batch", "prm.score_batch"] if config.prm.enabled else []):
@@ -287,10 +311,10 @@ def check_batches(mesh: Mesh, config: Config) -> None:
 
 
 def check_model(mesh: Mesh, config: ModelConfig) -> None:
-    """Refuses a model whose dimensions the mesh cannot spread evenly.
+    """Refuses a model with a dimension that the mesh cannot spread evenly.
 
     Raises:
-      UserError: With both numbers and the nearest that divides.
+      UserError: With both numbers and the nearest mesh size that divides.
     """
     sizes = {
         "model.width": ("fsdp", config.width),
@@ -312,7 +336,7 @@ def check_model(mesh: Mesh, config: ModelConfig) -> None:
 
 
 def padded_vocab(config: ModelConfig, mesh: Mesh) -> int:
-    """Vocabulary as it lies on the mesh: a multiple of 256 x tensor where tensor > 1."""
+    """Returns the vocabulary size on the mesh: a multiple of 256 x tensor where tensor > 1."""
     tensor = mesh.shape["tensor"]
     if tensor == 1:
         return config.vocab_size

@@ -1,7 +1,7 @@
-"""The model of a config, without its weights: its checkpoint's config.json, or what is known of it.
+"""The model of a config without its weights: from its checkpoint's config.json, or from a table.
 
-The models that files in configs/ name are published with a config.json. Its facts are repeated
-here, so that a run can be planned where no checkpoint was fetched; a directory goes before them.
+The table repeats the published config.json of the models that files in configs/ name, so that a
+run can be planned before a checkpoint is fetched. A directory with a config.json takes precedence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bstar_jax.config import Config, ModelConfig, UserError
 
 _COMMON = {"hidden_act": "silu", "attention_dropout": 0.0, "num_key_value_heads": 8}
 
-# By the beginning of a hub name: the fields of config.json that make the shape.
+# Beginning of a hub name -> the fields of config.json that determine the sizes.
 PUBLISHED = {
     "mistralai/Mistral-7B": _COMMON | {
         "model_type": "mistral", "vocab_size": 32000, "hidden_size": 4096,
@@ -38,11 +38,11 @@ PUBLISHED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class PlannedModel:
     """The model that a config trains, by its sizes.
 
     Attributes:
-      model: With its vocabulary size; `checkpoint` is "".
+      model: The sizes, with the vocabulary; `checkpoint` is "".
       source: Where the sizes are from, for people.
     """
 
@@ -50,11 +50,11 @@ class Shape:
     source: str
 
 
-def resolve(config: Config) -> Shape:
-    """The shape of a config's model; neither weights nor task files are read.
+def planned_model(config: Config) -> PlannedModel:
+    """Returns the model of a config; reads neither weights nor task files.
 
     Raises:
-      UserError: If a checkpoint is named that is neither a directory nor known.
+      UserError: If `model.checkpoint` is neither a directory nor in the table.
     """
     settings = config.model
     if not settings.checkpoint:
@@ -71,33 +71,28 @@ def resolve(config: Config) -> Shape:
                 "its config.json, --config.model.checkpoint=DIR; weights are not needed"
             )
         model, source = _known(settings, name), f"the published config.json of {name}"
-    return Shape(dataclasses.replace(model, checkpoint=""), source)
+    return PlannedModel(dataclasses.replace(model, checkpoint=""), source)
 
 
 def _known(settings: ModelConfig, name: str) -> ModelConfig:
-    with tempfile.TemporaryDirectory() as room:
-        pathlib.Path(room, "config.json").write_text(json.dumps(PUBLISHED[name]))
-        return hub.adopt_architecture(settings, room)
+    with tempfile.TemporaryDirectory() as directory:
+        pathlib.Path(directory, "config.json").write_text(json.dumps(PUBLISHED[name]))
+        return hub.adopt_architecture(settings, directory)
 
 
-def _random(config: Config) -> Shape:
-    """A model that starts from noise; its vocabulary is that of the tokenizer it would have."""
-    model = config.model
-    if model.vocab_size:
-        return Shape(model, "the config")
+def _random(config: Config) -> PlannedModel:
+    """A randomly initialised model; its vocabulary is that of the tokenizer it would have."""
+    if config.model.vocab_size:
+        return PlannedModel(config.model, "the config")
     if config.tokenizer.path:
-        size = tokenizer.load(config.tokenizer.path).vocab_size
-        return Shape(
-            dataclasses.replace(model, vocab_size=size), f"the config, {config.tokenizer.path}"
-        )
-    if config.task.name == "arithmetic":
+        size, source = tokenizer.load(config.tokenizer.path).vocab_size, config.tokenizer.path
+    elif config.task.name == "arithmetic":
         task = tasks.load(
             name="arithmetic", path="", seed=config.seed, train_queries=1,
             sft_examples=1, calibration_queries=1, heldout_queries=1,
         )  # fmt: skip
-        size = tokenizer.word_tokenizer(task.vocabulary).vocab_size
-        return Shape(dataclasses.replace(model, vocab_size=size), "the config, the task's words")
-    size = config.tokenizer.vocab_size
-    return Shape(
-        dataclasses.replace(model, vocab_size=size), "the config, tokenizer.vocab_size words"
-    )
+        size, source = tokenizer.word_tokenizer(task.vocabulary).vocab_size, "the task's words"
+    else:
+        size, source = config.tokenizer.vocab_size, "tokenizer.vocab_size words"
+    model = dataclasses.replace(config.model, vocab_size=size)
+    return PlannedModel(model, f"the config, {source}")
