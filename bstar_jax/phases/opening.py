@@ -66,7 +66,7 @@ def open_run(
     _check_special(words, config)
     for note in task.notes:
         console.warn(note)
-    site = choose_sampling_mesh(mesh, config.mesh.sampling, console, team)
+    sampling_mesh = choose_sampling_mesh(mesh, config.mesh.sampling, console, team)
     with contextlib.ExitStack() as stack:
         if write and team.is_first:
             stack.enter_context(claim(directory, config, console))
@@ -92,7 +92,7 @@ def open_run(
         team.barrier()  # all have read what stands, before any changes it
         workspace = Workspace(directory, log, console, stop or StopRequest(team), team)
         kept = directory / "source" if config.model.checkpoint else None
-        policy = Policy(config, model_config, words, mesh, site, checkpoints, kept)
+        policy = Policy(config, model_config, words, mesh, sampling_mesh, checkpoints, kept)
         yield Run(
             config,
             task,
@@ -117,12 +117,12 @@ def choose_sampling_mesh(mesh: Mesh, where: str, console: Console, team: Team) -
       console: Is told where it is not as wished.
       team: The processes, which decide together.
     """
-    site = sharding.sampling_mesh(mesh, where)
-    if site.mesh == mesh or where == "host":
-        return site
-    complaints = list(filter(None, team.gather_json(sharding.refusal(site.mesh))))
+    sampling_mesh = sharding.sampling_mesh(mesh, where)
+    if sampling_mesh.mesh == mesh or where == "host":
+        return sampling_mesh
+    complaints = list(filter(None, team.gather_json(sharding.refusal(sampling_mesh.mesh))))
     if not complaints:
-        return site
+        return sampling_mesh
     console.warn(
         f"the devices of one process take no program of their own ({complaints[0]}); all devices "
         "sample together, which is slower: mesh.sampling=global says so from the start"
@@ -134,7 +134,7 @@ def _sampler(config: Config, policy: Policy) -> Sampler:
     """Draws responses with the policy, at the lengths and batch sizes of the config."""
     settings = config.generate
     model = rollout_config(policy.merged_model, settings.weights)
-    return Sampler(model, policy.tokenizer, settings, policy.mesh, policy.site)
+    return Sampler(model, policy.tokenizer, settings, policy.mesh, policy.sampling_mesh)
 
 
 def load_task(config: Config) -> Task:

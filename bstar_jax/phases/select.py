@@ -105,7 +105,7 @@ def select(
 def choose_rows(config: Config, task: Task, rollouts: Rollouts, choice: Choice) -> Selection:
     """Selects by the same function that scored the grid; reads and writes no file.
 
-    With `balance.rules` "reference" the threshold and the cap are chosen again on these rows.
+    Some rules (`balance.RULES`) choose the threshold and the cap again on these rows.
 
     Args:
       config: The rules of the balance score.
@@ -118,13 +118,14 @@ def choose_rows(config: Config, task: Task, rollouts: Rollouts, choice: Choice) 
         task, rollouts, arrays.query_shape(rollouts), distinct=rules.distinct
     )
     threshold, cap = choice.threshold, rules.cap
-    if rules.rules == "reference":
+    if balance.RULES[rules.rules].chooses_filter_again:
         threshold, cap = balance.choose_filter(
             graded,
             config.calibrate.thresholds,
             process_weight=choice.process_weight,
             target_correct=rules.target_correct,
             target_total=rules.target_total,
+            rules=rules.rules,
         )
     selected_QN = np.asarray(
         balance.select(

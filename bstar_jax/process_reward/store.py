@@ -68,8 +68,8 @@ class ProcessRewardStore:
         Raises:
           UserError: If it is not learnt yet.
         """
-        settings, site = self.config.prm, self.policy.site
-        with contextlib.closing(self.checkpoints(read_only=True, mesh=site.mesh)) as found:
+        settings, sampling_mesh = self.config.prm, self.policy.sampling_mesh
+        with contextlib.closing(self.checkpoints(read_only=True, mesh=sampling_mesh.mesh)) as found:
             if not found.iterations():
                 raise UserError(
                     f"{self.directory} has no process model yet: the command that started the run "
@@ -82,7 +82,7 @@ class ProcessRewardStore:
             self.policy.tokenizer,
             step_ends=self.step_ends,
             reduction=settings.reduction,
-            batch=settings.score_batch * len(site.shards) // site.total,
-            mesh=site.mesh,
-            team=self.team if site.mesh.is_multi_process else ALONE,
+            batch=settings.score_batch * len(sampling_mesh.shards) // sampling_mesh.total,
+            mesh=sampling_mesh.mesh,
+            team=self.team if sampling_mesh.mesh.is_multi_process else ALONE,
         )

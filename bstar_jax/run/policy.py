@@ -28,7 +28,7 @@ class Policy:
       model: The model as it trains, its vocabulary size resolved.
       tokenizer: Text to tokens and back.
       mesh: The devices.
-      site: The devices that this process samples on.
+      sampling_mesh: The devices that this process samples on.
       checkpoints: Parameters and training state on disk.
       source: The folder that keeps all of the checkpoint that the run starts from but its weights;
         None for a run that starts from random parameters.
@@ -40,7 +40,7 @@ class Policy:
         model: ModelConfig,
         tokenizer: Tokenizer,
         mesh: Mesh,
-        site: SamplingMesh,
+        sampling_mesh: SamplingMesh,
         checkpoints: Checkpoints,
         source: pathlib.Path | None,
     ):
@@ -51,12 +51,17 @@ class Policy:
           model: The model.
           tokenizer: The tokenizer.
           mesh: The devices.
-          site: The devices that sample.
+          sampling_mesh: The devices that sample.
           checkpoints: The checkpoints.
           source: The folder of the run that keeps files of the checkpoint.
         """
         self._config = config
-        self.model, self.tokenizer, self.mesh, self.site = model, tokenizer, mesh, site
+        self.model, self.tokenizer, self.mesh, self.sampling_mesh = (
+            model,
+            tokenizer,
+            mesh,
+            sampling_mesh,
+        )
         self.checkpoints, self.source = checkpoints, source
 
     @property
