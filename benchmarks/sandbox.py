@@ -30,7 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bstar_jax import tasks  # noqa: E402
-from bstar_jax.grading.code.test_plans import written  # noqa: E402
+from bstar_jax.grading.code.submissions import written  # noqa: E402
 from bstar_jax.grading.code.verifier import CodeVerifier  # noqa: E402
 from bstar_jax.isolation.sandbox import Limits  # noqa: E402
 from tests.escapes import ESCAPES  # noqa: E402

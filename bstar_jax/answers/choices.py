@@ -35,18 +35,18 @@ def read(
     """The label of the option that a response chooses.
 
     Args:
-        response: The response.
-        labels: Labels of the options, such as A, B, C, D or 1, 2, 3, 4.
-        options: Text of each option.
-        marker: The text before the answer, in any case; its first occurrence ends the solution.
-        finish_reason: "stop", or "length" where the length limit cut the response; then its last
-            line, which may be half written, is not read.
+      response: The response.
+      labels: Labels of the options, such as A, B, C, D or 1, 2, 3, 4.
+      options: Text of each option.
+      marker: The text before the answer, in any case; its first occurrence ends the solution.
+      finish_reason: "stop", or "length" where the length limit cut the response; then its last
+        line, which may be half written, is not read.
 
     Returns:
-        One of `labels`; None where no option is chosen, or more than one.
+      One of `labels`; None where no option is chosen, or more than one.
 
     Raises:
-        ValueError: If labels and options differ in number.
+      ValueError: If labels and options differ in number.
 
     Examples with A. ice, B. fire:
         "It burns. Final answer: (B)", "**B**", "B. fire", "So the answer is fire." -> "B"

@@ -1,8 +1,8 @@
-"""A sandbox: a judge and the program that it judges, shut in by bubblewrap.
+"""A sandbox: a harness and the submission that it tests, shut in by bubblewrap.
 
 What a sandboxed program finds is a machine of its own (see `bubblewrap`). The limits on time,
 memory, threads, files and output hold for all it does, as a program is one process (see
-`syscalls`); and process 1 of the sandbox, the judge, takes all of it along when it ends.
+`syscalls`); and process 1 of the sandbox, the harness, takes all of it along when it ends.
 
 A sandbox serves one program and starts in some 30 ms.
 """
@@ -45,7 +45,7 @@ _BOOT = """\
 import marshal, os, sys
 code = b""
 while len(code) < {size}:
-    code += os.read(0, {size} - len(code)) or sys.exit("no judge was sent")
+    code += os.read(0, {size} - len(code)) or sys.exit("no harness was sent")
 for name, body in marshal.loads(code):
     module = sys.modules[name] = type(sys)(name)
     exec(body, module.__dict__)
@@ -111,7 +111,7 @@ class Sandbox:
     """
 
     def __init__(self, limits: Limits, *, unsafe: bool = False) -> None:
-        """Starts a sandbox and waits until its judge is ready.
+        """Starts a sandbox and waits until its harness is ready.
 
         Args:
           limits: What the program may use.
@@ -130,15 +130,15 @@ class Sandbox:
                 folder = left.enter_context(tempfile.TemporaryDirectory(prefix="unsafe-"))
                 command = [os.path.realpath(sys._base_executable), *_python_flags()]
                 self._spawn(command, left, (lifeline,), folder)
-                judge = self._process.pid
+                harness = self._process.pid
             else:
-                judge = self._spawn_in_bubblewrap(limits, left, lifeline)
-            self._judge_number = judge
+                harness = self._spawn_in_bubblewrap(limits, left, lifeline)
+            self._harness_number = harness
             try:
-                self._judge = os.pidfd_open(judge)
+                self._harness = os.pidfd_open(harness)
             except ProcessLookupError:
                 raise Broken(self._last_words()) from None
-            left.callback(os.close, self._judge)
+            left.callback(os.close, self._harness)
             left.callback(self.kill)
             self._greet(limits, unsafe, lifeline)
             self._left = left.pop_all()
@@ -154,13 +154,13 @@ class Sandbox:
         self._left.close()
 
     def kill(self) -> None:
-        """Ends the judge and with it all that runs inside; any thread may do so."""
+        """Ends the harness and with it all that runs inside; any thread may do so."""
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._judge, signal.SIGKILL)
+            signal.pidfd_send_signal(self._harness, signal.SIGKILL)
 
     def program_seconds(self) -> float:
         """CPU time that the program's process has used so far; infinity where nobody can tell."""
-        parent = f"/proc/{self._judge_number}/task/{self._judge_number}"
+        parent = f"/proc/{self._harness_number}/task/{self._harness_number}"
         try:
             children = pathlib.Path(parent, "children").read_text().split()
             stats = [pathlib.Path(f"/proc/{child}/stat").read_text() for child in children]
@@ -171,10 +171,10 @@ class Sandbox:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def ask(self, *command: object, deadline: float) -> tuple[str, str, bytes]:
-        """What the judge finds when it does something: (reason, message, output).
+        """What the harness finds when it does something: (reason, message, output).
 
         Args:
-          command: The name of a method of `inside.judge.Judge` and what it takes.
+          command: The name of a method of `inside.harness.Harness` and what it takes.
           deadline: When to give up, on the monotonic clock.
 
         Raises:
@@ -264,14 +264,14 @@ class Sandbox:
             if not piece:
                 raise Broken(self._last_words())
             said += piece
-        judge = json.loads(said)["child-pid"]
+        harness = json.loads(said)["child-pid"]
         if bubblewrap.changes_user():
             try:
-                bubblewrap.map_users(judge)
+                bubblewrap.map_users(harness)
             except OSError as error:
                 raise Broken(f"no user {bubblewrap.NOBODY} can be made: {error}") from error
         os.write(release, b"1")
-        return judge
+        return harness
 
     def _last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):

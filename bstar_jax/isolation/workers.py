@@ -42,11 +42,11 @@ class Outcome:
     """What became of one item.
 
     Attributes:
-        kind: "done"; "raised" where the function raised; "timeout" where it took longer than the
-            limit; "died" where the worker's process ended, out of memory included.
-        value: What the function returned; None unless done.
-        error: "ValueError: ..." of what was raised, "SIGSEGV" of what died; "" otherwise.
-        seconds: Time the function took, from its start to its end, or until it was stopped.
+      kind: "done"; "raised" where the function raised; "timeout" where it took longer than the
+        limit; "died" where the worker's process ended, out of memory included.
+      value: What the function returned; None unless done.
+      error: "ValueError: ..." of what was raised, "SIGSEGV" of what died; "" otherwise.
+      seconds: Time the function took, from its start to its end, or until it was stopped.
     """
 
     kind: str
@@ -68,15 +68,15 @@ class WorkerPool:
         # done 6, raised "ValueError: ...", timeout
 
     Args:
-        function: A function of one argument that a worker can import, or its "module:name", which
-            spares the parent the import.
-        workers: Number of processes.
-        limit_seconds: Longest time for one item. Starting a worker does not count.
-        memory_bytes: Address space that a worker may use beyond what starting took.
-        warm_up: Items that every worker works on before it counts as started.
+      function: A function of one argument that a worker can import, or its "module:name", which
+        spares the parent the import.
+      workers: Number of processes.
+      limit_seconds: Longest time for one item. Starting a worker does not count.
+      memory_bytes: Address space that a worker may use beyond what starting took.
+      warm_up: Items that every worker works on before it counts as started.
 
     Raises:
-        ValueError: If a number is not positive, or a worker could not import the function.
+      ValueError: If a number is not positive, or a worker could not import the function.
     """
 
     def __init__(
@@ -130,16 +130,16 @@ class WorkerPool:
         ahead to it go to the next worker.
 
         Args:
-            items: Anything that can be pickled; taken as workers get free.
-            limit_seconds: Longest time for one item; None takes the pool's.
-            at_once: Most workers that are busy at a time; None takes all.
+          items: Anything that can be pickled; taken as workers get free.
+          limit_seconds: Longest time for one item; None takes the pool's.
+          at_once: Most workers that are busy at a time; None takes all.
 
         Yields:
-            The outcomes, in the order of the items.
+          The outcomes, in the order of the items.
 
         Raises:
-            RuntimeError: If another run is under way, the pool is not entered, or workers do not
-                start.
+          RuntimeError: If another run is under way, the pool is not entered, or workers do not
+            start.
         """
         if self._running or not self._crew:
             state = "has a run under way" if self._running else "is not entered"
@@ -218,11 +218,11 @@ class _Worker:
     """The parent's end of one worker process.
 
     Attributes:
-        waiting: (index, item) of what was sent and has no outcome; it is at the first of them.
-        outgoing: Bytes to send.
-        is_ready: Whether it has started.
-        is_over: Whether nothing more comes from it, so that another must take its place.
-        failure: Why it could not start; "" otherwise.
+      waiting: (index, item) of what was sent and has no outcome; it is at the first of them.
+      outgoing: Bytes to send.
+      is_ready: Whether it has started.
+      is_over: Whether nothing more comes from it, so that another must take its place.
+      failure: Why it could not start; "" otherwise.
     """
 
     def __init__(self, hello: bytes):

@@ -55,13 +55,13 @@ def verify(pair: tuple[str, str]) -> str:
     """Compares an answer with a reference.
 
     Args:
-        pair: The answer and the reference, as they are written.
+      pair: The answer and the reference, as they are written.
 
     Returns:
-        "correct", "wrong", or "unparseable" where a part of the answer cannot be read.
+      "correct", "wrong", or "unparseable" where a part of the answer cannot be read.
 
     Raises:
-        ValueError: If the reference cannot be read.
+      ValueError: If the reference cannot be read.
     """
     answer, reference = map(read, pair)
     if reference is None or not is_readable(pair[1]):
@@ -106,7 +106,7 @@ def _parse(text: str):
     """An expression, equation or set; `text` is in its one form.
 
     Raises:
-        Unreadable: If the parser does not take it, or would take it wrongly.
+      Unreadable: If the parser does not take it, or would take it wrongly.
     """
     if _REFUSED.search(text):
         raise Unreadable(text)
@@ -141,7 +141,7 @@ def _unmistakable(found: list[str]) -> str:
     Example: 1.5(2) -> "{\\frac{15}{10}}\\cdot(2)"
 
     Raises:
-        Unreadable: If a digit follows a letter, as in x2: an index, an exponent or a factor.
+      Unreadable: If a digit follows a letter, as in x2: an index, an exponent or a factor.
     """
     for token, after in itertools.pairwise(found):
         if re.fullmatch("[A-Za-z]", token) and after.isdigit():

@@ -32,9 +32,9 @@ def compare(one: Reading, two: Reading, algebra: Leaf) -> bool | None:
         x = 5 and 5 -> True               x = 5 and y = 5 -> what algebra says: two equations
 
     Args:
-        one: The answer.
-        two: The reference.
-        algebra: Compares what is not exact; None from it means unknown.
+      one: The answer.
+      two: The reference.
+      algebra: Compares what is not exact; None from it means unknown.
     """
     if one.text == two.text and one.kind == two.kind:
         return True

@@ -77,7 +77,7 @@ def tokens(text: str) -> list[str] | None:
         "x²" -> x ^ { 2 }     "sqrt(3)" -> \\sqrt { 3 }     "(1" -> None
 
     Returns:
-        None where brackets do not balance, or the text is longer than any answer.
+      None where brackets do not balance, or the text is longer than any answer.
     """
     if len(text) > LONGEST:
         return None

@@ -44,12 +44,12 @@ class Reading(NamedTuple):
     """What a text, or a part of it, says.
 
     Attributes:
-        kind: "number", "notation", "words", "expression", "named" (`x = ...`), or of a group its
-            brackets: "()", "[]", "(]", "[)", "open" (surely an interval), "{}", "<>", "matrix",
-            "row", "union".
-        value: The Fraction of a number; the text of a notation or of words; the name; else None.
-        items: The items of a group, or the one thing that is named.
-        text: The text in its one form.
+      kind: "number", "notation", "words", "expression", "named" (`x = ...`), or of a group its
+        brackets: "()", "[]", "(]", "[)", "open" (surely an interval), "{}", "<>", "matrix",
+        "row", "union".
+      value: The Fraction of a number; the text of a notation or of words; the name; else None.
+      items: The items of a group, or the one thing that is named.
+      text: The text in its one form.
     """
 
     kind: str
@@ -73,7 +73,7 @@ def read(text: str) -> Reading | None:
         r"5^\\circ", "x = 5"                   -> number 5, named x of number 5
 
     Returns:
-        None where there is nothing, brackets do not balance, or the text is too long.
+      None where there is nothing, brackets do not balance, or the text is too long.
     """
     return _read_text(text) if len(text) <= LONGEST else None
 

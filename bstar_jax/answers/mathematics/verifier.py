@@ -32,9 +32,9 @@ class MathVerdict(NamedTuple):
     """What became of one answer.
 
     Attributes:
-        reason: "correct", "wrong", "unparseable"; "timeout" where algebra did not end within its
-            limits; "error" where it failed.
-        seconds: Time that grading took, all tries together.
+      reason: "correct", "wrong", "unparseable"; "timeout" where algebra did not end within its
+        limits; "error" where it failed.
+      seconds: Time that grading took, all tries together.
     """
 
     reason: str
@@ -49,12 +49,12 @@ def read(response: str, marker: str, finish_reason: str = "stop") -> str | None:
     it a box counts alone. Elsewhere the answer is in the last box.
 
     Args:
-        response: The response.
-        marker: The text before the answer, such as "# Answer".
-        finish_reason: "stop", or "length" where the length limit cut it; see `whole_lines`.
+      response: The response.
+      marker: The text before the answer, such as "# Answer".
+      finish_reason: "stop", or "length" where the length limit cut it; see `whole_lines`.
 
     Returns:
-        None where there is no answer, or one longer than any answer is.
+      None where there is no answer, or one longer than any answer is.
 
     Examples with the marker "# Answer":
         "# Answer\n\n$\frac12$."     -> "\frac12"
@@ -95,7 +95,7 @@ def canonical(text: str) -> str | None:
     Examples: "$\frac{2}{4}$" and "0.5" -> "1/2"     "(1, 2.0]" -> "(1,2]"     "" -> None
 
     Returns:
-        None where the answer cannot be read at all.
+      None where the answer cannot be read at all.
     """
     reading = readings.read(text)
     return None if reading is None else equality.canonical(reading)
@@ -127,8 +127,8 @@ class MathVerifier:
         # reasons: correct, correct, timeout
 
     Args:
-        workers: Worker processes.
-        limit_seconds: Longest time for one answer at the first try.
+      workers: Worker processes.
+      limit_seconds: Longest time for one answer at the first try.
     """
 
     def __init__(self, workers: int = 2, limit_seconds: float = 5.0):
@@ -151,11 +151,11 @@ class MathVerifier:
         """Grades every (answer, reference).
 
         Args:
-            pairs: Answers as `read` finds them, None included, with references that `unreadable`
-                lets pass.
+          pairs: Answers as `read` finds them, None included, with references that `unreadable`
+            lets pass.
 
         Returns:
-            A grade for each, in order. Pairs that are equal share the work.
+          A grade for each, in order. Pairs that are equal share the work.
         """
         quick = {pair: _verify_quickly(*pair) for pair in dict.fromkeys(pairs)}
         verdicts = {pair: verdict for pair, verdict in quick.items() if verdict is not None}
@@ -168,7 +168,7 @@ class MathVerifier:
         Example: "1/2", "\\frac{", "x^2" -> {"\\frac{": "error"}
 
         Returns:
-            "error" of a text that cannot be read, "timeout" where reading takes too long.
+          "error" of a text that cannot be read, "timeout" where reading takes too long.
         """
         left = [text for text in dict.fromkeys(references) if not _is_exact(readings.read(text))]
         grades = self._patiently([(text, text) for text in left])

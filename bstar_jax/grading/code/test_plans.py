@@ -1,4 +1,4 @@
-"""Where the program is in a response, and what a judge is told to do with it.
+"""Test plans: what the harness of the sandbox is told to do with a submission.
 
 `tests` is the field of a query of that name; `tasks.task` lists its four kinds.
 """
@@ -12,33 +12,22 @@ import functools
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from bstar_jax.config import UserError
+from bstar_jax.grading.code.submissions import continuations, prelude, stub, written
 
-_MOST_CUTS = 32  # places in a response where it may be cut
 _BUILTINS = frozenset(dir(builtins))
-
-# What published APPS programs may use without importing it.
-_PRELUDE = {
-    "collections": "ChainMap Counter OrderedDict defaultdict deque",
-    "functools": "lru_cache",
-    "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
-    "itertools": "accumulate combinations permutations product",
-    "math": "ceil cos exp fabs floor gcd log log2 sin sqrt tan",
-    "typing": "List Tuple",
-}
-_PRELUDE_MODULES = "collections fractions heapq itertools math random sys time".split()
 
 
 @dataclasses.dataclass(frozen=True)
 class TestPlan:
-    """What a judge is asked to do, as commands of `inside.judge.Judge`.
+    """What the harness is asked to do, as commands of `inside.harness.Harness`.
 
     Attributes:
       before: What has to go well before any test.
       tests: One command a test.
-      outputs: What each test has to print; () where the judge itself compares.
+      outputs: What each test has to print; () where the harness itself compares.
     """
 
     before: tuple[tuple, ...]
@@ -85,76 +74,6 @@ def plan(tests: Mapping[str, object], response: str, reference: str = "") -> Tes
     raise ValueError(f"tests are asserts, check, calls or stdio, not {kind!r}")
 
 
-def written(response: str) -> tuple[str, ...]:
-    """The programs that a response may mean; the first that compiles is meant.
-
-    It is the last fenced block that holds anything, or the whole response where there is none. A
-    block that is not closed ends with the response; but a lone fence may also be the end of a
-    program whose beginning has none, so what stands before it comes first.
-
-    Examples: "So:\n```python\nx = 1\n```\nDone." -> ("x = 1\n",)
-      "x = 1\n```\nDone." -> ("x = 1\n", "Done.")
-
-    Returns:
-      Texts that are not blank; () where there is none.
-    """
-    pieces, fences = [""], 0
-    for line in response.splitlines(keepends=True):
-        if line.lstrip().startswith("```"):
-            fences += 1
-            pieces.append("")
-        else:
-            pieces[-1] += line
-    inside = [text for text in reversed(pieces[1::2]) if text.strip()][:1]
-    before = pieces[:1] if fences == 1 else []
-    return tuple(text for text in [*before, *(inside or [response])] if text.strip())
-
-
-def continuations(prompt: str, text: str, entry_point: str) -> tuple[str, ...]:
-    """The programs that a continuation of a HumanEval prompt may mean, as `written` has them.
-
-    A text that defines the function itself is run after the prompt, whose imports and other
-    functions it may need. Any other continues the prompt: as it stands; or with the indentation
-    restored that is lost where spaces around a response are; or ended before a line at the
-    margin, such as a remark, if what follows is no Python.
-
-    Args:
-      prompt: The published prompt, which ends inside the function.
-      text: The continuation, not blank.
-      entry_point: The function's name.
-    """
-    if re.search(rf"^(async )?def {re.escape(entry_point)}\b", text, re.MULTILINE):
-        return tuple(_stub(prompt) + form for form in (text, *_cut(text)))
-    first = "    " + text.lstrip()
-    every = "".join(f"    {line}" for line in text.splitlines(keepends=True))
-    return tuple(prompt + form for form in (text, first, every, *_cut(text), *_cut(first)))
-
-
-def _stub(prompt: str) -> str:
-    return f"{prompt.rstrip()}\n    pass\n\n"
-
-
-def _cut(text: str) -> Iterator[str]:
-    """The text ended before each line that starts at the margin, the longest first."""
-    starts = [match.start() for match in re.finditer(r"^\S", text, re.MULTILINE)]
-    pieces = (text[:start] for start in reversed(starts[:_MOST_CUTS]))
-    return (piece for piece in pieces if piece.strip())
-
-
-def prelude(program: str) -> str:
-    """Imports of the names that a published APPS program may use without importing them.
-
-    Example: "def f(a: List[int]): return math.gcd(*a)" -> "import math\nfrom math import gcd\n
-    from typing import List\n"
-    """
-    words = set(re.findall(r"\w+", program))
-    lines = [f"import {name}" for name in _PRELUDE_MODULES if name in words]
-    for module, names in _PRELUDE.items():
-        used = [name for name in names.split() if name in words]
-        lines += [f"from {module} import {', '.join(used)}"] if used else []
-    return "".join(f"{line}\n" for line in lines)
-
-
 def _with_number_keys(arguments: list) -> list:
     """Arguments from JSON, where a dict of numbers has texts as keys: the numbers again."""
 
@@ -186,7 +105,7 @@ def _helpers(prompt: str, test: str, entry_point: str) -> str:
     """
     body = [
         node
-        for node in _parsed(_stub(prompt), "prompt").body
+        for node in _parsed(stub(prompt), "prompt").body
         if getattr(node, "name", None) != entry_point
     ]
     used = _free_names(_parsed(test, "test"))

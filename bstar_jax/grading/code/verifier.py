@@ -264,7 +264,7 @@ class _Session:
         self.is_over = self.was_hindered = False
 
     def ask(self, command: tuple) -> tuple[str, str, bytes]:
-        """The judge's finding; or "timeout" or "error" where there is none."""
+        """The harness's finding; or "timeout" or "error" where there is none."""
         if command[0] in ("load", "run"):  # a new process of the program's
             self._deadline = min(time.monotonic() + self._limits.wall_seconds, self._last)
         try:

@@ -1,4 +1,4 @@
-"""The judge: process 1 of the sandbox, which starts programs, asks them, and compares.
+"""The harness: process 1 of the sandbox, which starts submissions, asks them, and compares.
 
 It reads commands from standard input and answers each on standard output with a finding
 (reason, message, output). A command is answered before the next is read, so what a command brings
@@ -14,13 +14,13 @@ import resource
 import sys
 
 from bstar_jax.isolation.inside import runner
-from bstar_jax.isolation.inside.submission import Ended, Failed, Program, ending, said_why
+from bstar_jax.isolation.inside.submission import Ended, Failed, Submission, ending, said_why
 from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_all, write_frame
 
 _HELPERS, _SETUP, _TEST = "<helpers>", "<setup>", "<test>"
 _LONGEST_SHOWN, _MOST_DIGITS = 80, 640
 _ANY_SIZE = 2**62
-_MARGIN_BYTES = 256 << 20  # the judge holds what the program sends, beside itself
+_MARGIN_BYTES = 256 << 20  # the harness holds what the program sends, beside itself
 _SIGINT, _SIGIO, _SIG_IGN = 2, 29, 1
 _PR_SET_DUMPABLE = 4
 
@@ -52,20 +52,20 @@ def _json_key(key: object) -> object:
     return repr(key) if isinstance(key, (int, float)) else key
 
 
-class Judge:
+class Harness:
     """The commands: each method takes what its command brings and returns a finding."""
 
     def __init__(self, limits: dict) -> None:
         self._limits = limits
-        self._program: Program | None = None
+        self._submission: Submission | None = None
         self._names: dict = {}
         self._texts: dict[str, str] = {}
 
     def load(self, sources: tuple[str, ...], prelude: str) -> tuple:
         """Starts the program that is asked from now on."""
-        self._program = Program(sources, prelude, self._limits)
+        self._submission = Submission(sources, prelude, self._limits)
         try:
-            kind, message = self._program.answer()
+            kind, message = self._submission.answer()
         except Ended as ended:
             return (*ended.args, b"")
         return ("correct", "", b"") if kind == "value" else (kind, message, b"")
@@ -78,7 +78,7 @@ class Judge:
     def _prepare(self, helpers: str, names: tuple[str, ...], setup: str) -> None:
         self._run(_HELPERS, helpers)
         for name in names:
-            is_there, value = self._program.ask("look up", name)
+            is_there, value = self._submission.ask("look up", name)
             if is_there:
                 self._names[name] = value
         self._run(_SETUP, setup)
@@ -92,7 +92,7 @@ class Judge:
         return self._finding(self._call, function, arguments, expected)
 
     def _call(self, function: str, arguments: list, expected: object) -> None:
-        value = self._program.ask("apply", function, arguments)
+        value = self._submission.ask("apply", function, arguments)
         if not same_result(value, expected):
             shown = ", ".join(map(_shown, arguments))
             raise AssertionError(f"{function}({shown}) == {_shown(expected)}")
@@ -129,7 +129,7 @@ class Judge:
         exec(compile(text, place, "exec", dont_inherit=True, optimize=0), self._names)
 
     def _finding(self, function, *arguments: object) -> tuple:
-        self._program.said = []
+        self._submission.said = []
         try:
             function(*arguments)
         except Ended as ended:
@@ -145,7 +145,7 @@ class Judge:
             text = str(error)
         else:
             text = f"{type(error).__name__}: {error}"
-        said = [f"the program's last answer was {_shown(value)}" for value in self._program.said]
+        said = [f"the program's last answer was {_shown(value)}" for value in self._submission.said]
         parts = [self._line(error), text, *(said if reason == "wrong" else ())]
         return reason, ": ".join(part for part in parts if part)[: runner.LONGEST_MESSAGE]
 
@@ -187,18 +187,18 @@ def main() -> None:
     commands, findings, lifeline = 3, 4, 5
     _protect(limits)
     _end_with(lifeline)
-    judge = Judge(limits)
+    harness = Harness(limits)
     write_frame(findings, encode(("correct", "", b"")))
     while True:
         try:
             command, *arguments = decode(read_frame(commands, _ANY_SIZE))
         except EOFError:
             os._exit(0)  # and with process 1 all others end
-        write_frame(findings, encode(getattr(judge, command)(*arguments)))
+        write_frame(findings, encode(getattr(harness, command)(*arguments)))
 
 
 def _protect(limits: dict) -> None:
-    """Gives up root, where it has it, and keeps programs from disturbing the judge."""
+    """Drops root, where it has it, and keeps submissions from disturbing the harness."""
     if limits["user"]:
         os.setgroups([])
         os.setresgid(*[limits["user"]] * 3)

@@ -63,7 +63,7 @@ def confine(limits: dict, standard: tuple[int, int], kept: tuple[int, ...]) -> t
     set_limit(resource.RLIMIT_FSIZE, limits["output_bytes"])
     set_limit(resource.RLIMIT_NOFILE, limits["files"])
     if limits["threads"]:
-        set_limit(resource.RLIMIT_NPROC, limits["threads"] + 1)  # the judge counts too
+        set_limit(resource.RLIMIT_NPROC, limits["threads"] + 1)  # the harness counts too
     set_limit(resource.RLIMIT_CORE, 0)
     set_limit(resource.RLIMIT_MEMLOCK, 0)
     builtins.exit = builtins.quit = sys.exit  # as `site` has it, which is not loaded
@@ -119,7 +119,7 @@ def serve(sources: tuple[str, ...], prelude: str, files: tuple[int, int], most: 
       most: Bytes that an answer may have.
     """
     requests, answers = files
-    kept: list[object] = []  # what the judge knows by its number only
+    kept: list[object] = []  # what the harness knows by its number only
     numbers: dict[int, int] = {}
 
     def number_of(value: object) -> int:
@@ -144,7 +144,7 @@ def serve(sources: tuple[str, ...], prelude: str, files: tuple[int, int], most: 
             return
         try:
             tell("value", _OPERATIONS[operation](names, *arguments))
-        except BaseException as error:  # SystemExit too: only the judge ends a program
+        except BaseException as error:  # SystemExit too: only the harness ends a program
             tell("error", describe(error))
 
 

@@ -1,4 +1,4 @@
-"""A program in another process, and its objects, as the judge sees them."""
+"""The submission: a program in another process, and its objects, as the harness sees them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Ended(BaseException):
     """The program's process is gone: (reason, message). No test can catch it by `Exception`."""
 
 
-class Program:
-    """A program in a process of its own, as the judge sees it."""
+class Submission:
+    """A program in a process of its own, as the harness sees it."""
 
     def __init__(self, sources: tuple[str, ...], prelude: str, limits: dict) -> None:
         """Starts it; the first `answer` is about its loading."""
@@ -107,10 +107,10 @@ class Remote:
     what its items equal.
     """
 
-    __slots__ = ("_number", "_program")
+    __slots__ = ("_number", "_submission")
 
-    def __init__(self, program: Program, number: int) -> None:
-        object.__setattr__(self, "_program", program)
+    def __init__(self, submission: Submission, number: int) -> None:
+        object.__setattr__(self, "_submission", submission)
         object.__setattr__(self, "_number", number)
 
     def __eq__(self, other: object) -> bool:
@@ -123,29 +123,29 @@ class Remote:
         return "an object of the program's own"
 
     def __call__(self, *arguments: object, **named: object) -> object:
-        return self._program.ask("call", self, arguments, named)
+        return self._submission.ask("call", self, arguments, named)
 
     def __getattr__(self, name: str) -> object:
-        return self._program.ask("get", self, name)
+        return self._submission.ask("get", self, name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        self._program.ask("set", self, name, value)
+        self._submission.ask("set", self, name, value)
 
     def __getitem__(self, key: object) -> object:
-        return self._program.ask("getitem", self, key)
+        return self._submission.ask("getitem", self, key)
 
     def __iter__(self):
-        return iter(self._program.ask("list", self))
+        return iter(self._submission.ask("list", self))
 
     def __len__(self) -> int:
         try:
-            return self._program.ask("len", self)
+            return self._submission.ask("len", self)
         except Failed as error:  # `list` asks for the length too, and takes this for "unknown"
             raise TypeError(str(error)) from error
 
 
 def _forward(name: str):
-    return lambda self: self._program.ask(name, self)
+    return lambda self: self._submission.ask(name, self)
 
 
 for _name in ("bool", "float", "int", "next", "str"):
