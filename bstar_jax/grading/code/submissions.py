@@ -1,4 +1,4 @@
-"""Submissions: where the program is in a response, and in which forms it may be meant."""
+"""Submissions: finds the program in a response, in all forms that it may be meant in."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _PRELUDE_MODULES = "collections fractions heapq itertools math random sys time".
 
 
 def written(response: str) -> tuple[str, ...]:
-    """The programs that a response may mean; the first that compiles is meant.
+    """Finds the programs that a response may mean; the first that compiles is meant.
 
-    It is the last fenced block that holds anything, or the whole response where there is none. A
-    block that is not closed ends with the response; but a lone fence may also be the end of a
-    program whose beginning has none, so what stands before it comes first.
+    It is the last fenced block that is not empty, or the whole response if there is none. A block
+    that is not closed ends with the response. But a lone fence may also end a program whose
+    beginning has none, so what precedes it comes first.
 
     Examples: "So:\n```python\nx = 1\n```\nDone." -> ("x = 1\n",)
       "x = 1\n```\nDone." -> ("x = 1\n", "Done.")
 
     Returns:
-      Texts that are not blank; () where there is none.
+      Texts that are not blank; () if there is none.
     """
     pieces, fences = [""], 0
     for line in response.splitlines(keepends=True):
@@ -45,12 +45,12 @@ def written(response: str) -> tuple[str, ...]:
 
 
 def continuations(prompt: str, text: str, entry_point: str) -> tuple[str, ...]:
-    """The programs that a continuation of a HumanEval prompt may mean, as `written` has them.
+    """Lists the programs that a continuation of a HumanEval prompt may mean, as `written` does.
 
     A text that defines the function itself is run after the prompt, whose imports and other
-    functions it may need. Any other continues the prompt: as it stands; or with the indentation
-    restored that is lost where spaces around a response are; or ended before a line at the
-    margin, such as a remark, if what follows is no Python.
+    functions it may need. Any other text continues the prompt: as it is; or with the indentation
+    restored that is lost with the spaces around a response; or ended before a line at the margin,
+    such as a remark, if what follows is not Python.
 
     Args:
       prompt: The published prompt, which ends inside the function.
@@ -70,14 +70,14 @@ def stub(prompt: str) -> str:
 
 
 def _cut(text: str) -> Iterator[str]:
-    """The text ended before each line that starts at the margin, the longest first."""
+    """Yields the text ended before each line that starts at the margin, the longest first."""
     starts = [match.start() for match in re.finditer(r"^\S", text, re.MULTILINE)]
     pieces = (text[:start] for start in reversed(starts[:_MOST_CUTS]))
     return (piece for piece in pieces if piece.strip())
 
 
 def prelude(program: str) -> str:
-    """Imports of the names that a published APPS program may use without importing them.
+    """Writes imports of the names that a published APPS program may use without importing them.
 
     Example: "def f(a: List[int]): return math.gcd(*a)" -> "import math\nfrom math import gcd\n
     from typing import List\n"

@@ -25,9 +25,9 @@ class TestPlan:
     """What the harness is asked to do, as commands of `inside.harness.Harness`.
 
     Attributes:
-      before: What has to go well before any test.
-      tests: One command a test.
-      outputs: What each test has to print; () where the harness itself compares.
+      before: Commands that must succeed before any test.
+      tests: One command for each test.
+      outputs: What each test must print; () if the harness itself compares.
     """
 
     before: tuple[tuple, ...]
@@ -40,16 +40,16 @@ class TestPlan:
 
 
 def plan(tests: Mapping[str, object], response: str, reference: str = "") -> TestPlan | None:
-    """How a response is tested; None where there is no program in it.
+    """Plans how a response is tested; None if there is no program in it.
 
     Args:
       tests: What `tasks.task` describes.
       response: The response.
-      reference: A program that passes the tests, "" where none is known. It tells which names in
-        the asserts are the program's to define: `sum` may be one of them.
+      reference: A program that passes the tests; "" if none is known. It tells which names in the
+        asserts are for the program to define: `sum` may be one of them.
 
     Raises:
-      UserError: If the tests are no Python.
+      UserError: If the tests are not Python.
     """
     kind, sources = tests["kind"], written(response)
     if not sources:
@@ -75,7 +75,7 @@ def plan(tests: Mapping[str, object], response: str, reference: str = "") -> Tes
 
 
 def _with_number_keys(arguments: list) -> list:
-    """Arguments from JSON, where a dict of numbers has texts as keys: the numbers again."""
+    """Restores the number keys of dicts in arguments: JSON has only texts as keys."""
 
     def restored(value: object) -> object:
         if not isinstance(value, dict) or not value:
@@ -99,9 +99,9 @@ def _check_plan(tests: Mapping[str, object], texts: tuple[str, ...]) -> TestPlan
 
 @functools.lru_cache(maxsize=4096)
 def _helpers(prompt: str, test: str, entry_point: str) -> str:
-    """What a prompt defines besides its function, if the test uses any of it.
+    """Returns what a prompt defines besides its function, if the test uses any of it.
 
-    The test uses the prompt's own, so no program can put another in its place.
+    The test uses the prompt's own definitions, so no program can replace them.
     """
     body = [
         node
@@ -114,10 +114,10 @@ def _helpers(prompt: str, test: str, entry_point: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _borrowed(setup: str, asserts: tuple[str, ...], reference: str) -> tuple[str, tuple[str, ...]]:
-    """(the imports that the asserts need, the names that they take from the program).
+    """Finds the imports that the asserts need, and the names that they take from the program.
 
-    A name is the program's if nothing else defines it. A builtin name is the program's only if
-    the reference defines it: else a program could bring its own `set` and let all sets be equal.
+    A name is the program's if nothing else defines it. A builtin name is the program's only if the
+    reference defines it: otherwise a program could bring its own `set` and make all sets equal.
     Modules are never the program's.
 
     Example: "assert math.isclose(f(2), 4.0)" -> ("import math", ("f",))
@@ -160,7 +160,7 @@ def _free_names(tree: ast.Module) -> set[str]:
 
 
 def _bound(node: ast.AST) -> set[str]:
-    """The names that a node itself binds, those of an assignment's targets included."""
+    """Returns the names that a node itself binds, including those of an assignment's targets."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return {node.name}
     if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -176,7 +176,7 @@ def _bound(node: ast.AST) -> set[str]:
 
 
 def _module_names(tree: ast.Module) -> set[str]:
-    """Names of standard modules that are looked into (`math.pi`) and never called."""
+    """Returns names of standard modules whose attributes are read (`math.pi`), never called."""
     looked_into = {
         node.value.id
         for node in ast.walk(tree)

@@ -1,8 +1,8 @@
 """The harness: process 1 of the sandbox, which starts submissions, asks them, and compares.
 
 It reads commands from standard input and answers each on standard output with a finding
-(reason, message, output). A command is answered before the next is read, so what a command brings
-is unknown to every process that an earlier one started.
+(reason, message, output). A command is answered before the next is read, so no process
+that an earlier command started knows what a later one brings.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_al
 _HELPERS, _SETUP, _TEST = "<helpers>", "<setup>", "<test>"
 _LONGEST_SHOWN, _MOST_DIGITS = 80, 640
 _ANY_SIZE = 2**62
-_MARGIN_BYTES = 256 << 20  # the harness holds what the program sends, beside itself
+_MARGIN_BYTES = 256 << 20  # the harness also holds what the submission sends
 _SIGINT, _SIGIO, _SIG_IGN = 2, 29, 1
 _PR_SET_DUMPABLE = 4
 
 
 def same_result(value: object, expected: object) -> bool:
-    """Whether a call's result is the expected one, which was read from JSON.
+    """Tells whether a call's result is the expected one, which was read from JSON.
 
-    JSON knows no tuples and no keys but texts, and some results stand in a list of their own:
-    tuples count as lists, keys as JSON writes them, and [x] also stands for x.
+    JSON has no tuples and only texts as keys, and some expected results are in a list of their
+    own: so tuples count as lists, keys as JSON writes them, and [x] also stands for x.
 
     Examples: (1, 2) and [1, 2]; {1: "a"} and {"1": "a"}; 5 and [5] are the same.
     """
@@ -62,7 +62,7 @@ class Harness:
         self._texts: dict[str, str] = {}
 
     def load(self, sources: tuple[str, ...], prelude: str) -> tuple:
-        """Starts the program that is asked from now on."""
+        """Starts the submission, which later commands ask."""
         self._submission = Submission(sources, prelude, self._limits)
         try:
             kind, message = self._submission.answer()
@@ -98,7 +98,7 @@ class Harness:
             raise AssertionError(f"{function}({shown}) == {_shown(expected)}")
 
     def run(self, sources: tuple[str, ...], prelude: str, text: str) -> tuple:
-        """Runs the program as a script; here "correct" only means that it ended well."""
+        """Runs the submission as a script; "correct" here only means exit code 0."""
         stdin, stdout = os.memfd_create("input"), os.memfd_create("output")
         write_all(stdin, text.encode("utf-8", "surrogateescape"))
         os.lseek(stdin, 0, os.SEEK_SET)
@@ -139,7 +139,7 @@ class Harness:
         return "correct", "", b""
 
     def _failure(self, error: BaseException) -> tuple[str, str]:
-        """(reason, message) of a test that raised, with the line of the test where it did."""
+        """Returns (reason, message) of a test that raised, with the line of the test."""
         reason = "wrong" if isinstance(error, AssertionError) else "error"
         if isinstance(error, (AssertionError, Failed)):
             text = str(error)
@@ -150,7 +150,7 @@ class Harness:
         return reason, ": ".join(part for part in parts if part)[: runner.LONGEST_MESSAGE]
 
     def _line(self, error: BaseException) -> str:
-        """The last line of helpers, setup or test that an exception passed through."""
+        """Returns the last line of helpers, setup or test that an exception passed through."""
         line, trace = "", error.__traceback__
         while trace:
             lines = self._texts.get(trace.tb_frame.f_code.co_filename, "").split("\n")
@@ -160,7 +160,7 @@ class Harness:
 
 
 def _reported(frame: bytes) -> tuple[str, str] | None:
-    """What a script said about its failure, if it said something readable."""
+    """Returns what a script said about its failure, if that can be read."""
     try:
         return said_why(*decode(frame[8:])) if frame else None
     except (ValueError, TypeError):
@@ -211,10 +211,10 @@ def _protect(limits: dict) -> None:
 
 
 def _end_with(lifeline: int) -> None:
-    """Ends this process when the trainer's end of a pipe closes, as it does when the trainer dies.
+    """Ends this process when the trainer's end of a pipe closes, as when the trainer dies.
 
-    A closing pipe raises SIGIO, which C's `_exit` handles, whatever Python is busy with. Where it
-    closed before, so did that of the commands, which is read next.
+    A closing pipe raises SIGIO, which C's `_exit` handles, whatever Python is doing. If it closed
+    before, the pipe of the commands did too, and that is read next.
     """
     libc = ctypes.CDLL(None)
     libc.signal(_SIGIO, ctypes.cast(libc._exit, ctypes.c_void_p))

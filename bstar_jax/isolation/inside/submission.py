@@ -23,7 +23,7 @@ class Submission:
     """A program in a process of its own, as the harness sees it."""
 
     def __init__(self, sources: tuple[str, ...], prelude: str, limits: dict) -> None:
-        """Starts it; the first `answer` is about its loading."""
+        """Starts the program; the first `answer` is about its loading."""
         requests, self._requests = os.pipe()
         self._answers, answers = os.pipe()
         self._limits, self._ended = limits, ()
@@ -40,12 +40,12 @@ class Submission:
         os.close(answers)
 
     def ask(self, *request: object) -> object:
-        """What the program answers to a request of `runner.serve`.
+        """Makes a request of `runner.serve`; returns what the program answers.
 
         Raises:
           Failed: If it raised an exception.
           Ended: If its process is gone.
-          TypeError: If the request holds something other than data and the program's own objects.
+          TypeError: If the request holds anything but data and the program's own objects.
         """
         data = encode(request, _number_of)
         if self._ended:
@@ -61,10 +61,10 @@ class Submission:
         return value
 
     def answer(self) -> tuple[str, object]:
-        """Its next answer: "value" with a value, "error" or "unparseable" with a message.
+        """Returns the next answer: "value" and a value, "error" or "unparseable" and a message.
 
         Raises:
-          Ended: If its process is gone, or has to go because it cannot be understood.
+          Ended: If its process is gone, or is ended because its answer cannot be read.
         """
         try:
             data = read_frame(self._answers, self._limits["output_bytes"])
@@ -83,13 +83,13 @@ class Submission:
 
 
 def said_why(kind: object, message: object) -> tuple[str, str]:
-    """Why a program failed, as `runner` says it; a program may say anything."""
+    """Returns why a program failed, as `runner` says it; a program may say anything."""
     text = message[: runner.LONGEST_MESSAGE] if isinstance(message, str) else ""
     return "unparseable" if kind == "unparseable" else "error", text or "it gave no reason"
 
 
 def ending(status: int, usage: resource.struct_rusage, cpu_seconds: int) -> tuple[str, str]:
-    """Why a process ended before its time: (reason, message)."""
+    """Returns why a process ended too early: (reason, message)."""
     signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     is_late = usage.ru_utime + usage.ru_stime >= cpu_seconds
     if signal == _SIGXCPU or (signal == _SIGKILL and is_late):
@@ -102,8 +102,8 @@ def ending(status: int, usage: resource.struct_rusage, cpu_seconds: int) -> tupl
 class Remote:
     """An object of the program that is not plain data: a function, a class, an instance.
 
-    Tests may call it, read and set its attributes, index it and go through its items; each is
-    done in the program's process. It has no say in comparisons: it equals itself alone, and holds
+    Tests may call it, read and set its attributes, index it and iterate over its items; each is
+    done in the program's process. It has no say in comparisons: it equals only itself, and contains
     what its items equal.
     """
 
