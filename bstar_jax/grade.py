@@ -5,10 +5,10 @@
         --config.rewards.workers=8 --config.rewards.code.cpu_seconds=10
 
 Each line of the input holds the task's own fields and a `response`. The output has the same
-lines, in their order, with `correct`, `answer`, `reason` and `seconds`; of programs also
-`message` and `first_failing`; where solution steps are checked also `process_reward` and
-`step_rewards`. Such a field that the line had before is replaced. For task `jsonl`,
-`--config.task.*` names fields and reward.
+lines, in their order, with `correct`, `answer`, `reason` and `seconds`; for programs also with
+`message` and `first_failing`; and where solution steps are checked, with `process_reward` and
+`step_rewards`. These replace fields of the same name. For task `jsonl`, `--config.task.*` names
+the fields and the reward.
 
 Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
@@ -35,12 +35,12 @@ from bstar_jax.grading import Grade, open_grader
 from bstar_jax.records import Response
 from bstar_jax.records.files import atomic_file
 
-_AT_ONCE = 256  # responses between two looks at the progress
+_AT_ONCE = 256  # responses between two updates of the progress
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the door."""
-    sys.set_int_max_str_digits(0)  # what was read is written back, however long
+    sys.set_int_max_str_digits(0)  # numbers are written back as they were read, however long
     line = parse(argv, _define)
     source, target = _paths(line)
     for name in line.overridden:
@@ -104,7 +104,7 @@ def _output(target: pathlib.Path) -> Iterator[IO[str]]:
 
 
 def _with_grade(line: str, response: Response, grade: Grade) -> str:
-    """The line as it was given, and behind its fields the grade."""
+    """Returns the line as it was given, with the grade after its fields."""
     added = {
         "correct": grade.correct,
         "answer": grade.answer,

@@ -22,6 +22,10 @@ ROOMS = (
     "balance kernels model training hub sampling run process_reward hlo planning report phases "
     "iterate doors"
 ).split()
+# Rooms that import no JAX, not even through another: what imports only these starts at once.
+WITHOUT_JAX = (
+    "schema config flags records isolation answers grading tasks tokenizer console".split()
+)
 DOORS = "main evaluate grade export replay plan doctor".split()
 
 
@@ -82,6 +86,18 @@ def imports(root: pathlib.Path = ROOT) -> list[Import]:
             if imported and imported != importer:
                 found.append(Import(name, line, importer, imported))
     return found
+
+
+def external_imports(room: str, root: pathlib.Path = ROOT) -> set[str]:
+    """Names of the packages that the files of a room import, this one aside."""
+    return {
+        module[0]
+        for path in python_files(root)
+        if path.relative_to(root).parts[0] == PACKAGE
+        and _room(_module(path.relative_to(root))) == room
+        for _, module in _imported_modules(path, root)
+        if module[0] != PACKAGE
+    }
 
 
 def functions(root: pathlib.Path = ROOT) -> list[Function]:

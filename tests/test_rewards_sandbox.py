@@ -3,8 +3,11 @@
 import contextlib
 import ctypes
 import dataclasses
+import importlib
+import operator
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -21,8 +24,7 @@ from hypothesis import strategies as st
 
 from bstar_jax.config import UserError
 from bstar_jax.grading.code.verifier import CodeVerifier
-from bstar_jax.isolation import bubblewrap, sandbox, syscalls
-from bstar_jax.isolation import self_test as trial
+from bstar_jax.isolation import bubblewrap, sandbox, self_test, syscalls
 from bstar_jax.isolation.inside import wire
 from bstar_jax.isolation.sandbox import Broken, Limits, Sandbox, TimedOut
 from tests.escapes import ESCAPES, LEFTOVER
@@ -40,7 +42,7 @@ def bwrap():
     if shutil.which("bwrap") is None:
         pytest.skip("needs bubblewrap: apt-get install bubblewrap")
     try:
-        trial.check()
+        self_test.check()
     except UserError as error:
         if "no sandbox can be made here" in str(error):
             pytest.skip(str(error))
@@ -114,6 +116,25 @@ def escaped(bwrap, adopted, tmp_path_factory):
 def test_there_are_escapes_enough():
     names = [case.name for case in CASES]
     assert len(names) == len(set(names)) >= 40
+
+
+def test_attacks_aim_at_what_is_there():
+    """One that names a module, an attribute or a file of before would fail for that alone."""
+    assert pathlib.Path(sandbox.__file__).is_file()
+    aims = []
+    for case in CASES:
+        patched = re.findall(r"sys\.modules\['([\w.]+)'\]", case.program)
+        imported = re.findall(r"^ *import (bstar_jax[\w.]*)$", case.program, re.MULTILINE)
+        assert case.program.count("bstar_jax") == len(patched) + len(imported), case.name
+        for name in imported:
+            importlib.import_module(name)
+        for name in patched:
+            module = importlib.import_module(name)
+            assert pathlib.Path(module.__file__).parent.name == "inside"
+            for attribute in re.findall(r"^ *module\.([\w.]+) = ", case.program, re.MULTILINE):
+                assert callable(operator.attrgetter(attribute)(module)), (case.name, attribute)
+                aims.append(attribute)
+    assert sorted(aims) == ["Harness._finding", "Submission.ask", "encode", "same_result"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -349,10 +370,10 @@ def test_limits_are_checked():
 @pytest.fixture
 def fresh():
     """The tests of the sandbox are made anew, and again after the test."""
-    for function in (trial.check, bubblewrap._bubblewrap):
+    for function in (self_test.check, bubblewrap._bubblewrap):
         function.cache_clear()
     yield
-    for function in (trial.check, bubblewrap._bubblewrap):
+    for function in (self_test.check, bubblewrap._bubblewrap):
         function.cache_clear()
 
 

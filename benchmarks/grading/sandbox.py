@@ -28,7 +28,7 @@ import time
 
 from benchmarks.launching import ROOT
 from bstar_jax import tasks
-from bstar_jax.grading.code.test_plans import written
+from bstar_jax.grading.code.submissions import written
 from bstar_jax.grading.code.verifier import CodeVerifier
 from bstar_jax.isolation.sandbox import Limits
 from tests.escapes import ESCAPES

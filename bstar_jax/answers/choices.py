@@ -1,8 +1,8 @@
 """Which option a response chooses: by its label, or in the option's own words.
 
-Only a statement counts: what follows the marker `Final answer:`; else what follows words such as
-`the answer is`, or stands in a box; else a line that is nothing but an option. Where two options
-are stated, or a label with another option's words, none is chosen.
+Only a statement counts: what follows the marker `Final answer:`; without a marker, what follows
+words such as `the answer is`, or is in a box; without those, a line that is nothing but an option.
+Where two options are stated, or a label with another option's words, none is chosen.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ def read(
     marker: str = "Final answer:",
     finish_reason: str = "stop",
 ) -> str | None:
-    """The label of the option that a response chooses.
+    """Reads the label of the option that a response chooses.
 
     Args:
-        response: The response.
-        labels: Labels of the options, such as A, B, C, D or 1, 2, 3, 4.
-        options: Text of each option.
-        marker: The text before the answer, in any case; its first occurrence ends the solution.
-        finish_reason: "stop", or "length" where the length limit cut the response; then its last
-            line, which may be half written, is not read.
+      response: The response.
+      labels: Labels of the options, such as A, B, C, D or 1, 2, 3, 4.
+      options: Text of each option.
+      marker: The text before the answer, in any case; its first occurrence ends the solution.
+      finish_reason: "stop", or "length" where the length limit cut the response. Its last line,
+        which may be incomplete, is then not read.
 
     Returns:
-        One of `labels`; None where no option is chosen, or more than one.
+      One of `labels`; None where no option is chosen, or more than one.
 
     Raises:
-        ValueError: If labels and options differ in number.
+      ValueError: If labels and options differ in number.
 
     Examples with A. ice, B. fire:
         "It burns. Final answer: (B)", "**B**", "B. fire", "So the answer is fire." -> "B"
@@ -73,7 +73,7 @@ def read(
 
 
 def _stated(text: str, known: dict[str, str], *, alone: bool = False) -> str | None:
-    """The label that a statement names; `alone` where nothing but an option may stand there."""
+    """Returns the label that a statement names; `alone` if it may hold nothing but an option."""
     text = _undress(text[:_LONGEST]).strip()
     in_words = _same(text, known)
     text = _NAMED.sub("", text, count=1) if _NAMED.match(text) else text
@@ -83,7 +83,7 @@ def _stated(text: str, known: dict[str, str], *, alone: bool = False) -> str | N
 
 
 def _labelled(text: str, known: dict[str, str], alone: bool) -> str | None:
-    """The label at the start of a statement, if nothing after it says otherwise."""
+    """Returns the label at the start of a statement, unless the rest says otherwise."""
     names = "|".join(re.escape(label) for label in known)
     found = re.match(rf"[(\[]\s*({names})\s*[)\]]|({names})(?![\w'’])", text) or re.match(
         rf"[(\[]\s*({names})\s*[)\]]|({names})(?=[.)]?\s*$|\)\s)", text, re.IGNORECASE
@@ -103,7 +103,7 @@ def _labelled(text: str, known: dict[str, str], alone: bool) -> str | None:
 
 
 def _contradicts(rest: str, label: str, known: dict[str, str]) -> bool:
-    """Whether what follows a label names another option, or takes it back."""
+    """Tells whether what follows a label names another option, or takes the label back."""
     rest = rest.strip()
     others = {name: option for name, option in known.items() if name != label}
     names = "|".join(re.escape(name) for name in others)
@@ -116,7 +116,7 @@ def _contradicts(rest: str, label: str, known: dict[str, str]) -> bool:
 
 
 def _same(text: str, known: dict[str, str]) -> str | None:
-    """The label of the option that a text is; case counts where options differ in it alone."""
+    """Returns the label of the option that a text is; case counts if only case differs."""
     bare = _bare(text)
     for fold in (str, str.casefold):
         found = [label for label, option in known.items() if fold(option) == fold(bare) and bare]
@@ -126,7 +126,7 @@ def _same(text: str, known: dict[str, str]) -> str | None:
 
 
 def _praises(text: str, labels: Sequence[str]) -> Iterator[re.Match]:
-    """Where sentences such as "Option B is correct" stand; a match ends before the label."""
+    """Finds sentences such as "Option B is correct"; a match ends before the label."""
     names = "|".join(map(re.escape, labels))
     return re.finditer(
         r"(?:^|[.!:]\s+|\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence),?\s+)(?:[Tt]he\s+)?"
@@ -142,12 +142,12 @@ def _first_line(text: str) -> str:
 
 
 def _undress(text: str) -> str:
-    """A text without emphasis, quotes and LaTeX around words."""
+    """Removes emphasis, quotes and LaTeX around words."""
     return _DRESS.sub("", _COMMAND.sub(r"\1", text))
 
 
 def _bare(text: str) -> str:
-    """An option's words alone: one space between them, no full stop or quotes at the end."""
+    """Returns an option's words alone: single spaces, no full stop or quotes at the end."""
     return " ".join(_undress(text).split()).strip(" .,;:!")
 
 

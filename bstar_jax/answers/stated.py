@@ -1,4 +1,4 @@
-"""The answer reward: does a response state the reference answer?"""
+"""Numbers and texts as answers: what a response states, and whether it is the reference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bstar_jax.answers.text import canonical_answer, read_answer, whole_lines
 
 
 def answers_equal(kind: str, answer: str, reference: str) -> bool:
-    """Whether two answers are the same, however they are written.
+    """Tells whether two answers are the same, however they are written.
 
     Args:
       kind: "number" (exact, as fractions) or "text" (spaces, case and a final full stop do not
@@ -16,7 +16,7 @@ def answers_equal(kind: str, answer: str, reference: str) -> bool:
       reference: The reference answer.
 
     Returns:
-      False also where one of them cannot be read.
+      False also if one of them cannot be read.
 
     Examples: "number": "$1,200" and "1200.00" are equal, "1/3" and "0.33" are not.
     """
@@ -25,7 +25,7 @@ def answers_equal(kind: str, answer: str, reference: str) -> bool:
 
 
 def stated_answer(kind: str, marker: str, response: str, finish_reason: str) -> str | None:
-    """The answer that a response states, in its canonical form; None where none can be read.
+    """Reads the answer that a response states, in canonical form; None if none can be read.
 
     A number may also be written as mathematics writes it: `$y = \\frac{54}{3}$` is 18.
 
@@ -43,7 +43,7 @@ def stated_answer(kind: str, marker: str, response: str, finish_reason: str) -> 
 
 
 def _in_mathematics(text: str) -> str | None:
-    """The number that a text states in LaTeX, by its name or without, in its canonical form."""
+    """Reads the number that a text states in LaTeX, named or not, in canonical form."""
     reading = readings.read(text)
     if reading is not None and reading.kind == "named":
         (reading,) = reading.items

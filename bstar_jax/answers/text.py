@@ -1,7 +1,7 @@
-"""How an answer is written in text, and read out of it, exactly.
+"""Finds an answer in a text and reads it, exactly.
 
-Numbers are read as fractions, so that 3, 3.0 and 6/2 are one answer and .1 is a tenth. What is
-not surely one number is no number: a grader that guesses rewards guessing.
+Numbers are read as fractions, so that 3, 3.0 and 6/2 are one answer and .1 is a tenth. What may
+not be one number counts as none: a grader that guesses rewards guessing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-# What may follow a number: a unit, a percent sign, a full stop. Never another number or sign.
-# Possessive: a hyphen between letters fits twice, and giving back would try all combinations.
+# What may follow a number: a unit, a percent sign, a full stop; never another number or sign.
+# Possessive: a hyphen between letters matches twice, and backtracking would try all combinations.
 _UNIT = re.compile(rf"(?:[^\W\d_]|[\s.,;:!?%°'\"()/{_CURRENCY}]|(?<=\w)-(?=\w)|-(?=[^\W\d_]))*+")
 _SCALES = {
     "dozen": 12,
@@ -48,11 +48,11 @@ _LONGEST = 200  # characters; Python's own integers refuse a few thousand digits
 
 
 def read_answer(text: str, marker: str) -> str | None:
-    """The answer that a solution states, as it is written there.
+    """Reads the answer that a solution states, as it is written there.
 
-    The first occurrence of the marker ends the solution; the answer is the next text that
-    stands on a line, so it may follow on the marker's own line or below it. What comes after
-    that line is not read: a model that goes on cannot change, or add to, its answer.
+    The first occurrence of the marker ends the solution. The answer is the next line that is not
+    empty; it may begin on the marker's own line or below it. What follows that line is not read:
+    a model that goes on cannot change its answer, or add to it.
 
     Examples with the marker `####`:
       "3+4=7\\n#### 7"         -> "7"
@@ -66,10 +66,10 @@ def read_answer(text: str, marker: str) -> str | None:
 
 
 def whole_lines(response: str, finish_reason: str) -> str:
-    """The part of a response that is read for its answer.
+    """Returns the part of a response in which an answer is looked for.
 
-    The last line of one that the length limit cut may be half written, 12 of 1234, so it is left
-    away.
+    If the length limit cut the response, its last line may be incomplete (12 of 1234) and is
+    left out.
 
     Args:
       response: The response.
@@ -79,10 +79,10 @@ def whole_lines(response: str, finish_reason: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    """What stands in the last box of a LaTeX text, spaces around it dropped.
+    """Returns the content of the last box of a LaTeX text, without spaces around it.
 
-    A box without braces reaches to the end of its formula or line. Of boxes in boxes the inner
-    one counts. None where there is no box, it is empty, or it is not closed.
+    A box without braces reaches to the end of its formula or line. Of nested boxes the inner one
+    counts. None if there is no box, or it is empty or not closed.
 
     Examples:
       "so $\\boxed{\\frac{1}{2}}$." -> "\\frac{1}{2}"     "\\boxed{3} or \\boxed{5}" -> "5"
@@ -103,11 +103,11 @@ def last_boxed(text: str) -> str | None:
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The number that a text states, exactly; None where it is not surely one number.
+    """Reads the number that a text states, exactly; None if it may not be one number.
 
-    Reads signs, currency signs, thousands separators, decimals, fractions, mixed numbers, and
-    after them units: a percent sign or "dollars" changes nothing, "million" multiplies. With
-    "squared", a variable or a factorial's sign behind it it is no number.
+    Reads signs, currency signs, thousands separators, decimals, fractions, mixed numbers, and the
+    unit after them: a percent sign or "dollars" changes nothing, "million" multiplies. A text in
+    which "squared", a variable or an exclamation mark follows is no number.
 
     Examples:
       "-1,234.50" -> -2469/2      "$18" -> 18         "72 clips." -> 72       "50%" -> 50
@@ -144,12 +144,12 @@ def _magnitude(match: re.Match) -> Fraction:
 
 
 def canonical_answer(kind: str, text: str | None) -> str | None:
-    """The one way to write an answer; None where there is none to read.
+    """Writes an answer in canonical form; None if none can be read.
 
-    Two answers are equal if and only if their canonical texts are.
+    Two answers are equal if and only if their canonical forms are.
 
     Args:
-      kind: "number", or "text": spaces collapse, case and a final full stop do not count.
+      kind: "number", or "text": runs of spaces are one, case and a final full stop do not count.
       text: The answer as it was written, or None.
 
     Examples:

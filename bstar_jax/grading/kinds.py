@@ -20,7 +20,7 @@ from bstar_jax.answers import choices
 from bstar_jax.answers.mathematics import verifier as mathematics
 from bstar_jax.answers.stated import answers_equal, stated_answer
 from bstar_jax.config import RewardsConfig, UserError
-from bstar_jax.grading.code import test_plans
+from bstar_jax.grading.code import submissions, test_plans
 from bstar_jax.grading.code.verifier import CodeVerifier
 from bstar_jax.grading.grade import Grade
 from bstar_jax.isolation.sandbox import Limits
@@ -199,7 +199,7 @@ def _open_mathematics(settings: RewardsConfig) -> Iterator[_MathGrader]:
 
 def _read_code(response: Response, source: Source) -> str | None:
     """Returns 16 digits of the hash of a response that holds a program."""
-    if not test_plans.written(response.text):
+    if not submissions.written(response.text):
         return None
     text = response.text.strip().encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).hexdigest()[:16]

@@ -1,1 +1,4 @@
-"""Where what may hang, or attack, runs: worker processes, and a sandbox for programs."""
+"""Runs what may hang or attack: functions in worker processes, programs in a sandbox.
+
+This room knows no task and no grade.
+"""

@@ -1,12 +1,12 @@
-"""The command that shuts a process in: bubblewrap, with what may be seen and what is cut off.
+"""The command that shuts a process in: bubblewrap, with what is visible and what is cut off.
 
-Inside are a Python interpreter at /python, the system's libraries, an empty home, a small /tmp
-that can be written, and nothing else: no /proc, no installed package, no program that could be
-started. Every process, network, host name, shared memory and user namespace is the sandbox's own.
+Inside there are a Python interpreter at /python, the system's libraries, an empty home and a small
+writable /tmp, and nothing else: no /proc, no installed package, no program to start. The sandbox
+has process, network, host name, shared memory and user namespaces of its own.
 
-Root starts sandboxes as user 65534 ("nobody"): the kernel does not limit the number of threads of
-root. Bubblewrap sets up the files as root, whose Python may stand where nobody else can look, and
-the first program inside then becomes that user. Others start them as themselves.
+Root starts sandboxes as user 65534 ("nobody"), as the kernel does not limit root's number of
+threads. Bubblewrap sets up the files as root, since root's Python may be where nobody else can
+read, and the first program inside then becomes that user. Other users start them as themselves.
 
 Source: bwrap(1), user_namespaces(7).
 """
@@ -21,17 +21,17 @@ import sys
 
 from bstar_jax.config import UserError
 
-NOBODY = 65534  # the user that a program is, in its own namespace and, started by root, outside
+NOBODY = 65534  # the user that a program runs as: inside, and, if root starts it, outside
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # one program, one verdict: the order of sets is fixed
     "PYTHONUTF8": "1",
     "LANG": "C.UTF-8",
-    "MALLOC_ARENA_MAX": "1",  # else every thread takes 64 MiB of the address space
+    "MALLOC_ARENA_MAX": "1",  # otherwise each thread takes 64 MiB of address space
     "HOME": "/home",
 }
 
 _LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
-# Made by hand, as the parents that bubblewrap makes are open to the user alone who made them.
+# Made explicitly, as parents that bubblewrap makes are open only to the user who made them.
 _FOLDERS = ("/dev", "/etc", "/home", "/python", "/python/bin", "/usr")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _LOADER_CACHE = "/etc/ld.so.cache"  # where the system's libraries are
@@ -42,12 +42,12 @@ _NAMESPACES = (
 
 
 def command(disk_bytes: int, tell: int, awaited: int) -> list[str]:
-    """The command that starts the interpreter inside; the interpreter's arguments follow it.
+    """Returns the command that starts the interpreter inside; its own arguments follow it.
 
     Args:
       disk_bytes: Size of /tmp.
-      tell: File descriptor to which bubblewrap writes, as JSON, which process is process 1.
-      awaited: File descriptor from which it reads a byte when `map_users` is done, where
+      tell: File descriptor to which bubblewrap writes the number of process 1, as JSON.
+      awaited: File descriptor from which it reads a byte once `map_users` is done, if
         `changes_user`.
 
     Raises:
@@ -68,7 +68,7 @@ def command(disk_bytes: int, tell: int, awaited: int) -> list[str]:
 
 @functools.cache
 def changes_user() -> bool:
-    """Whether this is root, and there is a nobody to become."""
+    """Tells whether this is root, and there is a nobody to become."""
     if os.geteuid() != 0:
         return False
     lines = pathlib.Path("/proc/self/uid_map").read_text().splitlines()
@@ -77,7 +77,7 @@ def changes_user() -> bool:
 
 
 def map_users(process: int) -> None:
-    """Gives a sandbox that is being set up two users: root, and the one it is going to be."""
+    """Gives a sandbox that is being set up two users: root, and the one that it will be."""
     for kind in ("uid_map", "gid_map"):
         pathlib.Path(f"/proc/{process}/{kind}").write_text(f"0 0 1\n{NOBODY} {NOBODY} 1\n")
 
@@ -120,7 +120,7 @@ def _files() -> tuple[str, ...]:
 
 
 def _python_files() -> list[str]:
-    """The interpreter that this one is, or whose virtual environment this is."""
+    """Binds this interpreter, or the one that this virtual environment is of."""
     base = pathlib.Path(sys.base_prefix)
     words = ["--ro-bind", os.path.realpath(sys._base_executable), "/python/bin/python"]
     for name in ("lib", "lib64"):
@@ -134,7 +134,7 @@ def _python_files() -> list[str]:
 
 
 def _emptied(outside: pathlib.Path, inside: pathlib.Path) -> list[str]:
-    """Hides the installed packages, this project perhaps among them."""
+    """Hides the installed packages, which may include this project."""
     words = []
     for name in ("site-packages", "dist-packages"):
         for folder in sorted(outside.glob(f"python3*/{name}")):

@@ -1,10 +1,10 @@
-"""A sandbox: a judge and the program that it judges, shut in by bubblewrap.
+"""A sandbox: a harness and the submission that it tests, shut in by bubblewrap.
 
-What a sandboxed program finds is a machine of its own (see `bubblewrap`). The limits on time,
-memory, threads, files and output hold for all it does, as a program is one process (see
-`syscalls`); and process 1 of the sandbox, the judge, takes all of it along when it ends.
+A sandboxed program sees a machine of its own (see `bubblewrap`). The limits on time, memory,
+threads, files and output hold for all that it does, as a program is one process (see `syscalls`).
+When process 1 of the sandbox, the harness, ends, everything in the sandbox ends with it.
 
-A sandbox serves one program and starts in some 30 ms.
+A sandbox serves one program and starts in about 30 ms.
 """
 
 from __future__ import annotations
@@ -33,19 +33,14 @@ from bstar_jax.isolation.syscalls import seccomp_filter
 _START_SECONDS = 60.0
 _END_SECONDS = 10.0
 
-_INSIDE = (
-    "",
-    ".wire",
-    ".runner",
-    ".submission",
-    ".harness",
-)  # in the order in which they import each other
+# Modules of `inside`, in the order in which they import each other.
+_INSIDE = ("", ".wire", ".runner", ".submission", ".harness")
 _FLAGS = ("-s", "-S", "-P", "-B", "-c")  # no site packages, no current folder, no bytecode files
 _BOOT = """\
 import marshal, os, sys
 code = b""
 while len(code) < {size}:
-    code += os.read(0, {size} - len(code)) or sys.exit("no judge was sent")
+    code += os.read(0, {size} - len(code)) or sys.exit("no harness was sent")
 for name, body in marshal.loads(code):
     module = sys.modules[name] = type(sys)(name)
     exec(body, module.__dict__)
@@ -57,19 +52,20 @@ module.main()
 class Limits:
     """What a program may use.
 
-    Time counts by process: a program is one process from its loading to its last test; but one
-    that reads standard input is a new process in every test.
+    Time counts for each process. A program is one process from its loading to its last test; but a
+    program that reads standard input is a new process for each test.
 
     Attributes:
-      cpu_seconds: CPU time of a process, whole seconds.
-      wall_seconds: Wall time of a process, for those that wait.
+      cpu_seconds: CPU time of a process, in whole seconds.
+      wall_seconds: Wall time of a process, which also stops one that only waits.
       total_seconds: Wall time of a program with all its tests.
-      memory_bytes: Address space of a process, the interpreter's 30 MB included.
-      disk_bytes: All that its files in /tmp may hold. Empty files are not counted: of these it can
-        make as many as its CPU time allows.
-      output_bytes: A file that it writes, its standard output, a value that it returns.
-      threads: Threads at a time.
-      files: Open files at a time, at least 8.
+      memory_bytes: Address space of a process, including the interpreter's 30 MB.
+      disk_bytes: Total size of its files in /tmp. Empty files do not count: it can make as many as
+        its CPU time allows.
+      output_bytes: Size of a file that it writes, of its standard output, of a value that it
+        returns.
+      threads: Number of threads at a time.
+      files: Number of open files at a time, at least 8.
     """
 
     cpu_seconds: int = 5
@@ -91,7 +87,7 @@ class Limits:
                 )
 
     def doubled(self) -> Limits:
-        """The same with twice the time."""
+        """Returns the same limits with twice the time."""
         names = ("cpu_seconds", "wall_seconds", "total_seconds")
         return dataclasses.replace(self, **{name: 2 * getattr(self, name) for name in names})
 
@@ -101,44 +97,44 @@ class TimedOut(Exception):
 
 
 class Broken(Exception):
-    """The sandbox ended without an answer; the message is the last that it had to say."""
+    """The sandbox ended without an answer; the message is the last line that it wrote."""
 
 
 class Sandbox:
-    """One running sandbox; a context manager, at whose end nothing of it is left.
+    """One running sandbox; a context manager that leaves nothing of it behind.
 
-    It also ends when this process does, however that ends: then a pipe closes, the lifeline.
+    It also ends with this process, however that ends, as a pipe to it closes: the lifeline.
     """
 
     def __init__(self, limits: Limits, *, unsafe: bool = False) -> None:
-        """Starts a sandbox and waits until its judge is ready.
+        """Starts a sandbox and waits until its harness is ready.
 
         Args:
           limits: What the program may use.
-          unsafe: Whether to do without bubblewrap. A program can then read and write what you
-            can; the limits hold, but for threads and disk.
+          unsafe: Whether to do without bubblewrap. A program can then read and write whatever you
+            can; the limits hold, except those on threads and disk.
 
         Raises:
           UserError: If bubblewrap, or what it needs, is missing.
           Broken: If the sandbox does not start.
         """
         self._process: subprocess.Popen | None = None
-        with contextlib.ExitStack() as left:  # what is to be undone, the last first
+        with contextlib.ExitStack() as left:  # what to undo, the last first
             left.callback(self._reap)
             lifeline, _ = _pipe(left)
             if unsafe:
                 folder = left.enter_context(tempfile.TemporaryDirectory(prefix="unsafe-"))
                 command = [os.path.realpath(sys._base_executable), *_python_flags()]
                 self._spawn(command, left, (lifeline,), folder)
-                judge = self._process.pid
+                harness = self._process.pid
             else:
-                judge = self._spawn_in_bubblewrap(limits, left, lifeline)
-            self._judge_number = judge
+                harness = self._spawn_in_bubblewrap(limits, left, lifeline)
+            self._harness_number = harness
             try:
-                self._judge = os.pidfd_open(judge)
+                self._harness = os.pidfd_open(harness)
             except ProcessLookupError:
                 raise Broken(self._last_words()) from None
-            left.callback(os.close, self._judge)
+            left.callback(os.close, self._harness)
             left.callback(self.kill)
             self._greet(limits, unsafe, lifeline)
             self._left = left.pop_all()
@@ -150,17 +146,17 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """Ends it with all that runs inside, and waits until it is gone; twice is once."""
+        """Ends it with all that runs inside, and waits until it is gone; safe to call twice."""
         self._left.close()
 
     def kill(self) -> None:
-        """Ends the judge and with it all that runs inside; any thread may do so."""
+        """Ends the harness, and with it all that runs inside; any thread may call this."""
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._judge, signal.SIGKILL)
+            signal.pidfd_send_signal(self._harness, signal.SIGKILL)
 
     def program_seconds(self) -> float:
-        """CPU time that the program's process has used so far; infinity where nobody can tell."""
-        parent = f"/proc/{self._judge_number}/task/{self._judge_number}"
+        """Returns the CPU time that the program's process has used; infinity if that is unknown."""
+        parent = f"/proc/{self._harness_number}/task/{self._harness_number}"
         try:
             children = pathlib.Path(parent, "children").read_text().split()
             stats = [pathlib.Path(f"/proc/{child}/stat").read_text() for child in children]
@@ -171,11 +167,11 @@ class Sandbox:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def ask(self, *command: object, deadline: float) -> tuple[str, str, bytes]:
-        """What the judge finds when it does something: (reason, message, output).
+        """Has the harness do something; returns its finding: (reason, message, output).
 
         Args:
-          command: The name of a method of `inside.judge.Judge` and what it takes.
-          deadline: When to give up, on the monotonic clock.
+          command: The name of a method of `inside.harness.Harness`, and its arguments.
+          deadline: When to stop waiting, on the monotonic clock.
 
         Raises:
           TimedOut: If there is no finding in time.
@@ -190,7 +186,7 @@ class Sandbox:
         changes_user = bubblewrap.changes_user() and not unsafe
         settings = dataclasses.asdict(limits) | {
             "filter": seccomp_filter(),
-            "threads": 0 if unsafe else limits.threads,  # outside they count with all of yours
+            "threads": 0 if unsafe else limits.threads,  # outside they count with all your others
             "user": bubblewrap.NOBODY if changes_user else 0,
             "lifeline": lifeline,
         }
@@ -246,13 +242,13 @@ class Sandbox:
     def _spawn_in_bubblewrap(
         self, limits: Limits, left: contextlib.ExitStack, lifeline: int
     ) -> int:
-        """The number of the sandbox's process 1, which starts as soon as it is told."""
+        """Starts bubblewrap; returns the number of the sandbox's process 1."""
         awaited, release = _pipe(left)
         told, tell = os.pipe()
         left.callback(os.close, told)
         try:
             command = [*bubblewrap.command(limits.disk_bytes, tell, awaited), *_python_flags()]
-            # `told` too: without a reader bubblewrap would end, and leave process 1 half made.
+            # `told` too: without a reader bubblewrap would end and leave process 1 incomplete.
             self._spawn(command, left, (told, tell, awaited, lifeline))
         finally:
             os.close(tell)
@@ -264,14 +260,14 @@ class Sandbox:
             if not piece:
                 raise Broken(self._last_words())
             said += piece
-        judge = json.loads(said)["child-pid"]
+        harness = json.loads(said)["child-pid"]
         if bubblewrap.changes_user():
             try:
-                bubblewrap.map_users(judge)
+                bubblewrap.map_users(harness)
             except OSError as error:
                 raise Broken(f"no user {bubblewrap.NOBODY} can be made: {error}") from error
         os.write(release, b"1")
-        return judge
+        return harness
 
     def _last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -281,7 +277,7 @@ class Sandbox:
         return lines[-1] if lines else "it ended without a word"
 
     def _reap(self) -> None:
-        """Waits for an end that everything else has been done for."""
+        """Waits for the process to end, once everything else is closed; kills it if it does not."""
         if self._process:
             try:
                 self._process.wait(_END_SECONDS)
@@ -291,14 +287,14 @@ class Sandbox:
 
 
 def _is_ready(file, event: int, deadline: float) -> bool:
-    """Waits until a file can be read or written, at most until the deadline."""
+    """Waits until a file can be read or written, or until the deadline; returns whether it can."""
     poll = select.poll()
     poll.register(file, event)
     return bool(poll.poll(max(deadline - time.monotonic(), 0.0) * 1000))
 
 
 def _pipe(left: contextlib.ExitStack) -> tuple[int, int]:
-    """(the end to read, the end to write), both to be closed later."""
+    """Makes a pipe; returns the ends to read and to write, which `left` closes later."""
     ends = os.pipe()
     for end in ends:
         left.callback(os.close, end)
@@ -307,7 +303,7 @@ def _pipe(left: contextlib.ExitStack) -> tuple[int, int]:
 
 @functools.cache
 def _inside_code() -> bytes:
-    """The files of `inside`, compiled, as `_BOOT` expects them."""
+    """Returns the files of `inside`, compiled, as `_BOOT` expects them."""
     package = f"{__package__}.inside"
     bodies = []
     for name in _INSIDE:

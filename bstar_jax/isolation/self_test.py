@@ -1,4 +1,4 @@
-"""A sandbox on trial: whether one starts on this machine, and whether a program is shut in."""
+"""Tests the sandbox on this machine: does one start, and does it shut a program in?"""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def has_few_threads():
 
 @functools.cache
 def check(*, unsafe: bool = False) -> None:
-    """Tries a sandbox, once: whether one starts here, and whether a program is shut in.
+    """Tests, once, that a sandbox starts here and that it shuts a program in.
 
     Args:
-      unsafe: Whether to do without bubblewrap; then it only has to start.
+      unsafe: Whether to do without bubblewrap; the sandbox then only has to start.
 
     Raises:
       UserError: If there is no bubblewrap, if it cannot make a sandbox here, or if one leaks.

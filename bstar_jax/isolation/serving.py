@@ -1,7 +1,7 @@
-"""A worker's side of `workers`: a process that applies one function to what comes through a pipe.
+"""The worker's side of `workers`: a process that applies a function to what a pipe brings.
 
-A message is a frame: eight bytes of length and a pickle. The parent sends the function's name,
-then items; the worker answers "ready", or "failed" and why, then each item's outcome, in order.
+A message is a frame: eight bytes of length and a pickle. The parent sends the function's name and
+then items. The worker answers "ready", or "failed" and why, and then each item's outcome, in order.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _END = object()  # the parent's pipe has ended
 
 
 def frame(message: object) -> bytes:
-    """A message as it goes through a pipe."""
+    """Returns a message as it goes through a pipe."""
     payload = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     return HEADER.pack(len(payload)) + payload
 
 
 def serve() -> None:
-    """The life of a worker: start, then item by item, until the parent's pipe ends."""
+    """Runs a worker: starts it, then works item by item until the parent's pipe ends."""
     commands, results, lifeline = map(int, sys.argv[2:5])
     for descriptor in (commands, results, lifeline):
         os.set_inheritable(descriptor, False)
@@ -72,12 +72,12 @@ def _send(sink, message: tuple) -> None:
 
 
 def _apply(function: Callable, item: object) -> tuple:
-    """(kind, value, error, seconds) of one item."""
+    """Works on one item; returns (kind, value, error, seconds)."""
     start = time.perf_counter()
     try:
         kind, value, error = "done", function(item), ""
     except MemoryError as raised:
-        # Nothing is known of what is left half done: the process ends, the item is named.
+        # The state of the process is unknown: it ends, and this item is reported.
         kind, value, error = "died", None, _describe(raised)
     except (Exception, SystemExit) as raised:
         kind, value, error = "raised", None, _describe(raised)
@@ -99,9 +99,9 @@ def _limit_memory(memory_bytes: int) -> None:
 def _end_with_parent(lifeline: int) -> None:
     """Has the kernel end this process when the parent's end of the pipe closes.
 
-    The pipe carries no data; its closing raises SIGIO, which nothing here handles, so it ends the
-    process even where C code holds the interpreter. (Linux also has a death signal, but it follows
-    the thread that started the worker, not the process.)
+    The pipe carries no data. Its closing raises SIGIO, which nothing here handles, so it ends the
+    process even while C code holds the interpreter. (Linux also has a death signal, but that
+    follows the thread that started the worker, not the process.)
     """
     signal.signal(signal.SIGIO, signal.SIG_DFL)  # what the parent does with it is inherited
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGIO})

@@ -1,13 +1,13 @@
 """The system calls that a sandboxed program may not make, as a seccomp filter.
 
-Namespaces hide the machine, this filter closes what they leave open. A program is one process
-with threads, so its limits are the limits of all it does; it has no sockets but pairs of its own
-(some families, such as those to the host of a virtual machine, know no namespaces); it holds no
-memory outside its address space, its files in /tmp aside; and it does not look into other
-processes or at rarely walked parts of the kernel. What is not in the table stays allowed.
+Namespaces hide the machine; this filter closes what they leave open. A program is one process
+with threads, so its limits hold for all that it does. It has no sockets except pairs of its own
+(some families, such as those to the host of a virtual machine, know no namespaces). It holds no
+memory outside its address space, except its files in /tmp. And it cannot look into other processes
+or use rarely tested parts of the kernel. What is not in the table stays allowed.
 
 A filter is a program for a small machine with one register: load a word of `struct seccomp_data`
-(the call's number, the machine's name, the arguments), compare, jump, return a verdict.
+(the number of the call, the name of the machine, the arguments), compare, jump, return an action.
 Source: the Linux manual, seccomp(2).
 """
 
@@ -31,7 +31,7 @@ _DENIED = {
     "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     # The network.
     "socket": (41, 198),
-    # Memory that no limit counts.
+    # Memory outside all limits.
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194),
     "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
     # Namespaces and mounts.
@@ -40,7 +40,7 @@ _DENIED = {
     "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
     "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442),
     "open_by_handle_at": (304, 265),
-    # Parts of the kernel that no program of ours needs, its log among them.
+    # Parts of the kernel that no submission needs, including its log.
     "syslog": (103, 116),
     "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
@@ -60,17 +60,17 @@ _KILL, _REFUSE, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 
 
 def seccomp_filter(machine: str = "") -> bytes:
-    """The filter for a machine, as the bytes of an array of `struct sock_filter`.
+    """Makes the filter for a machine, as the bytes of an array of `struct sock_filter`.
 
     Denied calls fail with EPERM ("Operation not permitted"), a new process with EAGAIN, as at a
-    limit of processes; `clone3`, whose flags a filter cannot see, with ENOSYS, upon which the C
-    library makes threads by `clone`. Calls of another machine's set end the process.
+    limit of processes. `clone3`, whose flags a filter cannot see, fails with ENOSYS; the C library
+    then makes threads with `clone`. Calls of another machine's set end the process.
 
     Args:
       machine: As `platform.machine()` names it; "" for this one.
 
     Returns:
-      8 bytes an instruction.
+      8 bytes for each instruction.
 
     Raises:
       UserError: If there is no table for the machine.
@@ -107,7 +107,7 @@ def _refuse(error: int) -> tuple[int, int, int, int]:
 
 
 def _unless_argument_0(number: int, test: tuple[int, int], error: int) -> list[tuple]:
-    """Refuses the call unless its first argument passes the test; other calls go on."""
+    """Refuses a call unless its first argument passes the test; other calls pass."""
     comparison, value = test
     return [
         (_EQUAL, 0, 4, number),

@@ -1,9 +1,9 @@
-"""Worker processes that can be killed: a function applied to items, each within a time limit.
+"""Worker processes that can be killed: they apply a function to items within a time limit.
 
-A function that hangs inside C, or that eats memory, cannot be stopped from inside its process. So
-every item is worked on in another one, which is killed and replaced at the limit. Workers are
+A function that hangs inside C, or takes too much memory, cannot be stopped from inside its process.
+So each item is worked on in another process, which is killed and replaced at the limit. Workers are
 fresh interpreters that import the function by name: they hold nothing of the parent's memory, and
-no JAX. Parent and worker (`serving`) speak through pipes; the parent never waits for one, so no
+no JAX. Parent and worker (`serving`) talk through pipes; the parent never blocks on one, so no
 worker can make it hang. Needs Linux.
 """
 
@@ -26,11 +26,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from bstar_jax.isolation.serving import HEADER, frame
 from bstar_jax.isolation.signals import ignoring_sigterm
 
-_WINDOW = 8  # items sent ahead to a worker, so that it need not wait for the parent
+_WINDOW = 8  # items sent ahead to a worker, so that it does not wait for the parent
 _START_SECONDS = 120.0  # for a worker to import its function
 _START_TRIES = 3
 _CHUNK = 1 << 16  # bytes read or written at once: what a pipe holds
-_CHUNKS_A_TURN = 256  # then the other workers are looked at
+_CHUNKS_A_TURN = 256  # chunks of one worker before the next has its turn
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     f"from {frame.__module__} import serve; serve()"
@@ -39,14 +39,14 @@ _BOOT = (
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one item.
+    """The outcome of one item.
 
     Attributes:
-        kind: "done"; "raised" where the function raised; "timeout" where it took longer than the
-            limit; "died" where the worker's process ended, out of memory included.
-        value: What the function returned; None unless done.
-        error: "ValueError: ..." of what was raised, "SIGSEGV" of what died; "" otherwise.
-        seconds: Time the function took, from its start to its end, or until it was stopped.
+      kind: "done"; "raised" if the function raised; "timeout" if it took longer than the limit;
+        "died" if the worker's process ended, for example out of memory.
+      value: What the function returned; None unless done.
+      error: What was raised, "ValueError: ...", or how the process died, "SIGSEGV"; "" otherwise.
+      seconds: Time that the function took until its end, or until it was stopped.
     """
 
     kind: str
@@ -58,9 +58,9 @@ class Outcome:
 class WorkerPool:
     """Worker processes that apply one function to items.
 
-    A context manager: workers start on entering, side by side with whatever the parent does next,
-    and are gone on leaving. They also end with the parent, even one that was killed. What the
-    function prints is dropped. One run at a time.
+    A context manager: workers start on entering, while the parent goes on, and are gone on
+    leaving. They also end with the parent, even if it is killed. What the function prints is
+    dropped. Only one run at a time.
 
     Example:
         with WorkerPool("math:factorial", workers=2, limit_seconds=1.0) as pool:
@@ -68,15 +68,15 @@ class WorkerPool:
         # done 6, raised "ValueError: ...", timeout
 
     Args:
-        function: A function of one argument that a worker can import, or its "module:name", which
-            spares the parent the import.
-        workers: Number of processes.
-        limit_seconds: Longest time for one item. Starting a worker does not count.
-        memory_bytes: Address space that a worker may use beyond what starting took.
-        warm_up: Items that every worker works on before it counts as started.
+      function: A function of one argument that a worker can import, or its "module:name", so that
+        the parent need not import it.
+      workers: Number of processes.
+      limit_seconds: Longest time for one item. Starting a worker does not count.
+      memory_bytes: Address space that a worker may use beyond what starting took.
+      warm_up: Items that every worker works on before it counts as started.
 
     Raises:
-        ValueError: If a number is not positive, or a worker could not import the function.
+      ValueError: If a number is not positive, or a worker could not import the function.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class WorkerPool:
 
     @property
     def alive(self) -> int:
-        """Workers whose process is running."""
+        """Number of workers whose process is running."""
         return sum(worker.process.poll() is None for worker in self._crew)
 
     def run(
@@ -126,20 +126,20 @@ class WorkerPool:
     ) -> Iterator[Outcome]:
         """Applies the function to every item.
 
-        A worker that is stopped, or dies, loses the item that it was at and no other: those sent
+        A worker that is stopped or dies loses only the item that it was working on: the items sent
         ahead to it go to the next worker.
 
         Args:
-            items: Anything that can be pickled; taken as workers get free.
-            limit_seconds: Longest time for one item; None takes the pool's.
-            at_once: Most workers that are busy at a time; None takes all.
+          items: Anything that can be pickled; taken as workers become free.
+          limit_seconds: Longest time for one item; None takes the pool's.
+          at_once: Largest number of busy workers at a time; None takes all.
 
         Yields:
-            The outcomes, in the order of the items.
+          The outcomes, in the order of the items.
 
         Raises:
-            RuntimeError: If another run is under way, the pool is not entered, or workers do not
-                start.
+          RuntimeError: If another run is under way, the pool is not entered, or workers do not
+            start.
         """
         if self._running or not self._crew:
             state = "has a run under way" if self._running else "is not entered"
@@ -148,14 +148,14 @@ class WorkerPool:
             )
         self._running = True
         for worker in [worker for worker in self._crew if worker.process.poll() is not None]:
-            self._replace(worker)  # it ended between runs, which is no item's fault
+            self._replace(worker)  # it ended between runs, so no item is to blame
         try:
             limit = self.limit_seconds if limit_seconds is None else limit_seconds
             yield from self._run(enumerate(items), limit, at_once or self._size)
         finally:
             self._running = False
             for worker in [worker for worker in self._crew if worker.waiting]:
-                self._replace(worker)  # the run was given up: its results are not awaited
+                self._replace(worker)  # the run was abandoned: nobody awaits its results
 
     def _run(self, source: Iterator, limit: float, at_once: int) -> Iterator[Outcome]:
         returned: deque[tuple[int, object]] = deque()
@@ -179,7 +179,7 @@ class WorkerPool:
                 wanted += 1
 
     def _feed(self, source: Iterator, returned: deque, at_once: int) -> None:
-        """Sends items ahead, one to each in turn, to workers at work, then to those that can."""
+        """Sends items ahead, one to each in turn: to busy workers first, then to ready ones."""
         self._crew.sort(key=lambda worker: (not worker.waiting, not worker.is_ready))
         busy = self._crew[:at_once]
         for _, worker in itertools.product(range(_WINDOW), busy):
@@ -190,7 +190,7 @@ class WorkerPool:
                 worker.send(*entry)
 
     def _wait(self, limit: float) -> None:
-        """Until a worker can be read from or written to, or the next deadline."""
+        """Waits until a worker can be read or written, or until the next deadline."""
         with selectors.DefaultSelector() as selector:
             for worker in self._crew:
                 selector.register(worker.results, selectors.EVENT_READ)
@@ -218,11 +218,11 @@ class _Worker:
     """The parent's end of one worker process.
 
     Attributes:
-        waiting: (index, item) of what was sent and has no outcome; it is at the first of them.
-        outgoing: Bytes to send.
-        is_ready: Whether it has started.
-        is_over: Whether nothing more comes from it, so that another must take its place.
-        failure: Why it could not start; "" otherwise.
+      waiting: (index, item) of what was sent and has no outcome; the first is being worked on.
+      outgoing: Bytes to send.
+      is_ready: Whether it has started.
+      is_over: Whether nothing more comes from it, so that another must take its place.
+      failure: Why it could not start; "" otherwise.
     """
 
     def __init__(self, hello: bytes):
@@ -249,7 +249,7 @@ class _Worker:
         self.outgoing = bytearray(hello)
         self.is_ready, self.is_over, self.failure = False, False, ""
         self._incoming = bytearray()
-        self._since = time.monotonic()  # it began to start, or the first item to wait for it
+        self._since = time.monotonic()  # when it began to start, or when its first waiting item did
 
     def send(self, index: int, item: object) -> None:
         if self.is_ready and not self.waiting:
@@ -258,13 +258,13 @@ class _Worker:
         self.waiting.append((index, item))
 
     def deadline(self, limit: float) -> float:
-        """When to stop it, on the monotonic clock."""
+        """Returns when to stop it, on the monotonic clock."""
         if not self.is_ready:
             return self._since + _START_SECONDS
         return self._since + limit if self.waiting else float("inf")
 
     def collect(self, limit: float) -> dict[int, Outcome]:
-        """Moves bytes both ways; outcomes by index, that of an item just stopped included."""
+        """Moves bytes both ways; returns outcomes by index, also that of an item just stopped."""
         self._write()
         ended = self._read()
         found = dict(self._outcomes())
@@ -300,7 +300,7 @@ class _Worker:
                 del self.outgoing[:written]
 
     def _read(self) -> bool:
-        """Whether the pipe has ended."""
+        """Reads what has come; returns whether the pipe has ended."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(_CHUNKS_A_TURN):
                 chunk = os.read(self.results, _CHUNK)
@@ -310,7 +310,7 @@ class _Worker:
         return False
 
     def _outcomes(self) -> Iterator[tuple[int, Outcome]]:
-        """What the whole frames say that have come in."""
+        """Yields what the complete frames say that have come in."""
         while len(self._incoming) >= HEADER.size and not self.is_over:
             (length,) = HEADER.unpack_from(self._incoming)
             if len(self._incoming) < HEADER.size + length:
@@ -327,7 +327,7 @@ class _Worker:
                 yield self.waiting.popleft()[0], Outcome(kind, *rest)
 
     def _end(self) -> str:
-        """How its process ended: the signal, or the exit status."""
+        """Returns how its process ended: the signal, or the exit status."""
         self._kill_group()  # what it started may live on; its own status stands by now
         status = self.process.wait()
         return signal.Signals(-status).name if status < 0 else f"exit status {status}"

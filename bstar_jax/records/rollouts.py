@@ -1,8 +1,8 @@
 """Rollouts as columns that go to Parquet.
 
-A rollout is one response to one query with everything known about it. Rollouts live in an
-Arrow table with one fixed schema, so that "not computed" is a null and never a zero, and so
-that what stands in memory is what stands in the file.
+A rollout is one response to one query, with everything known about it. Rollouts are an Arrow table
+with one fixed schema. So "not computed" is a null and never a zero, and memory and file hold the
+same.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ SCHEMA = pa.schema(
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
-    """Responses with all that is known about them, one row each, columns as in `SCHEMA`.
+    """Responses with all that is known about them: one row each, columns as in `SCHEMA`.
 
     Attributes:
       table: The rows. Null means "not computed".
-      seconds: Wall time that the rows took, by phase; kept in the file's metadata, so that a
-        resumed run still knows it.
+      seconds: Wall time that the rows took, in seconds, by phase. The file's metadata keeps it, so
+        that a resumed run still knows it.
     """
 
     table: pa.Table
@@ -84,7 +84,7 @@ class Rollouts:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Rollouts]) -> Rollouts:
-        """Joins parts in their order; their `seconds` add up."""
+        """Concatenates parts in their order; their `seconds` add up."""
         if not parts:
             return cls.from_columns({})
         seconds = {}
@@ -97,11 +97,11 @@ class Rollouts:
         return self.table.num_rows
 
     def column(self, name: str) -> list:
-        """The column as Python values; null is None."""
+        """Returns the column as Python values; null is None."""
         return self.table.column(name).to_pylist()
 
     def array(self, name: str) -> np.ndarray:
-        """The column as NumPy numbers.
+        """Returns the column as NumPy numbers.
 
         Raises:
           ValueError: If a value is null: a number that was not computed has no default.
@@ -112,7 +112,7 @@ class Rollouts:
         return column.to_numpy()
 
     def with_columns(self, **columns: Sequence) -> Rollouts:
-        """The same rows with some columns replaced."""
+        """Returns the same rows with some columns replaced."""
         table = self.table
         for name, values in columns.items():
             index = SCHEMA.get_field_index(name)
@@ -124,15 +124,15 @@ class Rollouts:
         return Rollouts(table, self.seconds)
 
     def with_seconds(self, **seconds: float) -> Rollouts:
-        """The same rows with the wall time of some phases noted."""
+        """Returns the same rows with the wall time of some phases added."""
         return Rollouts(self.table, {**self.seconds, **seconds})
 
     def filter(self, keep: Sequence[bool]) -> Rollouts:
-        """The rows where `keep` is True, in their order."""
+        """Returns the rows where `keep` is True, in their order."""
         return Rollouts(self.table.filter(pa.array(keep, pa.bool_())), self.seconds)
 
     def sorted(self, query_ids: Sequence[str]) -> Rollouts:
-        """Rows by (position of the query in `query_ids`, temperature, top_k, sample_index)."""
+        """Sorts rows by (place of the query in `query_ids`, temperature, top_k, sample_index)."""
         position = {query_id: index for index, query_id in enumerate(query_ids)}
         ranks = np.array([position[query_id] for query_id in self.column("query_id")], np.int64)
         order = np.lexsort(
@@ -141,7 +141,7 @@ class Rollouts:
         return Rollouts(self.table.take(pa.array(order)), self.seconds)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Writes a Parquet file atomically, in a folder that is made where there is none."""
+        """Writes a Parquet file atomically, and makes its folder if there is none."""
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         table = self.table.replace_schema_metadata({"seconds": json.dumps(dict(self.seconds))})
@@ -159,7 +159,7 @@ class Rollouts:
         return cls(table.replace_schema_metadata(None), seconds)
 
     def to_bytes(self) -> bytes:
-        """The rows for another process, without `seconds`."""
+        """Returns the rows as bytes for another process, without `seconds`."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, SCHEMA) as stream:
             stream.write_table(self.table)
@@ -167,6 +167,6 @@ class Rollouts:
 
     @classmethod
     def from_bytes(cls, text: bytes) -> Rollouts:
-        """The inverse of `to_bytes`."""
+        """Reads what `to_bytes` returned."""
         with pa.ipc.open_stream(text) as stream:
             return cls(stream.read_all())

@@ -1,10 +1,10 @@
 """APPS: programming problems with tests by input and output, as published by Hendrycks et al.
 
-Each line has a `question`, `starter_code` which may be empty, `solutions` (a JSON text: a list of
+Each line has a `question`, `starter_code`, which may be empty, `solutions` (a JSON text: a list of
 programs) and `input_output` (a JSON text: an object with `inputs`, `outputs` and, where a
 function is called, `fn_name`). The human solutions are the distinct programs of the list. Input or
-output that is published as a list of lines becomes one text. A `problem_id` is unique in its file
-alone, so a query's id is `<split>/<problem_id>`. `difficulty` and `url` are not read.
+output that is published as a list of lines becomes one text. A `problem_id` is unique only within
+its file, so a query's id is `<split>/<problem_id>`. `difficulty` and `url` are not read.
 
 Some published problems have no solution, and a few no tests. The latter cannot be graded: they
 are left out, and the task's notes say how many.
@@ -43,7 +43,7 @@ def _read(record: Record) -> ParsedRecord | None:
 
 
 def _solutions(record: Record) -> list[str]:
-    """The distinct programs, in their order."""
+    """Returns the distinct programs, in their order."""
     if not record.has("solutions"):
         return []
     solutions = record.decoded("solutions", "solutions")
@@ -53,7 +53,7 @@ def _solutions(record: Record) -> list[str]:
 
 
 def _read_tests(record: Record) -> dict[str, object] | None:
-    """The tests, as `task` says; None where there are none."""
+    """Reads the tests, as `task` describes them; None if there are none."""
     if _TESTS in record.values and not record.has(_TESTS):
         return None
     found = record.decoded(_TESTS, "tests")

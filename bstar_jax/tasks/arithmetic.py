@@ -1,4 +1,4 @@
-"""Short stories about counting, generated: the task that a small model learns from nothing.
+"""Short generated stories about counting: a task that a small model learns from scratch.
 
     Eve has 8 . finds 4 . loses 3 . How many now?    ->    8 - 3 = 5 . 5 + 4 = 9 . # 9
 
@@ -8,7 +8,7 @@ stories have many valid orders of steps, so a query has many different correct r
 
 The four splits are disjoint by the multiset of a story's numbers: a multiset belongs to one
 split, decided by its hash alone, whatever the seed, names, verbs, order, or roles of the
-numbers. What is held out in one run is held out in all.
+numbers. So what is held out in one run is held out in all.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _generate(split: str, count: int, seed: int, template: str) -> tuple[Query, 
 
 
 def _draw_story(rng: np.random.Generator) -> _Story | None:
-    """One story, or None where the draw has a total below 0 or gains above `LARGEST`."""
+    """Draws one story; None if its total falls below 0 or its gains exceed `LARGEST`."""
     dice = iter(rng.random(16))
 
     def pick(options):

@@ -1,7 +1,7 @@
-"""The exact step check of calculator annotations: is `<<48/2=24>>` true?
+"""The exact check of steps with calculator annotations: is `<<48/2=24>>` true?
 
-It reads what GSM8K's solutions write beside their text. A true equation need not be the right
-one to write, so this is a weaker check than that of stories; but a false one is wrong for sure.
+GSM8K's solutions write such annotations beside their text. A true equation need not be the right
+one to write, so this check is weaker than that of stories; but a false equation is certainly wrong.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _LONGEST = 200  # characters of an equation
 
 
 def check_steps(query: Query, response: str) -> list[float]:
-    """Grades the lines of a response that hold annotations.
+    """Checks the lines of a response that hold annotations.
 
-    With v such lines before the first with a false equation, of m in all,
+    With v such lines before the first that has a false equation, of m in all,
 
-        step reward = 1          of a line whose equations are true,
-                      2v/m - 1   of the first that has a false one and of all after it.
+        step reward = 1          of a line before that one,
+                      2v/m - 1   of that line and of all after it.
 
     Example: "8-3=<<8-3=5>>5\\n5+4=<<5+4=8>>8\\n#### 8" -> [1, 0]
 
@@ -43,7 +43,7 @@ def check_steps(query: Query, response: str) -> list[float]:
       response: The response.
 
     Returns:
-      Rewards in [-1, 1]; none where nothing is annotated.
+      Rewards in [-1, 1], one for each such line; none where nothing is annotated.
     """
     del query
     found = [ANNOTATION.findall(line) for line in response.split("\n")]
@@ -55,7 +55,7 @@ def check_steps(query: Query, response: str) -> list[float]:
 
 
 def is_true(equation: str) -> bool:
-    """Whether both sides are equal, exactly, or as far as the decimals of the right one go.
+    """Tells whether both sides are equal, exactly or to the decimals of the right side.
 
     Examples: "48/2=24", "$1,000*5%=50", "10/3=3.33" -> True     "3+4=8", "3+=3", "a=a" -> False
     """
@@ -69,12 +69,12 @@ def is_true(equation: str) -> bool:
     decimals = sides[1].strip().rstrip("%").partition(".")[2].strip()
     if left == right:
         return True
-    # A rounded result is less than one unit of its last digit off, whether it was cut or rounded.
+    # A result is off by less than one unit of its last digit, whether it was cut or rounded.
     return bool(decimals) and abs(left - right) < Fraction(1, 10 ** len(decimals))
 
 
 def _value(text: str) -> Fraction | None:
-    """The value of a sum of numbers; None where it is not one."""
+    """Computes a text of numbers and operators; None if it is something else."""
     text = re.sub(r"[$€£¥\s]", "", text).replace("×", "*").replace("x", "*")
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     text = re.sub(r"(\d+\.?\d*|\.\d+)%", r"(\1/100)", text)

@@ -1,4 +1,4 @@
-"""Questions that a Python program answers: how they are asked, and solutions written."""
+"""Questions that a Python program answers: how they are asked, and how solutions are written."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ HINT_PROMPT = _ASK + "# A program that passes\n\n```python\n{reference}\n```\n\n
 
 
 def source(text: str) -> str:
-    """Source code whose lines end as Python reads them: at \\n alone."""
+    """Ends the lines of source code as Python reads them: with \\n alone."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def block(text: str) -> str:
-    """Source code without empty lines before it and space after it."""
+    """Removes empty lines before source code, and space after it."""
     return source(text).lstrip("\n").rstrip()
 
 
 def fenced(program: str) -> str:
-    """A program as a response writes it; "" for none."""
+    """Writes a program as a response does; "" for none."""
     return f"```python\n{program}\n```" if program else ""
 
 
 def parse_asserts(
     question: str, program: str, asserts: Sequence[str], setup: str = ""
 ) -> ParsedRecord:
-    """A question whose program must pass asserts, which are shown below it.
+    """Makes a question whose program must pass asserts, which are shown below it.
 
     Example of a question: "Double a number.\\n\\nThese tests must pass:\\n\\nassert f(2) == 4"
 
     Args:
       question: What the program does.
-      program: A program that passes, "" where there is none.
+      program: A program that passes; "" if there is none.
       asserts: One assert each.
       setup: What the asserts need, run before them.
     """

@@ -1,4 +1,4 @@
-"""From a format to a task: what every task made of files has in common."""
+"""Formats: how the files of a task become its queries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bstar_jax.tasks.task import Task, fill
 
 PROMPT = "# Question\n\n{question}\n\n# Solution\n\n"
 HINT_PROMPT = "# Question\n\n{question}\n\n# Answer\n\n{reference}\n\n# Solution\n\n"
-ID_FIELDS = ("unique_id", "task_id", "id")  # looked for where no id field is named
+ID_FIELDS = ("unique_id", "task_id", "id")  # tried if no id field is named
 
 
 class ParsedRecord(NamedTuple):

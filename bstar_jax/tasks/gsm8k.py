@@ -1,8 +1,8 @@
 """GSM8K: grade-school word problems, as published by OpenAI (grade-school-math).
 
 Each line has a `question` and an `answer`: solution steps with calculator annotations such as
-`<<48/2=24>>`, then `#### 24`. The published text is the human solution, annotations included,
-so that equations can be read from responses of a model trained on it.
+`<<48/2=24>>`, then `#### 24`. The published text, annotations included, is the human solution, so
+that equations can be read from the responses of a model trained on it.
 """
 
 from __future__ import annotations

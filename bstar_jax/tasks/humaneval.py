@@ -1,10 +1,10 @@
-"""HumanEval: functions to be completed from their signature and docstring, published by OpenAI.
+"""HumanEval: functions to complete from their signature and docstring, as published by OpenAI.
 
 Each line has a `task_id`, the `prompt`, the `canonical_solution` which continues it, a `test`
-that defines `check`, and the `entry_point` which `check` is called with. The published prompt is
-the whole prompt; the human solution is the published one, its indentation kept.
+that defines `check`, and the `entry_point` that `check` is called with. The published prompt is
+the whole prompt; the human solution is the published one, with its indentation.
 
-The hint, for rationalization, is the function solved once; then its prompt follows again.
+The hint, for rationalization, is the solved function, followed by the prompt again.
 
 Source: arXiv:2107.03374.
 """

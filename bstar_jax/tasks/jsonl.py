@@ -1,8 +1,8 @@
-"""Questions from JSON Lines files, with the names of their fields given, and how answers compare.
+"""Questions from JSON Lines files whose fields and kind of answer the settings name.
 
-"number", "text"   a question and its answer; what follows the marker, where it stands in it.
+"number", "text"   a question and its answer: what follows the marker if the field holds it.
 "math"             the same in LaTeX, as `mathematics` reads it.
-"choice"           a question, its choices and the right one's label, as `choices` reads them.
+"choice"           a question, its choices and the right one's label, as `options` reads them.
 "code"             a question and its tests, a list of assert lines, which the prompt shows.
 """
 
@@ -76,7 +76,7 @@ def format_for(fields: FieldNames, *, reward: str, answer_marker: str) -> Format
 
 
 def _read_stated(kind: str, names: FieldNames, marker: str, record: Record) -> ParsedRecord:
-    """A number or a text, with a solution that ends in it."""
+    """Reads a question whose answer is a number or a text, with a solution that ends in it."""
     question = record.text(names.question, "question")
     answer = record.text(names.answer, "answer", numbers=True)
     reference = read_answer(answer, marker) if marker in answer else answer.strip()
@@ -100,7 +100,7 @@ def _read_stated(kind: str, names: FieldNames, marker: str, record: Record) -> P
 
 def _read_math(names: FieldNames, marker: str, record: Record) -> ParsedRecord:
     if names.solution:
-        record.text(names.solution, "solution")  # a field that is named must be there
+        record.text(names.solution, "solution")  # a field that settings name must be there
     return mathematics.parse(
         record,
         question=names.question,

@@ -1,4 +1,4 @@
-"""From a task's name and settings to its queries."""
+"""Loads tasks by name and settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bstar_jax.tasks import (
 from bstar_jax.tasks import format as formats
 from bstar_jax.tasks.task import Task
 
-# Stories are generated, but responses to them come in files too.
+# Stories are generated, but responses to them may come in files.
 FORMATS = {
     module.FORMAT.name: module.FORMAT
     for module in (arithmetic, gsm8k, mathematics, arc, humaneval, mbpp, apps)
@@ -40,30 +40,30 @@ def load(
     fields: FieldNames | None = None,
     shots: int = 0,
 ) -> Task:
-    """Loads or generates a task, the same one for the same arguments.
+    """Loads or generates a task; the same arguments give the same task.
 
     Args:
       name: One of `TASKS`.
       path: A JSON Lines file, or a folder with `train.jsonl` and optionally `test.jsonl`; ""
         for a generated task.
       seed: Decides which records are held out, or what is generated.
-      sft_examples: Queries of the split sft.
-      calibration_queries: Queries of the split calibration.
-      heldout_queries: Queries of the split heldout.
-      train_queries: Queries of the split train; a file's train split is all that is left.
+      sft_examples: Number of queries in the split sft.
+      calibration_queries: Number of queries in the split calibration.
+      heldout_queries: Number of queries in the split heldout.
+      train_queries: Queries of the split train, if generated; of a file, train is all that is left.
       prompt: Template holding {question}; "" takes the task's own.
       hint_prompt: Template holding {question} and {reference}; "" takes the task's own.
       answer_marker: The text before an answer; "" takes the task's own. For `jsonl` only.
       reward: How the answers of `jsonl` compare, one of `jsonl.REWARDS`.
       fields: Names of the fields in a line of a `jsonl` file.
-      shots: Solved train examples put before every prompt, and taken out of train.
+      shots: Number of solved train examples put before every prompt, and taken out of train.
 
     Returns:
-      The task, its splits of exactly the sizes asked for.
+      The task; its splits have exactly the sizes asked for.
 
     Raises:
       UserError: If the name is unknown, a file is missing, broken or too short, a field is
-        missing or of the wrong type, an id stands twice, an answer cannot be read, or there are
+        missing or of the wrong type, an id occurs twice, an answer cannot be read, or there are
         too few human solutions.
     """
     fields = fields or FieldNames()
@@ -114,7 +114,7 @@ def check_distinct(settings: TaskConfig, distinct: str) -> None:
 def find_format(
     name: str, fields: FieldNames, *, reward: str, answer_marker: str
 ) -> formats.Format:
-    """The format of a task's files; see `load` for the arguments.
+    """Finds the format of a task's files; see `load` for the arguments.
 
     Raises:
       UserError: If the name is unknown, or a task with a format of its own is given another.

@@ -22,18 +22,18 @@ MARKER = "# Answer"
 def parse(
     record: Record, *, question: str, answer: str, solution: str, marker: str
 ) -> ParsedRecord:
-    """A question whose answer is LaTeX, from fields of the given names.
+    """Reads a question whose answer is LaTeX, from fields of the given names.
 
-    The answer is what follows the marker in the answer's field, or stands in its last box, or
-    all of it; where the record has no such field the solution is read in the same way, but
-    must have a marker or a box. An answer that takes several lines is written on one, as
-    responses state it; LaTeX reads a line's end as a space.
+    The answer is what follows the marker in the answer's field, or the content of its last box,
+    or all of it. If the record has no such field, the solution is read in the same way, but must
+    have a marker or a box. An answer of several lines is written on one, as responses state it;
+    LaTeX reads the end of a line as a space.
 
     Args:
       record: The record.
       question: Field with the question.
-      answer: Field with the answer, which a record with a solution need not have.
-      solution: Field with the solution, which a record need not have; "" for none.
+      answer: Field with the answer; a record with a solution need not have it.
+      solution: Field with the solution; a record need not have it. "" for none.
       marker: The text before an answer.
 
     Raises:

@@ -2,8 +2,8 @@
 
 Each line has a description (`text`; in the sanitized file `prompt`), a solution (`code`), asserts
 (`test_list`) and what these need (`test_setup_code`; in the sanitized file the lines of
-`test_imports`). The prompt shows description and asserts, as names and types stand in the latter
-alone. `challenge_test_list` is not read.
+`test_imports`). The prompt shows the description and the asserts, as only the asserts tell names
+and types. `challenge_test_list` is not read.
 
 Source: arXiv:2108.07732.
 """

@@ -1,4 +1,4 @@
-"""Questions with options to choose from: how they are read, and shown."""
+"""Questions with options to choose from: how they are read and shown."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ HINT_PROMPT = _ASK + "# Answer\n\n{reference}\n\n# Solution\n\n"
 
 
 def read_options(record: Record, name: str) -> dict[str, list[str]]:
-    """The labels and options of a record, from the field of that name.
+    """Reads the labels and options of a record, from the field of that name.
 
-    The field is a list of options, then labelled A, B, C and so on; or two lists,
+    The field is a list of options, which are then labelled A, B, C and so on; or two lists,
     {"text": [...], "label": [...]}; or one object an option, [{"text": ..., "label": ...}, ...].
 
     Returns:
@@ -31,7 +31,7 @@ def read_options(record: Record, name: str) -> dict[str, list[str]]:
 
     Raises:
       UserError: If there are fewer than two options, or more than letters where they have no
-        labels; if a label stands twice; if the two lists differ in length; or if anything is
+        labels; if a label occurs twice; if the two lists differ in length; or if anything is
         not text.
     """
     value = record.value(name, "choices")
@@ -58,7 +58,7 @@ def read_options(record: Record, name: str) -> dict[str, list[str]]:
 
 
 def read_label(record: Record, name: str, labels: Sequence[str]) -> str:
-    """The right option's label, from the field of that name.
+    """Reads the right option's label, from the field of that name.
 
     Raises:
       UserError: If it is none of `labels`.
@@ -70,7 +70,7 @@ def read_label(record: Record, name: str, labels: Sequence[str]) -> str:
 
 
 def with_options(question: str, fields: Mapping[str, Sequence[str]]) -> str:
-    """A question with its options below it.
+    """Writes a question with its options below it.
 
     Example: "Which is cold?\\n\\nA. ice\\nB. fire"
     """

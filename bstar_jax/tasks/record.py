@@ -1,6 +1,6 @@
-"""JSON Lines files: their records, and fields of a record read by name and type.
+"""JSON Lines files: their records, and the fields of a record, read by name and type.
 
-Blank lines hold no record. What is broken, missing or of another type is refused with its file,
+Blank lines hold no record. What is broken, missing or of another type is refused, with its file,
 line and field.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 from bstar_jax.config import UserError
 
-# Numbers as they are written, whatever their size.
+# Keeps numbers as they are written, whatever their size.
 _JSON = json.JSONDecoder(
     parse_int=decimal.Decimal, parse_float=decimal.Decimal, parse_constant=decimal.Decimal
 )
@@ -28,11 +28,11 @@ class Record:
     Attributes:
       place: The line, "FILE, line N", for messages.
       number: Its number in the file, from 0.
-      values: Its fields; numbers are Decimals, as they are written.
+      values: Its fields; numbers are Decimals, digits as written.
       line: The line itself.
-      remedy: What to do where a field has another name, a template holding {role} and {near};
-        "" where names cannot be chosen.
-      inside: What stands before a field's name in messages, "" but in objects in a line.
+      remedy: What to do if a field has another name: a template holding {role} and {near}; "" if
+        names cannot be chosen.
+      inside: Precedes a field's name in messages; "" except in an object within a line.
     """
 
     place: str
@@ -43,23 +43,23 @@ class Record:
     inside: str = ""
 
     def error(self, name: str, finding: str) -> UserError:
-        """An error about one field, for the caller to raise."""
+        """Makes an error about one field, for the caller to raise."""
         return UserError(f"{self.place}: field {self.inside + name!r}{finding}")
 
     def has(self, name: str) -> bool:
-        """Whether the field is there and says something; null, "" and spaces say nothing."""
+        """Tells whether the field is there and says something; null, "" and spaces do not."""
         value = self.values.get(name)
         return value is not None and not (isinstance(value, str) and not value.strip())
 
     def value(self, name: str, role: str) -> object:
-        """A field as it was decoded.
+        """Returns a field as it was decoded.
 
         Args:
           name: Name of the field.
           role: What it is to the task, as in `FieldNames`.
 
         Raises:
-          UserError: If there is none of that name, with the nearest.
+          UserError: If there is none of that name; names the nearest.
         """
         if name not in self.values:
             near = difflib.get_close_matches(name, self.values, 1, 0.0)
@@ -72,7 +72,7 @@ class Record:
         return self.values[name]
 
     def text(self, name: str, role: str, *, numbers: bool = False) -> str:
-        """A field that is text and not empty; with `numbers` a JSON number may stand for it.
+        """Returns a field that is text and not empty; with `numbers` also a JSON number, as text.
 
         Raises:
           UserError: If it is missing, empty, or anything else.
@@ -88,11 +88,11 @@ class Record:
         return value
 
     def text_if_any(self, name: str, role: str) -> str:
-        """As `text`; "" where the field is missing or says nothing."""
+        """Returns the same as `text`, or "" if the field is missing or says nothing."""
         return self.text(name, role) if self.has(name) else ""
 
     def texts(self, name: str, role: str, *, numbers: bool = False) -> list[str]:
-        """A field that is a list of texts, at least one and none of them empty.
+        """Returns a field that is a list of texts: at least one, and none of them empty.
 
         Raises:
           UserError: If it is missing or anything else.
@@ -102,7 +102,7 @@ class Record:
         return [elements.text(element, one, numbers=numbers) for element in elements.values]
 
     def items(self, name: str, role: str) -> list[Record]:
-        """A field that is a list of objects, at least one, each as a record of its own.
+        """Returns a field that is a list of objects, at least one, each as a record of its own.
 
         Raises:
           UserError: If it is missing or anything else.
@@ -112,7 +112,7 @@ class Record:
         return [elements.nested(element, one) for element in elements.values]
 
     def nested(self, name: str, role: str) -> Record:
-        """A field that is an object, as a record of its own.
+        """Returns a field that is an object, as a record of its own.
 
         Raises:
           UserError: If it is missing or anything else.
@@ -123,7 +123,7 @@ class Record:
         return dataclasses.replace(self, values=value, remedy="", inside=f"{self.inside}{name}.")
 
     def decoded(self, name: str, role: str) -> object:
-        """A field whose text is JSON, decoded to plain Python values.
+        """Returns a field whose text is JSON, decoded to plain Python values.
 
         Raises:
           UserError: If it is missing, not text, or not JSON.
@@ -135,7 +135,7 @@ class Record:
             raise self.error(name, f" is not JSON: {error}") from error
 
     def _elements(self, name: str, role: str) -> Record:
-        """A field that is a list, as a record whose fields are its elements."""
+        """Returns a field that is a list, as a record whose fields are its elements."""
         value = self.value(name, role)
         if not isinstance(value, list):
             raise self.error(name, f" holds {kind(value)}; the {role} are a list")
@@ -146,7 +146,7 @@ class Record:
 
 
 def read_records(file: pathlib.Path, remedy: str = "") -> Iterator[Record]:
-    """The records of a file in their order.
+    """Reads the records of a file, in their order.
 
     Raises:
       UserError: If there is no file, no record in it, or a line is not a JSON object.
@@ -156,7 +156,7 @@ def read_records(file: pathlib.Path, remedy: str = "") -> Iterator[Record]:
             f"there is no file {file}; task.path is a .jsonl file, or a folder with train.jsonl"
         )
     number = 0
-    # Lines end at \n alone: JSON strings may hold other characters that end lines elsewhere.
+    # Only \n ends a line: JSON strings may hold other characters that end lines elsewhere.
     for line_number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -177,18 +177,18 @@ def read_records(file: pathlib.Path, remedy: str = "") -> Iterator[Record]:
 
 
 def kind(value: object) -> str:
-    """What a decoded value is called in messages."""
+    """Returns what a decoded value is called in messages."""
     kinds = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
     return "null" if value is None else kinds.get(type(value), "a number")
 
 
 def short(text: str) -> str:
-    """A text as messages quote it, cut where it is long."""
+    """Quotes a text for a message, cut if it is long."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 def _whole_number(text: str) -> int:
-    # Python's own integers refuse texts of a few thousand digits; those of a Decimal do not.
+    # Python's integers refuse texts of a few thousand digits; those of a Decimal do not.
     return int(text) if len(text) < 1000 else int(decimal.Decimal(text))
 
 

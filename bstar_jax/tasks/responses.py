@@ -1,4 +1,4 @@
-"""Responses from a file: every line a task's own fields, and a response to it."""
+"""Responses from a file: each line holds the fields of a task's record, and a response."""
 
 from __future__ import annotations
 

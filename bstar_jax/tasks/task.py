@@ -3,7 +3,7 @@
 What grading needs of a query besides its reference answer is in `Query.fields`, as values that
 JSON has too, by the `answer_kind` of the query's source:
 
-  "choice"   `labels` and `options`: what names each option, such as "A" or "1", and its text.
+  "choice"   `labels` and `options`: the name of each option, such as "A" or "1", and its text.
   "code"     `tests`: how a program is tested, in one of four forms.
 
     {"kind": "asserts", "setup": str, "asserts": [str, ...]}
@@ -21,9 +21,9 @@ JSON has too, by the `answer_kind` of the query's source:
     {"kind": "stdio", "inputs": [str, ...], "outputs": [str, ...]}
         The program reads `inputs[i]` as its standard input and writes `outputs[i]`. (APPS)
 
-  `inputs` and `outputs` are of equal length, and no list of tests is empty; integers may have
-  more digits than Python reads or writes by default. Apart from "check" the program is what
-  stands in the response's fenced block, or the whole response.
+  `inputs` and `outputs` have equal length, and no list of tests is empty; integers may have more
+  digits than Python reads or writes by default. Except for "check", the program is the content of
+  the response's fenced block, or the whole response.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Answers in mathematics: how LaTeX is read, and what equals what."""
+"""Answers in mathematics: how LaTeX is read, and which answers are equal."""

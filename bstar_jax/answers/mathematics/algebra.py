@@ -1,11 +1,11 @@
-"""The algebra behind grades: SymPy, by way of math-verify. Only worker processes import this.
+"""Compares expressions by algebra: SymPy, through math-verify. Only workers import this.
 
-math-verify (github.com/huggingface/Math-Verify, 0.9) reads LaTeX and judges whether two
-expressions are equal. It is asked about single expressions alone, never about brackets, numbers or
-words, and what it does by default is not taken over. It rounds decimals to six digits: here they
-are fractions. It reads 204_5 as 204, 2(3) as the mixed number 5, x' as x, `5 5` as 10, N as n:
-such texts are refused, or written so that they cannot be misread. And where it says equal, both
-sides must have the same value at several points as well; where these differ, it is not asked.
+math-verify (github.com/huggingface/Math-Verify, 0.9) reads LaTeX and decides whether two
+expressions are equal. It is asked only about single expressions, never about brackets, numbers or
+words, and its defaults are not used. It rounds decimals to six digits: here they are fractions. It
+reads 204_5 as 204, 2(3) as the mixed number 5, x' as x, `5 5` as 10, N as n: such texts are
+refused, or written so that they cannot be misread. Where it says equal, both sides must also have
+the same value at several points; where these differ, it is not asked.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from bstar_jax.answers.mathematics.readings import Reading, read
 
 _DIGITS = 40
 _ALIKE = sympy.Float("1e-30")  # relative
-_SMALL = sympy.Float("1e-50")  # below it only algebra tells two values apart
+_SMALL = sympy.Float("1e-50")  # only algebra tells smaller values apart
 _POINTS = ((7, 3), (-5, 4), (31, 8), (2, 9))  # what the first variable is, as a fraction
-# What the parser would take without minding, though it drops or changes something.
+# What the parser accepts although it drops or changes something.
 _REFUSED = re.compile(
     r"\\(?:text|approx|sim|choose|gcd|lcm|operatorname|overline\{\d)|[\d)\]]_|(?:[Iie]|\\pi)_"
     r"|!!|['\"%$]|\^\{(?:T|\\top)\}|\d \d"
@@ -44,24 +44,25 @@ _MATRICES = (sympy.MatrixBase, sympy.MatrixExpr)
 _CONFIG = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
 
 
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time limits are off
+# It would warn that its time limits are off.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 class Unreadable(Exception):
-    """Algebra can make nothing of an expression."""
+    """An expression that algebra cannot read."""
 
 
 def verify(pair: tuple[str, str]) -> str:
     """Compares an answer with a reference.
 
     Args:
-        pair: The answer and the reference, as they are written.
+      pair: The answer and the reference, as they are written.
 
     Returns:
-        "correct", "wrong", or "unparseable" where a part of the answer cannot be read.
+      "correct", "wrong", or "unparseable" where a part of the answer cannot be read.
 
     Raises:
-        ValueError: If the reference cannot be read.
+      ValueError: If the reference cannot be read.
     """
     answer, reference = map(read, pair)
     if reference is None or not is_readable(pair[1]):
@@ -79,7 +80,7 @@ def verify(pair: tuple[str, str]) -> str:
 
 
 def is_readable(text: str) -> bool:
-    """Whether all parts of an answer can be read.
+    """Tells whether all parts of an answer can be read.
 
     Examples: r"(3, \\sqrt{x}]", "4 km" -> True     r"\\frac{x}{", r"2 \\text{ then } x" -> False
     """
@@ -93,7 +94,7 @@ def is_readable(text: str) -> bool:
 
 
 def _value(reading: Reading):
-    """What a reading is in SymPy."""
+    """Returns what a reading is in SymPy."""
     if reading.kind == "number":
         return sympy.Rational(reading.value.numerator, reading.value.denominator)
     if reading.kind in ("words", "notation") or (reading.kind == "{}" and not reading.items):
@@ -103,10 +104,10 @@ def _value(reading: Reading):
 
 @functools.lru_cache(maxsize=1 << 12)
 def _parse(text: str):
-    """An expression, equation or set; `text` is in its one form.
+    """Parses an expression, equation or set; `text` is in its one form.
 
     Raises:
-        Unreadable: If the parser does not take it, or would take it wrongly.
+      Unreadable: If the parser does not accept it, or would misread it.
     """
     if _REFUSED.search(text):
         raise Unreadable(text)
@@ -133,15 +134,16 @@ def _parse(text: str):
 
 
 def _unmistakable(found: list[str]) -> str:
-    """An expression that the parser cannot take for a mixed number.
+    """Writes an expression so that the parser cannot take it for a mixed number.
 
-    It adds where a whole number meets a rational one, as in 1 1/2. So a sign of multiplication is
-    put between them; decimals become fractions, and binomials, which are whole, get brackets.
+    The parser adds a whole number and a rational one that follows it, as in 1 1/2. So a
+    multiplication sign goes between them; decimals become fractions, and binomials, which are
+    whole, get brackets.
 
     Example: 1.5(2) -> "{\\frac{15}{10}}\\cdot(2)"
 
     Raises:
-        Unreadable: If a digit follows a letter, as in x2: an index, an exponent or a factor.
+      Unreadable: If a digit follows a letter, as in x2: an index, an exponent or a factor.
     """
     for token, after in itertools.pairwise(found):
         if re.fullmatch("[A-Za-z]", token) and after.isdigit():
@@ -157,7 +159,7 @@ def _as_fraction(decimal: re.Match) -> str:
 
 
 def _equal(answer: Reading, reference: Reading) -> bool:
-    """Whether two readings that are not exact are equal."""
+    """Tells whether two readings that are not exact are equal."""
     try:
         one, two = _value(answer), _value(reference)
     except Unreadable:
@@ -185,7 +187,7 @@ def _equal(answer: Reading, reference: Reading) -> bool:
 
 
 def _same(one: sympy.Expr, two: sympy.Expr) -> bool:
-    """Whether two expressions are equal: at points first, which settles most that are not."""
+    """Tells whether two expressions are equal: at points first, which settles most that are not."""
     if one == two:
         return True
     alike = _alike_at_points(one, two)
@@ -196,14 +198,14 @@ def _same(one: sympy.Expr, two: sympy.Expr) -> bool:
 
 
 def _verified(one, two) -> bool:
-    """What math-verify says; its own time limits, which are signals, are off."""
+    """Asks math-verify, without its own time limits, which are signals."""
     return math_verify.verify(
         two, one, numeric_precision=_DIGITS, strict=True, timeout_seconds=None, raise_on_error=True
     )
 
 
 def _alike_at_points(one: sympy.Expr, two: sympy.Expr) -> bool | None:
-    """Whether two expressions have the same values; None where that cannot be told."""
+    """Tells whether two expressions have the same values; None if that cannot be told."""
     one, two = one.doit(), two.doit()
     unknown = sorted(one.atoms(AppliedUndef) | two.atoms(AppliedUndef), key=str)
     names = {function: sympy.Dummy(real=True) for function in unknown}  # f(x) is a variable too
@@ -223,7 +225,7 @@ def _alike_at_points(one: sympy.Expr, two: sympy.Expr) -> bool | None:
 
 
 def _same_relation(one: Relational, two: Relational) -> bool:
-    """Whether two equations, or inequalities, say the same.
+    """Tells whether two equations, or two inequalities, say the same.
 
     They do where one is a multiple of the other: lhs - rhs = c (lhs' - rhs'), for inequalities
     of one direction c > 0.
@@ -245,7 +247,7 @@ def _same_relation(one: Relational, two: Relational) -> bool:
 
 
 def _directed(relation: Relational) -> tuple[type, sympy.Expr]:
-    """A relation as its kind, never "less", and the difference of its sides."""
+    """Returns a relation's kind, never "less", and the difference of its sides."""
     turned = {sympy.Le: sympy.Ge, sympy.Lt: sympy.Gt}
     kind = type(relation)
     difference = relation.lhs - relation.rhs
@@ -253,7 +255,7 @@ def _directed(relation: Relational) -> tuple[type, sympy.Expr]:
 
 
 def _same_chain(one: sympy.And, two: sympy.And) -> bool:
-    """Whether a < b < c and another chain say the same, link by link, from either end."""
+    """Tells whether two chains a < b < c say the same, link by link, from either end."""
     links, others = one._unsorted_args, two._unsorted_args
     if len(links) != len(others) or not all(isinstance(x, Relational) for x in (*links, *others)):
         return False

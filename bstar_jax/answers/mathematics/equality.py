@@ -1,4 +1,4 @@
-"""Whether two readings of mathematics are equal, exactly, with algebra only where it is needed."""
+"""Compares readings of mathematics, exactly, with algebra only where it is needed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Leaf = Callable[[Reading, Reading], bool | None]
 _UNORDERED = ("{}", "union")
 _INTERVALS = {"()", "open", "(]", "[)", "[]", "union"}
 _RELATION = re.compile(r"[=<>]|\\[lgn]eq")
-_MERE_WORDS = re.compile(r"[^\W\d_]+([ '.-]+[^\W\d_]+)*")  # which are no mathematics
-# How canonical texts enclose and part items; an open interval must not look like a point.
+_MERE_WORDS = re.compile(r"[^\W\d_]+([ '.-]+[^\W\d_]+)*")  # no mathematics
+# How canonical texts enclose and separate items; an open interval must not look like a point.
 _WRITTEN = {
     "open": ("]", ",", "["),
     "union": ("", r"\cup ", ""),
@@ -23,7 +23,7 @@ _WRITTEN = {
 
 
 def compare(one: Reading, two: Reading, algebra: Leaf) -> bool | None:
-    """Whether two readings are equal; None where `algebra` cannot say.
+    """Tells whether two readings are equal; None if `algebra` cannot say.
 
     Numbers, words and notations are compared exactly, brackets item by item: their ends count, and
     so does order except in sets, lists and unions. A name matters only where both have one.
@@ -32,9 +32,9 @@ def compare(one: Reading, two: Reading, algebra: Leaf) -> bool | None:
         x = 5 and 5 -> True               x = 5 and y = 5 -> what algebra says: two equations
 
     Args:
-        one: The answer.
-        two: The reference.
-        algebra: Compares what is not exact; None from it means unknown.
+      one: The answer.
+      two: The reference.
+      algebra: Compares what is not exact; None from it means unknown.
     """
     if one.text == two.text and one.kind == two.kind:
         return True
@@ -53,10 +53,10 @@ def compare(one: Reading, two: Reading, algebra: Leaf) -> bool | None:
 
 
 def canonical(reading: Reading) -> str:
-    """A text such that equal texts mean equal answers, by `compare`.
+    """Writes a reading so that equal texts mean equal answers, by `compare`.
 
-    Equal answers may have different ones: where only algebra shows that they are equal, where one
-    has a name (x = 5 and 5), or says more surely what it is (1 < x < 2 and (1,2)).
+    Equal answers may still have different texts: if only algebra shows that they are equal, or if
+    one has a name (x = 5 and 5) or is less ambiguous (1 < x < 2 and (1,2)).
 
     Examples: 0.50 -> "1/2"     "3, 1" -> "{1,3}"     "x = 2.0" -> "x=2"     "East." -> "east"
     """
@@ -80,7 +80,7 @@ def canonical(reading: Reading) -> str:
 
 
 def _compare_named(one: Reading, two: Reading, algebra: Leaf) -> bool | None:
-    """`x = 5` with 5; but with an equation, which has no name, as an equation."""
+    """Compares `x = 5` with 5; but as an equation with an equation, which has no name."""
     if any(_RELATION.search(side.text) for side in (one, two) if not side.items):
         return algebra(one, two)
     one, two = (side.items[0] if side.kind == "named" else side for side in (one, two))
@@ -113,7 +113,7 @@ def _compare_groups(one: Reading, two: Reading, algebra: Leaf) -> bool | None:
 
 
 def _match(ones: Sequence[Reading], twos: Sequence[Reading], algebra: Leaf) -> bool | None:
-    """Whether the items pair up in some order."""
+    """Tells whether the items match in some order."""
     left, unknown = list(twos), len(ones) != len(twos)
     if unknown and all(item.kind == "number" for item in (*ones, *twos)):
         return False

@@ -1,8 +1,8 @@
 """One way to write mathematics: LaTeX and plain text as a list of tokens.
 
-What only looks different becomes the same: spacing, `\\left(`, `\\dfrac`, `\\frac12`, `x²`, `π`,
-`10{,}080`, `sqrt(3)`. Nothing that may carry meaning is dropped; what is not understood stays. A
-token is a command (`\\frac`), a word (`\\text{east}`), an end of an environment
+Only differences of appearance are removed: spacing, `\\left(`, `\\dfrac`, `\\frac12`, `x²`, `π`,
+`10{,}080`, `sqrt(3)`. Nothing that may carry meaning is dropped, and what is not understood stays.
+A token is a command (`\\frac`), a word (`\\text{east}`), an end of an environment
 (`\\begin{pmatrix}`), a run of digits, a space between two numbers, or one character.
 """
 
@@ -70,14 +70,14 @@ _CLOSING = {"}", ")", "]", r"\}", r"\rangle"}
 
 
 def tokens(text: str) -> list[str] | None:
-    """The tokens of a text in their one form.
+    """Splits a text into tokens, each in its one form.
 
     Examples:
         r"\\left( \\dfrac 12 , 10{,}080 \\right)" -> ( \\frac { 1 } { 2 } , 10080 )
         "x²" -> x ^ { 2 }     "sqrt(3)" -> \\sqrt { 3 }     "(1" -> None
 
     Returns:
-        None where brackets do not balance, or the text is longer than any answer.
+      None if brackets do not balance, or the text is longer than any answer.
     """
     if len(text) > LONGEST:
         return None
@@ -89,7 +89,7 @@ def tokens(text: str) -> list[str] | None:
 
 
 def join(found: Sequence[str]) -> str:
-    """Tokens as one text, spaced only where they would run together.
+    """Joins tokens into a text, with spaces only where they would run together.
 
     Example: \\cot x ^ { 2 } -> "\\cot x^{2}"
     """
@@ -101,7 +101,7 @@ def join(found: Sequence[str]) -> str:
 
 
 def split(found: Sequence[str], separators: set[str]) -> list[list[str]]:
-    """The parts between those separators that stand inside no bracket.
+    """Splits tokens at those separators that are inside no bracket.
 
     Example: f ( x , y ) , 3 at "," -> f ( x , y ) and 3
     """
@@ -116,7 +116,7 @@ def split(found: Sequence[str], separators: set[str]) -> list[list[str]]:
 
 
 def is_enclosed(found: Sequence[str]) -> bool:
-    """Whether the bracket that opens first closes last: yes for (a), no for (a)(b)."""
+    """Tells whether the bracket that opens first closes last: yes for (a), no for (a)(b)."""
     depth = 0
     for place, token in enumerate(found):
         depth += _step(token)
@@ -126,7 +126,7 @@ def is_enclosed(found: Sequence[str]) -> bool:
 
 
 def _step(token: str) -> int:
-    """1 where a bracket or an environment opens, -1 where it closes, else 0."""
+    """Returns 1 where a bracket or an environment opens, -1 where it closes, else 0."""
     if token in _BRACKETS or token.startswith(r"\begin{"):
         return 1
     return -int(token in _CLOSING or token.startswith(r"\end{"))
@@ -156,7 +156,7 @@ def _spell(text: str) -> Iterator[str]:
 
 
 def _balanced(found: Sequence[str]) -> bool:
-    """Whether brackets pair up; round and square ones may close each other, as in (3,4]."""
+    """Tells whether brackets match; round and square ones may close each other, as in (3,4]."""
     opened = []
     for token in found:
         if _step(token) == 1:
@@ -197,9 +197,9 @@ def _arguments(token: str, rest: list[str], depth: int) -> list[str]:
 
 
 def _argument(rest: list[str], depth: int, *, one_digit: bool) -> list[str]:
-    """One argument in braces; as TeX has it, \\frac43 is 4/3.
+    """Takes one argument and puts it in braces; as in TeX, \\frac43 is 4/3.
 
-    An exponent takes all its digits and its sign: who writes 2^10 means 1024.
+    An exponent takes all its digits and its sign: a writer of 2^10 means 1024.
     """
     while rest and rest[-1] == " ":
         rest.pop()

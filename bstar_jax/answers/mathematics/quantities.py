@@ -1,6 +1,6 @@
-"""Numbers of mathematics, exactly, and the units behind them.
+"""Reads numbers of mathematics, exactly, and the units after them.
 
-Texts are in their one form (`notation`), so spaces and commas in numbers are gone.
+Texts are in the one form of `notation`, without spaces and commas in numbers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}")
 
 
 def number(text: str) -> Fraction | None:
-    """The number that a text is, exactly; None where it is none, or not surely one.
+    """Reads the number that a text is, exactly; None if it is none, or may not be one.
 
     Examples: "-1.50", r"-\\frac{3}{2}", r"-1\\frac{1}{2}" -> -3/2     r"0.\\overline{3}" -> 1/3
         r"6\\cdot10^{-2}" -> 3/50     "5!", r"2\\frac{3}{2}" -> None
@@ -50,7 +50,7 @@ def number(text: str) -> Fraction | None:
         if over is None or not under:
             return None
         if match[2] and not (match[3].isdigit() and match[4].isdigit() and over < under):
-            return None  # no mixed number, so a product or a slip
+            return None  # not a mixed number: a product, or a slip
         value = int(match[2] or 0) + over / under
     elif match := _REPEATING.fullmatch(text):
         once, again = (len(match[group]) for group in (3, 4))
@@ -64,9 +64,9 @@ def number(text: str) -> Fraction | None:
 
 
 def with_unit_marked(text: str) -> str:
-    """An answer, as it was written, with a unit in plain letters put into \\text{}.
+    """Puts a unit in plain letters into \\text{}, in an answer as it was written.
 
-    Only what is surely a unit: `5m` and `2xyz` may be products.
+    Only what is certainly a unit: `5m` and `2xyz` may be products.
 
     Examples: "5 cm^2" -> "5\\\\text{cm}^2"     "12 small apples" -> "12\\\\text{small apples}"
     """
@@ -78,9 +78,9 @@ def with_unit_marked(text: str) -> str:
 
 
 def without_unit(found: Sequence[str]) -> tuple[list[str], Fraction] | None:
-    """What stands before a unit at the end, and the factor that the unit stands for.
+    """Returns what precedes a unit at the end, and the factor that the unit stands for.
 
-    A degree in a formula of angles is no unit: it stands for a factor of pi/180.
+    A degree in a formula of angles is not a unit: it is a factor of pi/180.
 
     Examples: 5 \\text{cm} ^ { 2 } -> 5, 1     2 \\text{million dollars} -> 2, 1000000
         5 % -> 5, 1                     5 \\text{if even}, 5 -> None
@@ -104,7 +104,7 @@ def without_unit(found: Sequence[str]) -> tuple[list[str], Fraction] | None:
 
 
 def based(text: str) -> str | None:
-    """A number that is written with its base, in one form.
+    """Writes a number that has a base in one form; None if the text is none.
 
     Examples: "204_{5}", r"204_{\\text{five}}" -> "204_{5}"     "x_{5}", "9_{1}" -> None
     """
@@ -114,7 +114,7 @@ def based(text: str) -> str | None:
 
 
 def clock_time(text: str) -> str | None:
-    """A time of day, in one form; its last letters are no unit.
+    """Writes a time of day in one form; its last letters are no unit.
 
     Example: r"10:30 \\text{ p.m.}" -> "10:30 pm"
     """

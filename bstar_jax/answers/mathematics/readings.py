@@ -1,14 +1,14 @@
-"""What an answer in mathematics says: a tree of exact numbers, words, brackets and expressions.
+"""Reads an answer in mathematics as a tree of exact numbers, words, brackets and expressions.
 
 Whatever can be read exactly is; an expression (`2\\sqrt{3}`, `x^2+1`) is left to algebra.
 
 Conventions, where writers differ:
   - A unit, a currency and a percent sign change nothing; "million" multiplies.
-  - A bare list is a set without its braces, and a set of one is its element. In these order does
-    not count, in all other brackets it does. Inside brackets a comma always separates, outside
+  - A bare list is a set without its braces, and a set of one is its element. Order does not count
+    in these; it does in all other brackets. Inside brackets a comma always separates; outside,
     `5,125` is one number and `5, 125` are two.
-  - A round bracket of two may be a point or an open interval, `x > 2` is surely an interval.
-  - 204_5 is a notation and no number: the question was to write it so.
+  - A round bracket of two may be a point or an open interval; `x > 2` is certainly an interval.
+  - 204_5 is a notation, not a number: the question was to write it so.
   - Four or more letters in a row are a word, fewer are variables.
 """
 
@@ -41,15 +41,15 @@ _MATRICES = re.compile(r"\\begin\{(?:[pb]?matrix|smallmatrix|array)\}(?:\{[lcr ]
 
 
 class Reading(NamedTuple):
-    """What a text, or a part of it, says.
+    """What a text says, or a part of it.
 
     Attributes:
-        kind: "number", "notation", "words", "expression", "named" (`x = ...`), or of a group its
-            brackets: "()", "[]", "(]", "[)", "open" (surely an interval), "{}", "<>", "matrix",
-            "row", "union".
-        value: The Fraction of a number; the text of a notation or of words; the name; else None.
-        items: The items of a group, or the one thing that is named.
-        text: The text in its one form.
+      kind: "number", "notation", "words", "expression", "named" (`x = ...`), or of a group its
+        brackets: "()", "[]", "(]", "[)", "open" (certainly an interval), "{}", "<>", "matrix",
+        "row", "union".
+      value: The Fraction of a number; the text of a notation or of words; the name; else None.
+      items: The items of a group, or the one thing that is named.
+      text: The text in its one form.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Reading(NamedTuple):
     text: str
 
     def leaves(self) -> list[Reading]:
-        """The parts that have no parts."""
+        """Returns the parts that have no parts themselves."""
         return [leaf for item in self.items for leaf in item.leaves()] if self.items else [self]
 
 
@@ -73,7 +73,7 @@ def read(text: str) -> Reading | None:
         r"5^\\circ", "x = 5"                   -> number 5, named x of number 5
 
     Returns:
-        None where there is nothing, brackets do not balance, or the text is too long.
+      None if there is nothing, brackets do not balance, or the text is too long.
     """
     return _read_text(text) if len(text) <= LONGEST else None
 
@@ -94,7 +94,7 @@ def _read_text(text: str) -> Reading | None:
 
 
 def peel(text: str) -> str:
-    """An answer without what stands around it: spaces, `$`, `**`, `\\boxed{}`, "The answer is".
+    """Removes what surrounds an answer: spaces, `$`, `**`, `\\boxed{}`, "The answer is".
 
     Examples: r"$\\frac{1}{2}$." -> r"\\frac{1}{2}"     "**5**" -> "5"     r"\\boxed{x}" -> "x"
     """
@@ -117,7 +117,7 @@ def peel(text: str) -> str:
 
 def _without_separators(found: Sequence[str]) -> list[str]:
     """Joins the groups of a number outside brackets: 1 , 234 \\pi -> 1234 \\pi."""
-    joined, depth, start = [], 0, -1  # where the last number stands that a group may follow
+    joined, depth, start = [], 0, -1  # place of the last number that a group may follow
     for token in found:
         depth += (token in ("(", "[", r"\{")) - (token in (")", "]", r"\}"))
         is_outside = depth == 0 and token.isdigit()
@@ -131,7 +131,7 @@ def _without_separators(found: Sequence[str]) -> list[str]:
 
 
 def _read(found: Sequence[str]) -> Reading | None:
-    """Reads tokens; None where there are none."""
+    """Reads tokens; None if there are none."""
     found = list(found)
     while found[:1] in ([" "], ["+"]):
         found = found[1:]
@@ -159,7 +159,7 @@ def _words(text: str) -> Reading:
 
 
 def _text(content: str) -> Reading:
-    """What stands in \\text{}: a number with its unit, words, or a letter such as (C)."""
+    """Reads the content of \\text{}: a number with its unit, words, or a letter such as (C)."""
     reading = read(content)
     has_words = re.search(r"[^\W\d_]{2}", content)
     return reading if reading and (reading.kind == "number" or not has_words) else _words(content)
@@ -183,7 +183,7 @@ def _list(found: list[str]) -> Reading | None:
 
 
 def _group(kind: str, parts: Sequence[Sequence[str]], found: Sequence[str]) -> Reading:
-    """A bracket of parts; an expression where one of them is missing."""
+    """Makes a bracket of parts; an expression if one of them is missing."""
     items = [_read(part) for part in parts]
     if None in items:
         return _expression(found)
@@ -198,7 +198,7 @@ def _group(kind: str, parts: Sequence[Sequence[str]], found: Sequence[str]) -> R
 
 
 def _named(found: list[str]) -> Reading | None:
-    """A name and what it is: x = 5, f(x) = 2x + 1, A = 2*3 = 6, x \\in [1,2]."""
+    """Reads a name and its value: x = 5, f(x) = 2x + 1, A = 2*3 = 6, x \\in [1,2]."""
     for sign in ("=", r"\in"):
         first, *others = split(found, {sign})
         if others and not {"=", r"\neq", *_LESS, *_MORE} & {*others[-1]}:
@@ -210,7 +210,7 @@ def _named(found: list[str]) -> Reading | None:
 
 
 def _inequality(found: list[str]) -> Reading | None:
-    """A variable between bounds, as the interval that it lies in."""
+    """Reads a variable between bounds as the interval that it lies in."""
     signs = [token for token in found if token in _LESS | _MORE]
     sides = split(found, _LESS | _MORE)
     if not 1 <= len(signs) == len(sides) - 1 <= 2 or (_LESS & {*signs} and _MORE & {*signs}):

@@ -1,8 +1,8 @@
-r"""Grades of answers in mathematics.
+r"""Verifies answers in mathematics against references.
 
 Most answers are decided here, exactly, by reading them (`readings`) and comparing what they say
-(`equality`). What needs algebra goes to worker processes (`symbolic`), each answer with a time
-limit, since no other way of stopping SymPy works.
+(`equality`). What needs algebra goes to worker processes (`algebra`), each answer with a time
+limit, as nothing else stops SymPy.
 
 An answer is found after a marker such as `# Answer`, else in the last `\boxed{}`.
 """
@@ -21,7 +21,7 @@ from bstar_jax.isolation.workers import Outcome, WorkerPool
 
 _FORMULA_BEGINS = re.compile(r"(?<!\\)\\\[")  # not the spacing after a line, `\\[2pt]`
 _ALGEBRA = "bstar_jax.answers.mathematics.algebra:verify"
-# Rules of the parser are set up when they are first met, which takes far longer than using them.
+# The parser sets its rules up when it first meets them, which takes far longer than using them.
 _WARM_UP = (
     (r"\frac{x^{2}+1}{2}-\sqrt{3}", r"\frac{2x^{2}+2}{4}-\sqrt{3}"),
     (r"\sin 2\theta=a_{1}(n-1)", r"2\cdot\pi e^{x}<3"),
@@ -29,12 +29,12 @@ _WARM_UP = (
 
 
 class MathVerdict(NamedTuple):
-    """What became of one answer.
+    """The verdict on one answer.
 
     Attributes:
-        reason: "correct", "wrong", "unparseable"; "timeout" where algebra did not end within its
-            limits; "error" where it failed.
-        seconds: Time that grading took, all tries together.
+      reason: "correct", "wrong", "unparseable"; "timeout" where algebra did not end within its
+        limits; "error" where it failed.
+      seconds: Time that it took, all tries together.
     """
 
     reason: str
@@ -42,19 +42,19 @@ class MathVerdict(NamedTuple):
 
 
 def read(response: str, marker: str, finish_reason: str = "stop") -> str | None:
-    r"""The answer that a response states, as it is written, without what stands around it.
+    r"""Reads the answer that a response states, as it is written, without what surrounds it.
 
-    Where the marker stands its first occurrence ends the solution, and the answer is the next
-    line that says something, with the lines below where it opens a formula or an environment; in
-    it a box counts alone. Elsewhere the answer is in the last box.
+    With a marker, its first occurrence ends the solution, and the answer is the next line that
+    says something, together with the lines below if it opens a formula or an environment. If there
+    is a box in it, only the box counts. Without a marker, the answer is in the last box.
 
     Args:
-        response: The response.
-        marker: The text before the answer, such as "# Answer".
-        finish_reason: "stop", or "length" where the length limit cut it; see `whole_lines`.
+      response: The response.
+      marker: The text before the answer, such as "# Answer".
+      finish_reason: "stop", or "length" where the length limit cut it; see `whole_lines`.
 
     Returns:
-        None where there is no answer, or one longer than any answer is.
+      None if there is no answer, or it is longer than any answer.
 
     Examples with the marker "# Answer":
         "# Answer\n\n$\frac12$."     -> "\frac12"
@@ -72,7 +72,7 @@ def read(response: str, marker: str, finish_reason: str = "stop") -> str | None:
 
 
 def _first_statement(text: str) -> str:
-    """The first lines that say something, up to the one that closes all that they open."""
+    """Returns the first lines that say something, up to the one that closes all they open."""
     lines = text.split("\n")
     for count in range(1, len(lines) + 1):
         head = "\n".join(lines[:count])
@@ -82,27 +82,27 @@ def _first_statement(text: str) -> str:
 
 
 def _is_open(text: str) -> bool:
-    """Whether a formula or an environment begins in a text and does not end in it."""
+    """Tells whether a formula or an environment begins in a text and does not end in it."""
     formulas = len(_FORMULA_BEGINS.findall(text)) > text.count(r"\]") or text.count("$$") % 2
     return bool(formulas or text.count(r"\begin{") > text.count(r"\end{"))
 
 
 def canonical(text: str) -> str | None:
-    r"""One way to write an answer: equal texts mean equal answers, for votes.
+    r"""Writes an answer so that equal texts mean equal answers, for votes.
 
-    Equal answers may differ where only algebra could tell.
+    Equal answers may have different texts if only algebra could tell that they are equal.
 
     Examples: "$\frac{2}{4}$" and "0.5" -> "1/2"     "(1, 2.0]" -> "(1,2]"     "" -> None
 
     Returns:
-        None where the answer cannot be read at all.
+      None if the answer cannot be read at all.
     """
     reading = readings.read(text)
     return None if reading is None else equality.canonical(reading)
 
 
 def quick(answer: str, reference: str) -> bool | None:
-    r"""Whether two answers are equal, if that is certain without algebra; else None.
+    r"""Tells whether two answers are equal, if that is certain without algebra; else None.
 
     Examples: "0.5", r"\frac12" -> True     "(1,2]", "[1,2]" -> False     "x+x", "2x" -> None
     """
@@ -115,11 +115,11 @@ def quick(answer: str, reference: str) -> bool | None:
 
 
 class MathVerifier:
-    """Grades answers, with worker processes for those that need algebra.
+    """Verifies answers, with worker processes for those that need algebra.
 
     A context manager: workers start on entering. An answer that takes longer than the limit is
-    tried once more when all others are done, alone and with twice the limit; so three times the
-    limit is the most that one answer can take.
+    tried once more when all others are done, alone and with twice the limit. So one answer can
+    take three times the limit at most.
 
     Example:
         with MathVerifier(workers=2, limit_seconds=5.0) as verifier:
@@ -127,8 +127,8 @@ class MathVerifier:
         # reasons: correct, correct, timeout
 
     Args:
-        workers: Worker processes.
-        limit_seconds: Longest time for one answer at the first try.
+      workers: Number of worker processes.
+      limit_seconds: Longest time for one answer at the first try, in seconds.
     """
 
     def __init__(self, workers: int = 2, limit_seconds: float = 5.0):
@@ -144,18 +144,18 @@ class MathVerifier:
 
     @property
     def workers_alive(self) -> int:
-        """Worker processes that are running."""
+        """Number of worker processes that are running."""
         return self._pool.alive
 
     def verify(self, pairs: Sequence[tuple[str | None, str]]) -> list[MathVerdict]:
-        """Grades every (answer, reference).
+        """Verifies every (answer, reference).
 
         Args:
-            pairs: Answers as `read` finds them, None included, with references that `unreadable`
-                lets pass.
+          pairs: Answers as `read` finds them, None included, with references that `unreadable`
+            lets pass.
 
         Returns:
-            A grade for each, in order. Pairs that are equal share the work.
+          A verdict on each, in order. Equal pairs share the work.
         """
         quick = {pair: _verify_quickly(*pair) for pair in dict.fromkeys(pairs)}
         verdicts = {pair: verdict for pair, verdict in quick.items() if verdict is not None}
@@ -163,12 +163,12 @@ class MathVerifier:
         return [verdicts[pair] for pair in pairs]
 
     def unreadable(self, references: Iterable[str]) -> dict[str, str]:
-        """The references among these that cannot be graded against, each with the reason.
+        """Finds the references that cannot be verified against, each with the reason.
 
         Example: "1/2", "\\frac{", "x^2" -> {"\\frac{": "error"}
 
         Returns:
-            "error" of a text that cannot be read, "timeout" where reading takes too long.
+          "error" for a text that cannot be read, "timeout" if reading takes too long.
         """
         left = [text for text in dict.fromkeys(references) if not _is_exact(readings.read(text))]
         grades = self._patiently([(text, text) for text in left])
@@ -176,7 +176,7 @@ class MathVerifier:
         return {text: reason for text, reason in found.items() if reason in ("error", "timeout")}
 
     def _patiently(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], MathVerdict]:
-        """Grades by algebra; what was late once more, alone and with twice the limit."""
+        """Verifies by algebra; tries late answers once more, alone and with twice the limit."""
         grades = self._run(pairs)
         late = [pair for pair in pairs if grades[pair].reason == "timeout"]
         again = self._run(late, limit_seconds=2 * self._limit_seconds, at_once=1)
@@ -207,5 +207,5 @@ def _verdict(outcome: Outcome) -> MathVerdict:
 
 
 def _is_exact(reading: readings.Reading | None) -> bool:
-    """Whether it is read to its last part."""
+    """Tells whether a reading is exact in all its parts."""
     return reading is not None and all(leaf.kind != "expression" for leaf in reading.leaves())

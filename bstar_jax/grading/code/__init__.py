@@ -1,1 +1,1 @@
-"""Programs graded by their tests."""
+"""Grades programs by their tests."""

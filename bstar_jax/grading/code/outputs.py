@@ -1,4 +1,4 @@
-"""Whether a program printed what was expected, as tests by standard input and output have it."""
+"""Compares what a program printed with what a test by standard input and output expects."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 
 
 def same_output(output: str, expected: str) -> bool:
-    """Whether a program printed what was expected.
+    """Tells whether a program printed what was expected.
 
-    Lines without text, and how much space stands around and between words, do not count. Words
-    are equal as text; or as numbers: a whole number also with a point and zeros after it, any
-    other number within 1e-8 + 1e-5 |expected| (as NumPy's `allclose`).
+    Empty lines, and the amount of space around and between words, do not count. Words are equal
+    as text, or as numbers: a whole number also with a point and zeros after it, any other number
+    within 1e-8 + 1e-5 |expected| (as NumPy's `allclose`).
 
     Examples, output and expected: "1 2 \n\n3" and "1 2\n3", "5.0" and "5", "0.33333" and
     "0.333333" are the same; "1\n2" and "1 2", "1000001" and "1000000", "007" and "7" are not.
@@ -41,5 +41,5 @@ def _same_word(output: str, expected: str) -> bool:
         whole, point, fraction = output.partition(".")
         return bool(point) and whole == expected and not fraction.strip("0")
     value, wanted = float(output), float(expected)
-    error = abs(value - wanted)  # no number where both are too large for one
+    error = abs(value - wanted)  # NaN if both overflow
     return math.isfinite(error) and error <= _ABSOLUTE + _RELATIVE * abs(wanted)

@@ -1,4 +1,4 @@
-"""Where the program is in a response, and what a judge is told to do with it.
+"""Test plans: what the harness of the sandbox is told to do with a submission.
 
 `tests` is the field of a query of that name; `tasks.task` lists its four kinds.
 """
@@ -12,33 +12,22 @@ import functools
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from bstar_jax.config import UserError
+from bstar_jax.grading.code.submissions import continuations, prelude, stub, written
 
-_MOST_CUTS = 32  # places in a response where it may be cut
 _BUILTINS = frozenset(dir(builtins))
-
-# What published APPS programs may use without importing it.
-_PRELUDE = {
-    "collections": "ChainMap Counter OrderedDict defaultdict deque",
-    "functools": "lru_cache",
-    "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
-    "itertools": "accumulate combinations permutations product",
-    "math": "ceil cos exp fabs floor gcd log log2 sin sqrt tan",
-    "typing": "List Tuple",
-}
-_PRELUDE_MODULES = "collections fractions heapq itertools math random sys time".split()
 
 
 @dataclasses.dataclass(frozen=True)
 class TestPlan:
-    """What a judge is asked to do, as commands of `inside.judge.Judge`.
+    """What the harness is asked to do, as commands of `inside.harness.Harness`.
 
     Attributes:
-      before: What has to go well before any test.
-      tests: One command a test.
-      outputs: What each test has to print; () where the judge itself compares.
+      before: Commands that must succeed before any test.
+      tests: One command for each test.
+      outputs: What each test must print; () if the harness itself compares.
     """
 
     before: tuple[tuple, ...]
@@ -51,16 +40,16 @@ class TestPlan:
 
 
 def plan(tests: Mapping[str, object], response: str, reference: str = "") -> TestPlan | None:
-    """How a response is tested; None where there is no program in it.
+    """Plans how a response is tested; None if there is no program in it.
 
     Args:
       tests: What `tasks.task` describes.
       response: The response.
-      reference: A program that passes the tests, "" where none is known. It tells which names in
-        the asserts are the program's to define: `sum` may be one of them.
+      reference: A program that passes the tests; "" if none is known. It tells which names in the
+        asserts are for the program to define: `sum` may be one of them.
 
     Raises:
-      UserError: If the tests are no Python.
+      UserError: If the tests are not Python.
     """
     kind, sources = tests["kind"], written(response)
     if not sources:
@@ -85,78 +74,8 @@ def plan(tests: Mapping[str, object], response: str, reference: str = "") -> Tes
     raise ValueError(f"tests are asserts, check, calls or stdio, not {kind!r}")
 
 
-def written(response: str) -> tuple[str, ...]:
-    """The programs that a response may mean; the first that compiles is meant.
-
-    It is the last fenced block that holds anything, or the whole response where there is none. A
-    block that is not closed ends with the response; but a lone fence may also be the end of a
-    program whose beginning has none, so what stands before it comes first.
-
-    Examples: "So:\n```python\nx = 1\n```\nDone." -> ("x = 1\n",)
-      "x = 1\n```\nDone." -> ("x = 1\n", "Done.")
-
-    Returns:
-      Texts that are not blank; () where there is none.
-    """
-    pieces, fences = [""], 0
-    for line in response.splitlines(keepends=True):
-        if line.lstrip().startswith("```"):
-            fences += 1
-            pieces.append("")
-        else:
-            pieces[-1] += line
-    inside = [text for text in reversed(pieces[1::2]) if text.strip()][:1]
-    before = pieces[:1] if fences == 1 else []
-    return tuple(text for text in [*before, *(inside or [response])] if text.strip())
-
-
-def continuations(prompt: str, text: str, entry_point: str) -> tuple[str, ...]:
-    """The programs that a continuation of a HumanEval prompt may mean, as `written` has them.
-
-    A text that defines the function itself is run after the prompt, whose imports and other
-    functions it may need. Any other continues the prompt: as it stands; or with the indentation
-    restored that is lost where spaces around a response are; or ended before a line at the
-    margin, such as a remark, if what follows is no Python.
-
-    Args:
-      prompt: The published prompt, which ends inside the function.
-      text: The continuation, not blank.
-      entry_point: The function's name.
-    """
-    if re.search(rf"^(async )?def {re.escape(entry_point)}\b", text, re.MULTILINE):
-        return tuple(_stub(prompt) + form for form in (text, *_cut(text)))
-    first = "    " + text.lstrip()
-    every = "".join(f"    {line}" for line in text.splitlines(keepends=True))
-    return tuple(prompt + form for form in (text, first, every, *_cut(text), *_cut(first)))
-
-
-def _stub(prompt: str) -> str:
-    return f"{prompt.rstrip()}\n    pass\n\n"
-
-
-def _cut(text: str) -> Iterator[str]:
-    """The text ended before each line that starts at the margin, the longest first."""
-    starts = [match.start() for match in re.finditer(r"^\S", text, re.MULTILINE)]
-    pieces = (text[:start] for start in reversed(starts[:_MOST_CUTS]))
-    return (piece for piece in pieces if piece.strip())
-
-
-def prelude(program: str) -> str:
-    """Imports of the names that a published APPS program may use without importing them.
-
-    Example: "def f(a: List[int]): return math.gcd(*a)" -> "import math\nfrom math import gcd\n
-    from typing import List\n"
-    """
-    words = set(re.findall(r"\w+", program))
-    lines = [f"import {name}" for name in _PRELUDE_MODULES if name in words]
-    for module, names in _PRELUDE.items():
-        used = [name for name in names.split() if name in words]
-        lines += [f"from {module} import {', '.join(used)}"] if used else []
-    return "".join(f"{line}\n" for line in lines)
-
-
 def _with_number_keys(arguments: list) -> list:
-    """Arguments from JSON, where a dict of numbers has texts as keys: the numbers again."""
+    """Restores the number keys of dicts in arguments: JSON has only texts as keys."""
 
     def restored(value: object) -> object:
         if not isinstance(value, dict) or not value:
@@ -180,13 +99,13 @@ def _check_plan(tests: Mapping[str, object], texts: tuple[str, ...]) -> TestPlan
 
 @functools.lru_cache(maxsize=4096)
 def _helpers(prompt: str, test: str, entry_point: str) -> str:
-    """What a prompt defines besides its function, if the test uses any of it.
+    """Returns what a prompt defines besides its function, if the test uses any of it.
 
-    The test uses the prompt's own, so no program can put another in its place.
+    The test uses the prompt's own definitions, so no program can replace them.
     """
     body = [
         node
-        for node in _parsed(_stub(prompt), "prompt").body
+        for node in _parsed(stub(prompt), "prompt").body
         if getattr(node, "name", None) != entry_point
     ]
     used = _free_names(_parsed(test, "test"))
@@ -195,10 +114,10 @@ def _helpers(prompt: str, test: str, entry_point: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _borrowed(setup: str, asserts: tuple[str, ...], reference: str) -> tuple[str, tuple[str, ...]]:
-    """(the imports that the asserts need, the names that they take from the program).
+    """Finds the imports that the asserts need, and the names that they take from the program.
 
-    A name is the program's if nothing else defines it. A builtin name is the program's only if
-    the reference defines it: else a program could bring its own `set` and let all sets be equal.
+    A name is the program's if nothing else defines it. A builtin name is the program's only if the
+    reference defines it: otherwise a program could bring its own `set` and make all sets equal.
     Modules are never the program's.
 
     Example: "assert math.isclose(f(2), 4.0)" -> ("import math", ("f",))
@@ -241,7 +160,7 @@ def _free_names(tree: ast.Module) -> set[str]:
 
 
 def _bound(node: ast.AST) -> set[str]:
-    """The names that a node itself binds, those of an assignment's targets included."""
+    """Returns the names that a node itself binds, including those of an assignment's targets."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return {node.name}
     if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -257,7 +176,7 @@ def _bound(node: ast.AST) -> set[str]:
 
 
 def _module_names(tree: ast.Module) -> set[str]:
-    """Names of standard modules that are looked into (`math.pi`) and never called."""
+    """Returns names of standard modules whose attributes are read (`math.pi`), never called."""
     looked_into = {
         node.value.id
         for node in ast.walk(tree)

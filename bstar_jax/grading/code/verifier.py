@@ -1,25 +1,24 @@
-"""The code reward: does a program pass its tests, in a sandbox?
+"""Verifies programs: does a program pass its tests, in a sandbox?
 
-What a program may do to the verdict. The tests run in another process than the program, which is
-forked before they arrive; between the two go arguments and plain values, and of those no program
-is believed more than that it said them (see `inside`). So exit codes, patched builtins, values
-that claim to equal everything, forged results, and expected outputs read from memory, frames or
-files come to nothing: what makes a verdict is out of the program's reach, on each kind of tests.
+What a program can do to its verdict. The tests run in another process than the program, which is
+forked before they arrive. Only arguments and plain values pass between the two, and a value proves
+no more than that the program said it (see `inside`). So exit codes, patched builtins, values that
+claim to equal everything, forged results, and expected outputs read from memory, frames or files
+achieve nothing: what makes a verdict is out of the program's reach, for every kind of tests.
 
-What remains possible:
+What a program can still do:
 
-- To know the tests. Asserts stand in many prompts; a program may hold a table of their answers.
-- To claim what is only asked as yes or no: `assert f(x)`, and likewise a method of an object of
-  the program's own, as in `assert f(x).startswith("a")`.
-- To supply both sides of a comparison: `assert f(x) == g(x)` is passed by any two functions that
-  agree. Names in asserts are the program's only where nothing else defines them; see `test_plans`.
-- To escape from the kernel: a sandbox is as good as the namespaces and the seccomp of Linux.
+- Know the tests. Many prompts show asserts, and a program may hold a table of their answers.
+- Claim what is asked only as yes or no: `assert f(x)`, or a method of an object of its own, as in
+  `assert f(x).startswith("a")`.
+- Supply both sides of a comparison: any two functions that agree pass `assert f(x) == g(x)`.
+  Names in asserts are the program's only if nothing else defines them; see `test_plans`.
+- Escape through the kernel: a sandbox is as good as the namespaces and the seccomp of Linux.
 
-What a program may not do that an honest one could want: start processes, open sockets, import
-installed packages (NumPy too), be given functions by a test, or return what never ends and is gone
-through item by item. Arguments go by value, so a test
-does not see what a program does to them; objects of a program's own classes equal nothing but
-themselves.
+What an honest program might want and cannot do: start processes, open sockets, import installed
+packages (NumPy too), be given functions by a test, or return something endless that is read item
+by item. Arguments are passed by value, so a test does not see what a program does to them. Objects
+of a program's own classes equal only themselves.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class TestResult:
     Attributes:
       reason: "correct"; "wrong": an assert failed or the output differs; "error": an exception,
         a crash, too much memory or output; "timeout": too much CPU time or wall time.
-      message: What went wrong, in a line; "" where nothing did.
+      message: What went wrong, in one line; "" if nothing did.
       seconds: Wall time.
     """
 
@@ -61,7 +60,7 @@ class TestResult:
 
 @dataclasses.dataclass(frozen=True)
 class CodeVerdict:
-    """How a program went.
+    """The verdict on a program.
 
     Attributes:
       passed: Whether it passed every test.
@@ -85,7 +84,7 @@ class CodeVerdict:
 
 
 class CodeVerifier:
-    """Grades programs, several at a time; a context manager, at whose end no sandbox is left.
+    """Verifies programs, several at a time; a context manager that leaves no sandbox behind.
 
     Example:
       with CodeVerifier() as verifier:
@@ -101,11 +100,11 @@ class CodeVerifier:
         every_test: bool = False,
         unsafe: bool = False,
     ) -> None:
-        """Tries a sandbox, and gets ready.
+        """Tries a sandbox, and prepares the workers.
 
         Args:
           limits: What a program may use; `Limits()` by default.
-          workers: Sandboxes at a time; 0 for one a core that this process may use.
+          workers: Sandboxes at a time; 0 for one for each core that this process may use.
           every_test: Whether to go on after a test that failed, as long as the program can.
           unsafe: Whether to run programs without bubblewrap, with all rights that you have.
 
@@ -137,27 +136,27 @@ class CodeVerifier:
     def verify(
         self, tests: Mapping[str, object], response: str, reference: str = ""
     ) -> CodeVerdict:
-        """Grades one response.
+        """Verifies the program in one response.
 
         Args:
           tests: As `tasks.task` describes them.
           response: The response, which holds a program.
-          reference: A program that passes, "" where none is known.
+          reference: A program that passes; "" if none is known.
 
         Raises:
-          UserError: If the tests are no Python.
+          UserError: If the tests are not Python.
           Broken: If the machine cannot start a sandbox.
         """
         return self._verify((tests, response, reference), self._limits)[0]
 
     def verify_many(self, jobs: Iterable[tuple], *, retry: bool = True) -> list[CodeVerdict]:
-        """Grades many, all workers at work, and keeps their order.
+        """Verifies many programs with all workers, and keeps their order.
 
         Args:
           jobs: What `verify` takes: (tests, response) or (tests, response, reference).
-          retry: Whether one that ran out of wall time is tried once more, alone and with twice
-            the time, as others may have been in its way. They were not where it hardly asked for
-            the CPU, as one that sleeps; and CPU time is its own: then there is no second try.
+          retry: Whether a program that ran out of wall time is tried once more, alone and with
+            twice the time, as others may have slowed it down. There is no second try for one that
+            hardly used the CPU, such as one that sleeps, nor for one that ran out of CPU time.
 
         Raises:
           As `verify`; what is still running is then ended.
@@ -177,11 +176,11 @@ class CodeVerifier:
         return verdicts
 
     def _abandon(self, futures: list[concurrent.futures.Future]) -> None:
-        """Ends what nobody waits for any more."""
+        """Ends what nobody waits for any longer."""
         for future in futures:
             future.cancel()
         while not all(future.done() for future in futures):
-            self._kill()  # again and again, as one may just have begun
+            self._kill()  # repeatedly, as one may have just begun
             time.sleep(0.05)
 
     def _kill(self) -> None:
@@ -190,7 +189,7 @@ class CodeVerifier:
                 sandbox.kill()
 
     def _verify(self, job: tuple, limits: Limits) -> tuple[CodeVerdict, bool]:
-        """(the verdict, whether wall time ran out that others may have taken)."""
+        """Returns the verdict, and whether wall time ran out that others may have used."""
         start = time.monotonic()
         plan = test_plans.plan(*job)
         if plan is None:
@@ -241,7 +240,7 @@ class CodeVerifier:
                     self._running.remove(sandbox)
 
     def _started(self, limits: Limits) -> Sandbox:
-        """A sandbox; a machine that is short of something for a moment gets a few tries."""
+        """Starts a sandbox; tries again if the machine is short of something for a moment."""
         for _ in range(_START_TRIES - 1):
             try:
                 return Sandbox(limits, unsafe=self._unsafe)
@@ -264,7 +263,7 @@ class _Session:
         self.is_over = self.was_hindered = False
 
     def ask(self, command: tuple) -> tuple[str, str, bytes]:
-        """The judge's finding; or "timeout" or "error" where there is none."""
+        """Returns the harness's finding, or "timeout" or "error" if there is none."""
         if command[0] in ("load", "run"):  # a new process of the program's
             self._deadline = min(time.monotonic() + self._limits.wall_seconds, self._last)
         try:

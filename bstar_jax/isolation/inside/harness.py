@@ -1,8 +1,8 @@
-"""The judge: process 1 of the sandbox, which starts programs, asks them, and compares.
+"""The harness: process 1 of the sandbox, which starts submissions, asks them, and compares.
 
 It reads commands from standard input and answers each on standard output with a finding
-(reason, message, output). A command is answered before the next is read, so what a command brings
-is unknown to every process that an earlier one started.
+(reason, message, output). A command is answered before the next is read, so no process
+that an earlier command started knows what a later one brings.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import resource
 import sys
 
 from bstar_jax.isolation.inside import runner
-from bstar_jax.isolation.inside.submission import Ended, Failed, Program, ending, said_why
+from bstar_jax.isolation.inside.submission import Ended, Failed, Submission, ending, said_why
 from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_all, write_frame
 
 _HELPERS, _SETUP, _TEST = "<helpers>", "<setup>", "<test>"
 _LONGEST_SHOWN, _MOST_DIGITS = 80, 640
 _ANY_SIZE = 2**62
-_MARGIN_BYTES = 256 << 20  # the judge holds what the program sends, beside itself
+_MARGIN_BYTES = 256 << 20  # the harness also holds what the submission sends
 _SIGINT, _SIGIO, _SIG_IGN = 2, 29, 1
 _PR_SET_DUMPABLE = 4
 
 
 def same_result(value: object, expected: object) -> bool:
-    """Whether a call's result is the expected one, which was read from JSON.
+    """Tells whether a call's result is the expected one, which was read from JSON.
 
-    JSON knows no tuples and no keys but texts, and some results stand in a list of their own:
-    tuples count as lists, keys as JSON writes them, and [x] also stands for x.
+    JSON has no tuples and only texts as keys, and some expected results are in a list of their
+    own: so tuples count as lists, keys as JSON writes them, and [x] also stands for x.
 
     Examples: (1, 2) and [1, 2]; {1: "a"} and {"1": "a"}; 5 and [5] are the same.
     """
@@ -52,20 +52,20 @@ def _json_key(key: object) -> object:
     return repr(key) if isinstance(key, (int, float)) else key
 
 
-class Judge:
+class Harness:
     """The commands: each method takes what its command brings and returns a finding."""
 
     def __init__(self, limits: dict) -> None:
         self._limits = limits
-        self._program: Program | None = None
+        self._submission: Submission | None = None
         self._names: dict = {}
         self._texts: dict[str, str] = {}
 
     def load(self, sources: tuple[str, ...], prelude: str) -> tuple:
-        """Starts the program that is asked from now on."""
-        self._program = Program(sources, prelude, self._limits)
+        """Starts the submission, which later commands ask."""
+        self._submission = Submission(sources, prelude, self._limits)
         try:
-            kind, message = self._program.answer()
+            kind, message = self._submission.answer()
         except Ended as ended:
             return (*ended.args, b"")
         return ("correct", "", b"") if kind == "value" else (kind, message, b"")
@@ -78,7 +78,7 @@ class Judge:
     def _prepare(self, helpers: str, names: tuple[str, ...], setup: str) -> None:
         self._run(_HELPERS, helpers)
         for name in names:
-            is_there, value = self._program.ask("look up", name)
+            is_there, value = self._submission.ask("look up", name)
             if is_there:
                 self._names[name] = value
         self._run(_SETUP, setup)
@@ -92,13 +92,13 @@ class Judge:
         return self._finding(self._call, function, arguments, expected)
 
     def _call(self, function: str, arguments: list, expected: object) -> None:
-        value = self._program.ask("apply", function, arguments)
+        value = self._submission.ask("apply", function, arguments)
         if not same_result(value, expected):
             shown = ", ".join(map(_shown, arguments))
             raise AssertionError(f"{function}({shown}) == {_shown(expected)}")
 
     def run(self, sources: tuple[str, ...], prelude: str, text: str) -> tuple:
-        """Runs the program as a script; here "correct" only means that it ended well."""
+        """Runs the submission as a script; "correct" here only means exit code 0."""
         stdin, stdout = os.memfd_create("input"), os.memfd_create("output")
         write_all(stdin, text.encode("utf-8", "surrogateescape"))
         os.lseek(stdin, 0, os.SEEK_SET)
@@ -129,7 +129,7 @@ class Judge:
         exec(compile(text, place, "exec", dont_inherit=True, optimize=0), self._names)
 
     def _finding(self, function, *arguments: object) -> tuple:
-        self._program.said = []
+        self._submission.said = []
         try:
             function(*arguments)
         except Ended as ended:
@@ -139,18 +139,18 @@ class Judge:
         return "correct", "", b""
 
     def _failure(self, error: BaseException) -> tuple[str, str]:
-        """(reason, message) of a test that raised, with the line of the test where it did."""
+        """Returns (reason, message) of a test that raised, with the line of the test."""
         reason = "wrong" if isinstance(error, AssertionError) else "error"
         if isinstance(error, (AssertionError, Failed)):
             text = str(error)
         else:
             text = f"{type(error).__name__}: {error}"
-        said = [f"the program's last answer was {_shown(value)}" for value in self._program.said]
+        said = [f"the program's last answer was {_shown(value)}" for value in self._submission.said]
         parts = [self._line(error), text, *(said if reason == "wrong" else ())]
         return reason, ": ".join(part for part in parts if part)[: runner.LONGEST_MESSAGE]
 
     def _line(self, error: BaseException) -> str:
-        """The last line of helpers, setup or test that an exception passed through."""
+        """Returns the last line of helpers, setup or test that an exception passed through."""
         line, trace = "", error.__traceback__
         while trace:
             lines = self._texts.get(trace.tb_frame.f_code.co_filename, "").split("\n")
@@ -160,7 +160,7 @@ class Judge:
 
 
 def _reported(frame: bytes) -> tuple[str, str] | None:
-    """What a script said about its failure, if it said something readable."""
+    """Returns what a script said about its failure, if that can be read."""
     try:
         return said_why(*decode(frame[8:])) if frame else None
     except (ValueError, TypeError):
@@ -187,18 +187,18 @@ def main() -> None:
     commands, findings, lifeline = 3, 4, 5
     _protect(limits)
     _end_with(lifeline)
-    judge = Judge(limits)
+    harness = Harness(limits)
     write_frame(findings, encode(("correct", "", b"")))
     while True:
         try:
             command, *arguments = decode(read_frame(commands, _ANY_SIZE))
         except EOFError:
             os._exit(0)  # and with process 1 all others end
-        write_frame(findings, encode(getattr(judge, command)(*arguments)))
+        write_frame(findings, encode(getattr(harness, command)(*arguments)))
 
 
 def _protect(limits: dict) -> None:
-    """Gives up root, where it has it, and keeps programs from disturbing the judge."""
+    """Drops root, where it has it, and keeps submissions from disturbing the harness."""
     if limits["user"]:
         os.setgroups([])
         os.setresgid(*[limits["user"]] * 3)
@@ -211,10 +211,10 @@ def _protect(limits: dict) -> None:
 
 
 def _end_with(lifeline: int) -> None:
-    """Ends this process when the trainer's end of a pipe closes, as it does when the trainer dies.
+    """Ends this process when the trainer's end of a pipe closes, as when the trainer dies.
 
-    A closing pipe raises SIGIO, which C's `_exit` handles, whatever Python is busy with. Where it
-    closed before, so did that of the commands, which is read next.
+    A closing pipe raises SIGIO, which C's `_exit` handles, whatever Python is doing. If it closed
+    before, the pipe of the commands did too, and that is read next.
     """
     libc = ctypes.CDLL(None)
     libc.signal(_SIGIO, ctypes.cast(libc._exit, ctypes.c_void_p))

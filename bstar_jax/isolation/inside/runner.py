@@ -1,6 +1,6 @@
-"""The program's side of the sandbox: its process, its limits, and how it is asked.
+"""The submission's side of the sandbox: its process, its limits, and how it is asked.
 
-Nothing that runs here is trusted once the program has started, this file included.
+Nothing that runs here is trusted once the submission has started, not even this file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _FilterProgram(ctypes.Structure):
 
 
 def prctl(option: int, *arguments: object) -> None:
-    """The system call of that name.
+    """Makes the system call of that name.
 
     Raises:
       OSError: If it fails.
@@ -44,12 +44,12 @@ def prctl(option: int, *arguments: object) -> None:
 
 
 def confine(limits: dict, standard: tuple[int, int], kept: tuple[int, ...]) -> tuple[int, ...]:
-    """Makes this freshly forked process the program's: its files, its limits, its filter.
+    """Makes this freshly forked process the submission's: its files, its limits, its filter.
 
     Args:
-      limits: `cpu_seconds`, `memory_bytes`, `output_bytes`, `files`, `threads` (0: as many as it
-        likes) and the seccomp `filter`.
-      standard: File descriptors that become standard input and output; errors go nowhere.
+      limits: `cpu_seconds`, `memory_bytes`, `output_bytes`, `files`, `threads` (0: no limit)
+        and the seccomp `filter`.
+      standard: File descriptors that become standard input and output; errors are dropped.
       kept: The other file descriptors to keep; all the rest are closed.
 
     Returns:
@@ -63,7 +63,7 @@ def confine(limits: dict, standard: tuple[int, int], kept: tuple[int, ...]) -> t
     set_limit(resource.RLIMIT_FSIZE, limits["output_bytes"])
     set_limit(resource.RLIMIT_NOFILE, limits["files"])
     if limits["threads"]:
-        set_limit(resource.RLIMIT_NPROC, limits["threads"] + 1)  # the judge counts too
+        set_limit(resource.RLIMIT_NPROC, limits["threads"] + 1)  # the harness counts too
     set_limit(resource.RLIMIT_CORE, 0)
     set_limit(resource.RLIMIT_MEMLOCK, 0)
     builtins.exit = builtins.quit = sys.exit  # as `site` has it, which is not loaded
@@ -84,7 +84,7 @@ def renumber(files: tuple[int, ...]) -> None:
 
 
 def set_limit(which: int, soft: int, hard: int | None = None) -> None:
-    """Sets a limit for good; one that is stricter already stays."""
+    """Sets a limit for good; a stricter one stays."""
     hard = soft if hard is None else hard
     _, most = resource.getrlimit(which)
     if most != resource.RLIM_INFINITY:
@@ -93,7 +93,7 @@ def set_limit(which: int, soft: int, hard: int | None = None) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one short line, with the last line of the program that it passed through.
+    """Describes an exception in one short line, with the last line of the program it passed.
 
     Example: "ZeroDivisionError: division by zero (line 3)"
     """
@@ -107,19 +107,19 @@ def describe(error: BaseException) -> str:
 
 
 def serve(sources: tuple[str, ...], prelude: str, files: tuple[int, int], most: int) -> None:
-    """Loads a program, then does what it is asked until nobody asks any more.
+    """Loads a program, then does what it is asked until nobody asks any longer.
 
-    Every answer, the first about the loading, is ("value", value), or "error" or "unparseable"
-    with a message.
+    Every answer, of which the first is about the loading, is ("value", value), or "error" or
+    "unparseable" with a message.
 
     Args:
-      sources: The program; the first form that compiles is taken.
+      sources: Forms of the program; the first that compiles is taken.
       prelude: Statements that run before it.
       files: File descriptors of the requests (operation, argument, ...) and of the answers.
-      most: Bytes that an answer may have.
+      most: Largest size of an answer, in bytes.
     """
     requests, answers = files
-    kept: list[object] = []  # what the judge knows by its number only
+    kept: list[object] = []  # what the harness knows only by its number
     numbers: dict[int, int] = {}
 
     def number_of(value: object) -> int:
@@ -144,7 +144,7 @@ def serve(sources: tuple[str, ...], prelude: str, files: tuple[int, int], most: 
             return
         try:
             tell("value", _OPERATIONS[operation](names, *arguments))
-        except BaseException as error:  # SystemExit too: only the judge ends a program
+        except BaseException as error:  # SystemExit too: only the harness ends a program
             tell("error", describe(error))
 
 
@@ -152,7 +152,7 @@ def run_script(sources: tuple[str, ...], prelude: str, report: int) -> None:
     """Runs a program as a script, and ends this process with its exit code.
 
     Args:
-      sources: The program; the first form that compiles is taken.
+      sources: Forms of the program; the first that compiles is taken.
       prelude: Statements that run before it.
       report: File descriptor for why it failed: "error" or "unparseable" with a message.
     """
@@ -169,10 +169,10 @@ def run_script(sources: tuple[str, ...], prelude: str, report: int) -> None:
 
 
 def _leave(code: object) -> None:
-    """Ends the process as the interpreter does, but for freeing its memory, which takes longest.
+    """Ends the process as the interpreter does, except that it does not free its memory.
 
-    Threads are waited for, exit functions are run, and what was printed is written, also to files
-    that the program opened.
+    That would take longest. It waits for threads, runs exit functions, and writes what was
+    printed, also to files that the program opened.
     """
     stdout = sys.__stdout__
     if "threading" in sys.modules:
@@ -185,13 +185,13 @@ def _leave(code: object) -> None:
 
 
 def _flush(file: object) -> None:
-    """Writes what is left; a program may have closed its standard output, or put None there."""
+    """Writes what is left; a program may have closed its standard output, or set it to None."""
     if file is not None and not getattr(file, "closed", False):
         file.flush()
 
 
 def _load(sources: tuple[str, ...], name: str, prelude: str, complain) -> dict | None:
-    """Runs a program as a module; its namespace, or None after a complaint."""
+    """Runs a program as a module; returns its namespace, or None after a complaint."""
     source, code = _compiled(sources)
     if code is None:
         complain("unparseable", source)
@@ -215,7 +215,7 @@ def _load(sources: tuple[str, ...], name: str, prelude: str, complain) -> dict |
 
 
 def _compiled(sources: tuple[str, ...]) -> tuple[str, object]:
-    """The first form that compiles with its code; else what is wrong with the first, and None."""
+    """Returns the first form that compiles and its code, or what is wrong with it and None."""
     complaints = []
     for source in sources:
         try:
@@ -230,7 +230,7 @@ def _look_up(names: dict, name: str) -> tuple[bool, object]:
 
 
 def _apply(names: dict, name: str, arguments: list) -> object:
-    """Calls a function of the program, or the method of its class `Solution` of that name."""
+    """Calls the program's function of that name, or that method of its class `Solution`."""
     if callable(names.get(name)):
         return names[name](*arguments)
     if hasattr(names.get("Solution"), name):

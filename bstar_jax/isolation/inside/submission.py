@@ -1,4 +1,4 @@
-"""A program in another process, and its objects, as the judge sees them."""
+"""The submission: a program in another process, and its objects, as the harness sees them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Ended(BaseException):
     """The program's process is gone: (reason, message). No test can catch it by `Exception`."""
 
 
-class Program:
-    """A program in a process of its own, as the judge sees it."""
+class Submission:
+    """A program in a process of its own, as the harness sees it."""
 
     def __init__(self, sources: tuple[str, ...], prelude: str, limits: dict) -> None:
-        """Starts it; the first `answer` is about its loading."""
+        """Starts the program; the first `answer` is about its loading."""
         requests, self._requests = os.pipe()
         self._answers, answers = os.pipe()
         self._limits, self._ended = limits, ()
@@ -40,12 +40,12 @@ class Program:
         os.close(answers)
 
     def ask(self, *request: object) -> object:
-        """What the program answers to a request of `runner.serve`.
+        """Makes a request of `runner.serve`; returns what the program answers.
 
         Raises:
           Failed: If it raised an exception.
           Ended: If its process is gone.
-          TypeError: If the request holds something other than data and the program's own objects.
+          TypeError: If the request holds anything but data and the program's own objects.
         """
         data = encode(request, _number_of)
         if self._ended:
@@ -61,10 +61,10 @@ class Program:
         return value
 
     def answer(self) -> tuple[str, object]:
-        """Its next answer: "value" with a value, "error" or "unparseable" with a message.
+        """Returns the next answer: "value" and a value, "error" or "unparseable" and a message.
 
         Raises:
-          Ended: If its process is gone, or has to go because it cannot be understood.
+          Ended: If its process is gone, or is ended because its answer cannot be read.
         """
         try:
             data = read_frame(self._answers, self._limits["output_bytes"])
@@ -83,13 +83,13 @@ class Program:
 
 
 def said_why(kind: object, message: object) -> tuple[str, str]:
-    """Why a program failed, as `runner` says it; a program may say anything."""
+    """Returns why a program failed, as `runner` says it; a program may say anything."""
     text = message[: runner.LONGEST_MESSAGE] if isinstance(message, str) else ""
     return "unparseable" if kind == "unparseable" else "error", text or "it gave no reason"
 
 
 def ending(status: int, usage: resource.struct_rusage, cpu_seconds: int) -> tuple[str, str]:
-    """Why a process ended before its time: (reason, message)."""
+    """Returns why a process ended too early: (reason, message)."""
     signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     is_late = usage.ru_utime + usage.ru_stime >= cpu_seconds
     if signal == _SIGXCPU or (signal == _SIGKILL and is_late):
@@ -102,15 +102,15 @@ def ending(status: int, usage: resource.struct_rusage, cpu_seconds: int) -> tupl
 class Remote:
     """An object of the program that is not plain data: a function, a class, an instance.
 
-    Tests may call it, read and set its attributes, index it and go through its items; each is
-    done in the program's process. It has no say in comparisons: it equals itself alone, and holds
+    Tests may call it, read and set its attributes, index it and iterate over its items; each is
+    done in the program's process. It has no say in comparisons: it equals only itself, and contains
     what its items equal.
     """
 
-    __slots__ = ("_number", "_program")
+    __slots__ = ("_number", "_submission")
 
-    def __init__(self, program: Program, number: int) -> None:
-        object.__setattr__(self, "_program", program)
+    def __init__(self, submission: Submission, number: int) -> None:
+        object.__setattr__(self, "_submission", submission)
         object.__setattr__(self, "_number", number)
 
     def __eq__(self, other: object) -> bool:
@@ -123,29 +123,29 @@ class Remote:
         return "an object of the program's own"
 
     def __call__(self, *arguments: object, **named: object) -> object:
-        return self._program.ask("call", self, arguments, named)
+        return self._submission.ask("call", self, arguments, named)
 
     def __getattr__(self, name: str) -> object:
-        return self._program.ask("get", self, name)
+        return self._submission.ask("get", self, name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        self._program.ask("set", self, name, value)
+        self._submission.ask("set", self, name, value)
 
     def __getitem__(self, key: object) -> object:
-        return self._program.ask("getitem", self, key)
+        return self._submission.ask("getitem", self, key)
 
     def __iter__(self):
-        return iter(self._program.ask("list", self))
+        return iter(self._submission.ask("list", self))
 
     def __len__(self) -> int:
         try:
-            return self._program.ask("len", self)
+            return self._submission.ask("len", self)
         except Failed as error:  # `list` asks for the length too, and takes this for "unknown"
             raise TypeError(str(error)) from error
 
 
 def _forward(name: str):
-    return lambda self: self._program.ask(name, self)
+    return lambda self: self._submission.ask(name, self)
 
 
 for _name in ("bool", "float", "int", "next", "str"):

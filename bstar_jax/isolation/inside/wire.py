@@ -1,7 +1,7 @@
 """Values as bytes: a letter, then what it needs. "i2a;" is 42, "l2:Ns1:a" is [None, "a"].
 
-Unlike pickle and marshal it is safe to read, whatever a program wrote; unlike JSON it keeps a
-tuple a tuple and a set a set. A frame is 8 bytes of length, then as many bytes.
+Unlike pickle and marshal, it is safe to read whatever a program wrote. Unlike JSON, it keeps a
+tuple a tuple and a set a set. A frame is 8 bytes of length, then that many bytes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _CONSTANTS = {b"N": None, b"T": True, b"F": False}
 _CONTAINERS = {list: b"l", tuple: b"t", set: b"S", frozenset: b"Z"}
 _CONTAINER_OF = {letter: container for container, letter in _CONTAINERS.items()}
 _PLAIN = (bool, int, float, str, bytes, list, tuple, set, frozenset, dict)
-# Builtin types and functions, which a test may give to a program, go by their names.
+# Builtin types and functions, which a test may give to a program, are sent by name.
 _BUILTINS = {
     value.__name__: value
     for value in (*_PLAIN, complex, object, type, abs, all, any, len, max, min, sorted, sum)
 }
-# Standard classes that tests compare by value: what to call them with to get an equal object.
+# Standard classes that tests compare by value: the arguments that make an equal object.
 _STANDARD = {
     ("builtins", "complex"): lambda value: (value.real, value.imag),
     ("builtins", "range"): lambda value: (value.start, value.stop, value.step),
@@ -42,17 +42,17 @@ def _no_handle(value: object) -> int:
 
 
 def encode(value: object, handle_of=_no_handle) -> bytes:
-    """A value as bytes.
+    """Encodes a value as bytes.
 
     Args:
       value: None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict, an object of a
         subclass of these (which arrives as the base class), an object of a class in `_STANDARD`,
         or one of `_BUILTINS`.
-      handle_of: What to do with another object: a number by which the other side may name it.
+      handle_of: Gives any other object a number, by which the other side may name it.
 
     Raises:
       TypeError: If an object is none of these and there are no handles.
-      RecursionError: If it is nested too deeply, or holds itself.
+      RecursionError: If the value is nested too deeply, or contains itself.
 
     Example: encode([1, ("a", None)]) -> b"l2:i1;t2:s1:aN"
     """
@@ -103,7 +103,7 @@ def _put_object(value: object, kind: type, pieces: list[bytes], handle_of) -> No
 
 
 def _as_base(value: object, base: type) -> object:
-    """The base class's part of a value: of a namedtuple the tuple, of a Counter the dict."""
+    """Returns a value as its base class: the tuple of a namedtuple, the dict of a Counter."""
     if base is int:
         return int.__int__(value)
     if base is float:
@@ -114,11 +114,11 @@ def _as_base(value: object, base: type) -> object:
 
 
 def decode(data: bytes, object_of=_no_handle) -> object:
-    """The value that `encode` wrote; safe for any bytes.
+    """Decodes what `encode` returned; safe for any bytes.
 
     Args:
       data: The bytes.
-      object_of: What stands for a handle, given its number.
+      object_of: Returns the object for a handle, given its number.
 
     Raises:
       ValueError: If the bytes are not one value.
@@ -190,7 +190,7 @@ def write_frame(file: int, data: bytes) -> None:
 
 
 def write_all(file: int, data: bytes) -> None:
-    """Writes all of the data, however often that takes."""
+    """Writes all of the data, in as many calls as that takes."""
     left = memoryview(data)
     while left:
         left = left[os.write(file, left) :]
