@@ -15,9 +15,9 @@ killed with SIGKILL and started again
 
 and then left to end. A kill time is kept as the newest event in the run directory and the seconds
 since, so that it means the same to a run that has been killed before; it comes early where the
-resumed run gets to the next file sooner. Compared at the end: the bytes of balance.json, the rows of
-all Parquet files, the arrays of all checkpoints, the last metrics row of every (iteration, phase,
-step) without wall times, and that nothing is left over in iterations/.
+resumed run gets to the next file sooner. Compared at the end: the bytes of balance.json, the rows
+of all Parquet files, the arrays of all checkpoints, the last metrics row of every (iteration,
+phase, step) without wall times, and that nothing is left over in iterations/.
 
 The exit code is 1 if anything differs. It takes twice the run's duration and some twenty seconds a
 kill: about half an hour for the default run.
@@ -173,10 +173,8 @@ class Trigger:
         self.due: float | None = None
         self.stop_at: int | None = None  # position at which to kill however little time has passed
         if kill.path:
-            before = [
-                number for number, (at, _) in enumerate(victim.timeline) if at <= kill.seconds
-            ]
-            self.stop_at = before[-1] + 4  # by then the process should have killed itself
+            before = sum(at <= kill.seconds for at, _ in victim.timeline)
+            self.stop_at = before + 3  # by then the process should have killed itself
         elif kill.after == START:
             self.due = began + kill.delay
 
@@ -243,9 +241,8 @@ def measure(arguments: argparse.Namespace) -> tuple[pathlib.Path, pathlib.Path, 
     log = workdir / "undisturbed.log"
     timeline, renames, duration = watch_undisturbed(command, record, whole, log)
     by_kind = kinds(renames, timeline)
-    print(
-        f"undisturbed run: {duration:.1f} s, {len(timeline)} events, {len(by_kind)} kinds of file"
-    )
+    counts = f"{len(timeline)} events, {len(by_kind)} kinds of file"
+    print(f"undisturbed run: {duration:.1f} s, {counts}")
     kills = plan(timeline, by_kind, duration, arguments.kills, random.Random(arguments.seed))
     victim = Victim(killed, commands, timeline, timeout=3 * duration + 300)
     results = kill_all(victim, kills, by_kind)

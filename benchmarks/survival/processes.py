@@ -1,4 +1,4 @@
-"""Compares runs of several processes on this machine with one: whole, killed, and gone on elsewhere.
+"""Compares runs of several processes on this machine with a run of one process.
 
     python -m benchmarks.survival.processes --workdir=runs/processes --json=runs/processes.json
 
@@ -10,8 +10,8 @@ All runs but the last have eight virtual CPU devices in all, on one mesh (data, 
               differences do not add up: all of this, and float columns
     elastic   a run of one process is killed in the middle of generate, and goes on from copies of
               what it left: as it was, in 2 processes, and on one device
-    kills     a run of `--killed` processes, of which one, drawn at random, is killed with SIGKILL at
-              `--kills` times drawn over the undisturbed run; the seconds until the others have
+    kills     a run of `--killed` processes, of which one, drawn at random, is killed with SIGKILL
+              at `--kills` times drawn over the undisturbed run; the seconds until the others have
               ended, and what they say; all are started again, and the end must have the bytes of
               the undisturbed run of as many processes
 
