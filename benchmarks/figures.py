@@ -141,6 +141,11 @@ class Spread:
         """The spread of ratios, each taken within a repeat, so that load falls on both sides."""
         return cls.of(a / b for a, b in zip(over, under, strict=True))
 
+    @classmethod
+    def from_entries(cls, record: Mapping[str, Any], name: str) -> Spread:
+        """The spread that `entries` put into a record."""
+        return cls(record[name], *record[f"{name}_spread"])
+
     def __format__(self, spec: str) -> str:
         median, smallest, largest = (
             format(value, spec) for value in (self.median, self.smallest, self.largest)
