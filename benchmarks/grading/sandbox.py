@@ -7,7 +7,8 @@ be absent. Of every reference program five mutants are made: one returns None, o
 off by one in its text or, where there is nothing to change, in its result, one never ends, one
 sleeps. Each has to fail, for one of the reasons that fit. Mutants that the tests cannot tell from
 the reference are listed; a bare interpreter, which runs program and tests in one namespace as the
-publishers do, says whether that is so. The programs of `tests/escapes.py` and `tests/forgeries.py` have to fail too.
+publishers do, says whether that is so. The programs of `tests/escapes.py` and
+`tests/forgeries.py` have to fail too.
 """
 
 from __future__ import annotations
