@@ -8,21 +8,26 @@ Run in a checkout, whose package it imports. The order counts: it is the order o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import json
 import pathlib
 
 
-def package(name: str, *modules: str):
-    """The first of these modules that the checkout has and that has this name: its value."""
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            continue
-        found = importlib.import_module(module)
-        if hasattr(found, name):
-            return getattr(found, name)
-    raise SystemExit(f"none of {', '.join(modules)} has {name}; say where it is")
+def package(*places: str):
+    """The first of these objects that the package has, such as "bstar_jax.model:init"."""
+    for place in places:
+        module, _, name = place.partition(":")
+        with contextlib.suppress(ModuleNotFoundError):
+            found = importlib.import_module(module)
+            if hasattr(found, name):
+                return getattr(found, name)
+    raise SystemExit(f"the package has none of {', '.join(places)}; say where it is now")
+
+
+LOAD = ("bstar_jax.config.loading:load_config", "bstar_jax.flags:load")
+TO_DICT = ("bstar_jax.config:to_dict", "bstar_jax.schema:to_dict")
 
 
 def variants_of(file: pathlib.Path) -> list[str]:
@@ -37,8 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
-    load = package("load", "bstar_jax.config.flags", "bstar_jax.flags")
-    to_dict = package("to_dict", "bstar_jax.config", "bstar_jax.config.schema", "bstar_jax.schema")
+    load, to_dict = package(*LOAD), package(*TO_DICT)
     settings = {}
     for file in sorted(pathlib.Path("configs").glob("*.py")):
         for variant in ["", *variants_of(file)]:

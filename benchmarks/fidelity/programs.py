@@ -21,7 +21,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax  # noqa: E402  (reads the environment at import)
 
-from benchmarks.fidelity.configurations import package  # noqa: E402
+from benchmarks.fidelity.configurations import LOAD, TO_DICT, package  # noqa: E402
 
 SMALL = {
     "model.width": 32, "model.layers": 2, "model.feed_forward": 64, "sft.batch": 32,
@@ -31,6 +31,7 @@ SMALL = {
     "monitor.s": 2,
 }  # fmt: skip
 PRM = {"prm.queries": 96, "prm.heldout": 8, "prm.batch": 16, "prm.score_batch": 32}
+MAKE_MESH = ("bstar_jax.sharding:make_mesh", "bstar_jax.sharding.mesh:make_mesh")
 VARIANTS = {  # name -> file and variant, settings, (data, fsdp, tensor)
     "tiny": ("configs/arithmetic.py", SMALL, (1, 1, 1)),
     "prm": ("configs/arithmetic.py:prm", {**SMALL, **PRM}, (1, 1, 1)),
@@ -86,8 +87,7 @@ def plain(text: str) -> str:
 
 def changed(config, settings: dict, mesh: tuple[int, int, int]):
     """The config with some settings, named with dots, replaced, and its mesh set."""
-    from_dict = package("from_dict", "bstar_jax.config")
-    values = package("to_dict", "bstar_jax.config", "bstar_jax.schema")(config)
+    from_dict, values = package("bstar_jax.config:from_dict"), package(*TO_DICT)(config)
     axes = zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True)
     for name, value in {**settings, **dict(axes)}.items():
         *sections, field = name.split(".")
@@ -103,8 +103,7 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--variants", default=",".join(VARIANTS), help="names, with commas")
     arguments = parser.parse_args()
-    load = package("load", "bstar_jax.config.flags", "bstar_jax.flags")
-    make_mesh = package("make_mesh", "bstar_jax.sharding", "bstar_jax.sharding.mesh")
+    load, make_mesh = package(*LOAD), package(*MAKE_MESH)
     for name in arguments.variants.split(","):
         file, settings, sizes = VARIANTS[name]
         config = changed(load(file), settings, sizes)
