@@ -24,7 +24,7 @@ ROOMS = (
 ).split()
 # Rooms that import no JAX, not even through another: what imports only these starts at once.
 WITHOUT_JAX = (
-    "schema config flags records isolation answers grading tasks tokenizer console".split()
+    "config console tokenizer records isolation answers grading tasks tokenizer console".split()
 )
 DOORS = "main evaluate grade export replay plan doctor".split()
 

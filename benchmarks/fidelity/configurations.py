@@ -8,12 +8,26 @@ Run in a checkout, whose package it imports. The order counts: it is the order o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import json
 import pathlib
 
-from bstar_jax.config import load_config, to_dict
+
+def package(*places: str):
+    """The first of these objects that the package has, such as "bstar_jax.model:init"."""
+    for place in places:
+        module, _, name = place.partition(":")
+        with contextlib.suppress(ModuleNotFoundError):
+            found = importlib.import_module(module)
+            if hasattr(found, name):
+                return getattr(found, name)
+    raise SystemExit(f"the package has none of {', '.join(places)}; say where it is now")
+
+
+LOAD = ("bstar_jax.config.loading:load_config", "bstar_jax.flags:load")
+TO_DICT = ("bstar_jax.config:to_dict", "bstar_jax.schema:to_dict")
 
 
 def variants_of(file: pathlib.Path) -> list[str]:
@@ -28,11 +42,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
+    load, to_dict = package(*LOAD), package(*TO_DICT)
     settings = {}
     for file in sorted(pathlib.Path("configs").glob("*.py")):
         for variant in ["", *variants_of(file)]:
             name = f"{file}:{variant}" if variant else str(file)
-            settings[name] = to_dict(load_config(name))
+            settings[name] = to_dict(load(name))
     arguments.output.write_text(json.dumps(settings, indent=1) + "\n")
     print(f"{len(settings)} configs")
 

@@ -38,7 +38,10 @@ FAMILIES = {
     "qwen2": ("Qwen2", {}),
     "qwen3": ("Qwen3", {"tie_word_embeddings": True}),
     "gemma2": ("Gemma2", GEMMA),
-    "gemma3": ("Gemma3", {**GEMMA, "sliding_window_pattern": 2}),
+    "gemma3": (
+        "Gemma3",
+        {"query_pre_attn_scalar": 10, "sliding_window": 4, "sliding_window_pattern": 2},
+    ),
 }
 TOKENS = np.arange(2 * 17).reshape(2, 17) * 7 % 53
 

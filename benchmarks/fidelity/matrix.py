@@ -165,7 +165,7 @@ OPTIONS = (
         balance__target_total=24, improve__data="accumulated", improve__init_from="warmup",
         improve__reference_share=0.25, training__row_tokens=64, training__micro_rows=8,
         generate__top_p=0.9, generate__min_p=0.05, generate__weights="int8", generate__slots=16,
-        generate__stop="=9,+", model__remat="dots", model__tied=False, sft__fall="cosine",
+        generate__stop="'How','had'", model__remat="dots", model__tied=False, sft__fall="cosine",
         sft__schedule_steps=90, improve__learning_rate=0.002, monitor__process_weight=0.5,
         checkpoint__keep=1, optimizer__clip_norm=0.5, optimizer__weight_decay=0.1, seed=3,
     ),

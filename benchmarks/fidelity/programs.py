@@ -21,6 +21,8 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax  # noqa: E402  (reads the environment at import)
 
+from benchmarks.fidelity.configurations import LOAD, TO_DICT, package  # noqa: E402
+
 SMALL = {
     "model.width": 32, "model.layers": 2, "model.feed_forward": 64, "sft.batch": 32,
     "calibrate.queries": 8, "calibrate.responses": 4, "calibrate.temperatures": (0.5, 1.0),
@@ -29,6 +31,7 @@ SMALL = {
     "monitor.s": 2,
 }  # fmt: skip
 PRM = {"prm.queries": 96, "prm.heldout": 8, "prm.batch": 16, "prm.score_batch": 32}
+MAKE_MESH = ("bstar_jax.sharding:make_mesh", "bstar_jax.sharding.mesh:make_mesh")
 VARIANTS = {  # name -> file and variant, settings, (data, fsdp, tensor)
     "tiny": ("configs/arithmetic.py", SMALL, (1, 1, 1)),
     "prm": ("configs/arithmetic.py:prm", {**SMALL, **PRM}, (1, 1, 1)),
@@ -82,15 +85,28 @@ def plain(text: str) -> str:
     return re.sub(r'(?<!custom_call )@(?:[\w.$-]+|"[^"]*")', number, text)
 
 
+def changed(config, settings: dict, mesh: tuple[int, int, int]):
+    """The config with some settings, named with dots, replaced, and its mesh set."""
+    from_dict, values = package("bstar_jax.config:from_dict"), package(*TO_DICT)(config)
+    axes = zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True)
+    for name, value in {**settings, **dict(axes)}.items():
+        *sections, field = name.split(".")
+        place = values
+        for section in sections:
+            place = place[section]
+        place[field] = value
+    return from_dict(values)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--variants", default=",".join(VARIANTS), help="names, with commas")
     arguments = parser.parse_args()
+    load, make_mesh = package(*LOAD), package(*MAKE_MESH)
     for name in arguments.variants.split(","):
         file, settings, sizes = VARIANTS[name]
-        axes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), sizes, strict=True))
-        config = load_config(file).changed({**settings, **axes})
+        config = changed(load(file), settings, sizes)
         devices = jax.devices()[: sizes[0] * sizes[1] * sizes[2]]
         folder = arguments.output / name
         folder.mkdir(parents=True, exist_ok=True)

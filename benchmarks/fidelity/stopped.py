@@ -55,9 +55,9 @@ def _holds(pattern: str, least: int = 1) -> Callable[[pathlib.Path], bool]:
     return lambda run: sum(1 for _ in run.glob(pattern)) >= least
 
 
-def _saved(model: str, iteration: int) -> Callable[[pathlib.Path], bool]:
-    """Whether a training state within an iteration is stored; its folder ends in the step."""
-    return _holds(f"checkpoints/{model}training/{iteration or ''}*[1-9]/commit_success.txt")
+def _saved(folder: str) -> Callable[[pathlib.Path], bool]:
+    """Whether a whole training state is stored under a name such as 200000006: iteration, step."""
+    return _holds(f"checkpoints/{folder}/commit_success.txt")
 
 
 MOMENTS = (
@@ -69,8 +69,8 @@ MOMENTS = (
         "generate", "tiny", _holds("iterations/0001/partial/generate-*.parquet", 2),
         _holds("iterations/0001/generate.parquet"),
     ),
-    Moment("sft", "tiny", _saved("", 0), _holds("checkpoints/params/0")),
-    Moment("improve", "tiny", _saved("", 2), _holds("checkpoints/params/2")),
+    Moment("sft", "tiny", _saved("training/[1-4]?"), _holds("checkpoints/params/0")),
+    Moment("improve", "tiny", _saved("training/2000000[01]?"), _holds("checkpoints/params/2")),
     Moment(
         "between", "tiny", _holds("iterations/0001/monitor.parquet"),
         _holds("iterations/0002/partial/*"),
@@ -79,7 +79,7 @@ MOMENTS = (
         "labels", "prm", _holds("iterations/0000/partial/*-continued-*.parquet", 2),
         _holds("iterations/0000/prm.parquet"),
     ),
-    Moment("prm", "prm", _saved("prm/", 0), _holds("iterations/0000/prm.json")),
+    Moment("prm", "prm", _saved("prm/training/[1-9]"), _holds("iterations/0000/prm.json")),
 )  # fmt: skip
 
 
