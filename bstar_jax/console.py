@@ -23,6 +23,8 @@ import rich.table
 import rich.text
 from absl import logging as absl_logging
 
+from bstar_jax.libraries import leave_out_absent_tpu
+
 _SECONDS_BETWEEN_LINES = 10.0
 _NO_TERMINAL_WIDTH = 1000  # rich would fold tables at 80 columns
 
@@ -309,11 +311,13 @@ class Progress:
 def silence_libraries(*, verbose: bool = False) -> None:
     """Keeps the libraries' own log lines off the screen, errors apart.
 
-    Call it before they are imported, where possible: some read the environment at import.
+    Call it before they are imported, where possible: some read the environment at import. JAX is
+    also told not to start the TPU library where there can be no TPU.
 
     Args:
       verbose: Leaves their warnings on the screen.
     """
+    leave_out_absent_tpu()
     level = logging.WARNING if verbose else logging.ERROR
     absl_logging.set_verbosity(absl_logging.WARNING if verbose else absl_logging.ERROR)
     for name in ("jax", "jax._src", "flax", "orbax", "tensorboardX", "wandb", "transformers"):

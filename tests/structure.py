@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -18,9 +20,9 @@ PACKAGE = "bstar_jax"
 
 # A room imports only rooms before it. The doors are one room: nothing imports them.
 ROOMS = (
-    "records schema config flags processes metrics balance sharding kernels model adapters "
-    "hub tokenizer checkpoint journal console sampling training tasks rewards report phases "
-    "planning iterate doors"
+    "libraries records schema config flags processes metrics balance sharding kernels model "
+    "adapters hub tokenizer checkpoint journal console sampling training tasks rewards report "
+    "phases planning iterate doors"
 ).split()
 DOORS = "main evaluate grade export replay plan doctor".split()
 
@@ -60,13 +62,18 @@ class Function:
 
 def python_files(root: pathlib.Path = ROOT) -> list[pathlib.Path]:
     """All Python files of the project, hidden folders and the virtual environment left out."""
-    return sorted(
-        path
-        for path in root.rglob("*.py")
-        if not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and not any((folder / "pyvenv.cfg").exists() for folder in path.parents)
-        and not {"build", "runs"} & set(path.relative_to(root).parts)
-    )
+    found = []
+    for folder, folders, names in os.walk(root):
+        is_environment = "pyvenv.cfg" in names
+        folders[:] = [
+            name
+            for name in folders
+            if not (is_environment or name.startswith(".") or name in ("build", "runs"))
+        ]
+        if not is_environment:
+            names = [name for name in names if name.endswith(".py") and not name.startswith(".")]
+            found += [pathlib.Path(folder, name) for name in names]
+    return sorted(found)
 
 
 def imports(root: pathlib.Path = ROOT) -> list[Import]:
@@ -122,6 +129,11 @@ def _does_nothing(statement: ast.stmt) -> bool:
 
 
 def _parse(path: pathlib.Path) -> ast.Module:
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _parsed(path: pathlib.Path, written: int) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
