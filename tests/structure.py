@@ -2,7 +2,8 @@
 
     python -m tests.structure
 
-prints the rooms with what each of them imports, the largest file and the longest function.
+prints the rooms with what each of them imports, the largest file and the longest function, and how
+much the tests assert.
 `test_structure` holds the rules over the same findings.
 """
 
@@ -123,6 +124,25 @@ def swallowed_errors(root: pathlib.Path = ROOT) -> list[str]:
     ]
 
 
+def assertions(root: pathlib.Path = ROOT) -> dict[str, int]:
+    """How often each file of the tests asserts: `assert`, `raises`, and calls of `assert_...`."""
+    return {
+        path.relative_to(root).as_posix(): sum(map(_asserts, ast.walk(_parse(path))))
+        for path in python_files(root)
+        if path.relative_to(root).parts[0] == "tests"
+    }
+
+
+def _asserts(node: ast.AST) -> bool:
+    if isinstance(node, ast.Assert):
+        return True
+    # Passed to jax.tree.map, an assertion is a name and no call.
+    name = getattr(node, "attr", getattr(node, "id", ""))
+    return isinstance(node, (ast.Attribute, ast.Name)) and (
+        name.startswith("assert_") or name == "raises"
+    )
+
+
 def _does_nothing(statement: ast.stmt) -> bool:
     is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     return isinstance(statement, ast.Pass) or is_constant
@@ -182,7 +202,7 @@ def _is_dynamic_import(node: ast.Call) -> bool:
 
 
 def main() -> None:
-    """Prints the import table, the largest file and the longest function."""
+    """Prints the import table, the largest file, the longest function and the assertions."""
     lines = {name: count for name, count in file_lines().items() if name.startswith(PACKAGE)}
     links = imports()
     print(f"{'room':<12}{'lines':>6}  imports")
@@ -197,6 +217,7 @@ def main() -> None:
     longest = max(inside, key=lambda function: function.lines)
     where = f"{longest.path}:{longest.line} {longest.name}"
     print(f"longest function  {longest.lines:>4} lines  {where}")
+    print(f"assertions        {sum(assertions().values()):>4} places in tests/")
 
 
 if __name__ == "__main__":

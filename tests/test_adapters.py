@@ -13,6 +13,8 @@ from bstar_jax.config import ModelConfig, UserError
 from tests import builders
 from tests.rounding import assert_near, depth_of_forward
 
+pytestmark = pytest.mark.numerical
+
 CONFIG = dataclasses.replace(builders.QWEN, lora_rank=3, lora_alpha=5.0)
 FEW = dataclasses.replace(CONFIG, lora_targets=("value", "down"))
 forward = jax.jit(model.forward, static_argnums=0)

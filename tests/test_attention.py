@@ -13,6 +13,8 @@ from bstar_jax.kernels.attention import Case
 from tests import tpu_compiler
 from tests.rounding import assert_near
 
+pytestmark = pytest.mark.numerical
+
 SPLASH = functools.partial(attention.by_splash, interpret=True)
 
 

@@ -13,6 +13,8 @@ from tests import builders
 from tests.rounding import assert_near
 from tests.test_mesh_law import MESHES
 
+pytestmark = pytest.mark.numerical
+
 ROWS, LENGTH, WORDS, WIDTH = 8, 5, 48, 16
 
 

@@ -20,6 +20,8 @@ from tests.rounding import (
     depth_of_gradient,
 )
 
+pytestmark = pytest.mark.numerical
+
 UNTIED = ModelConfig(
     vocab_size=50, width=16, layers=3, heads=4, kv_heads=1, head_width=6, feed_forward=24,
     rope_theta=50.0, norm_epsilon=1e-3, tied=False,

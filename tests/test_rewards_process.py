@@ -19,6 +19,8 @@ from bstar_jax.tokenizer import tokens_at
 from tests import builders
 from tests.rounding import assert_near, depth_of_forward
 
+pytestmark = pytest.mark.numerical
+
 SCORED = dataclasses.replace(builders.MODEL, scalar_head=True)
 DEPTH = depth_of_forward(SCORED, 64)  # the longest prompt with the longest response
 PROMPT = "Eve has 8 . finds 4 . loses 3 . How many now?"

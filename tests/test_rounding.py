@@ -6,6 +6,8 @@ import pytest
 from tests import builders
 from tests.rounding import assert_near, assert_tensors_near, depth_of_forward, most_apart
 
+pytestmark = pytest.mark.numerical
+
 
 def sums(terms_N, rng):
     """The sum in other orders and by lanes, as processors and compilers choose."""

@@ -27,6 +27,8 @@ from bstar_jax.training.optimizer import Schedule, TrainState
 from tests import builders
 from tests.rounding import assert_near, assert_tensors_near, depth_of_forward, depth_of_gradient
 
+pytestmark = pytest.mark.numerical
+
 ADAM = OptimizerConfig(clip_norm=0.5, weight_decay=0.1)
 SCHEDULE = Schedule(peak=3e-3, warmup=3, steps=20, final=0.1)
 DEPTH = depth_of_gradient(builders.MODEL, rows=8, length=10)  # of a step

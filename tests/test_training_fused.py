@@ -14,6 +14,8 @@ from bstar_jax.training.fused import cut, total_surprise
 from tests import builders
 from tests.rounding import assert_near, assert_tensors_near
 
+pytestmark = pytest.mark.numerical
+
 TRUE, PADDED = 500, 512
 CONFIG = ModelConfig(vocab_size=TRUE, width=16, layers=1, heads=4, kv_heads=2, feed_forward=32)
 SMALL_CHUNK = 4 * PADDED * 13  # 13 tokens, which do not divide the batch

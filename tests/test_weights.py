@@ -17,6 +17,8 @@ from bstar_jax.sampling.weights import logprob_change, rollout_config, rollout_p
 from tests import builders
 from tests.rounding import assert_near, depth_of_forward
 
+pytestmark = pytest.mark.numerical
+
 UNTIED = dataclasses.replace(builders.MODEL, tied=False, scalar_head=True)
 forward = jax.jit(model.forward, static_argnums=0)
 
