@@ -13,6 +13,7 @@ Exit codes: 0 done, 2 bad input, 75 preempted with the state saved, 1 any other 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,6 +88,8 @@ def _workdir(argv: Sequence[str]) -> str:
 
 
 def _compile_cache(workdir: Path) -> None:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return  # the user keeps compiled programs of several runs in a place of their own
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -1,6 +1,7 @@
 """A whole run from a checkpoint of Transformers to one that Transformers goes on with."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -47,8 +48,7 @@ def run_main(directory, source, *flags):
             "--config.log.tensorboard=False", *flags,
         ],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
-             "PATH": "/usr/bin:/bin"},
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return directory

@@ -49,7 +49,7 @@ def test_kernel_draws_the_tokens_of_the_reference(vocab, padding, dtype, has_top
     result = interpreted(padded_BV, settings, vocab=vocab)
     expected = by_reference(logits_BV, settings)
     cases.assert_same_tokens(result, expected, logits_BV, settings.keys_B2, temperature_B, top_k_B)
-    np.testing.assert_allclose(result.logprob_B, expected.logprob_B, atol=2e-6)
+    cases.assert_near_logprobs(result.logprob_B, expected.logprob_B, vocab)
     # Up to 4,096 columns all are candidates.
     expects_any = has_top_k and vocab > 4096
     cases.assert_few_are_exact(result, temperature_B, top_k_B, vocab, expects_any=expects_any)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from bstar_jax import metrics
 
+pytestmark = pytest.mark.numerical
+
 QUERIES, SAMPLES = 12, 6
 ENUMERATED = [(1, 1), (3, 1), (3, 2), (4, 3), (6, 2), (6, 6)]  # (K, S) of 6 responses
 TOLERANCE = 1e-6

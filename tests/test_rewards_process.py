@@ -23,8 +23,12 @@ from bstar_jax.run.checkpoints import Checkpoints
 from bstar_jax.sampling.weights import as_computed
 from bstar_jax.tokenizer import tokens_at
 from tests import builders
+from tests.rounding import assert_near, depth_of_forward
+
+pytestmark = pytest.mark.numerical
 
 SCORED = dataclasses.replace(builders.MODEL, scalar_head=True)
+DEPTH = depth_of_forward(SCORED, 64)  # the longest prompt with the longest response
 PROMPT = "Eve has 8 . finds 4 . loses 3 . How many now?"
 RESPONSES = [
     "8 - 3 = 5 . 5 + 4 = 9 . # 9",
@@ -99,7 +103,7 @@ def test_a_score_is_the_scalar_head_at_the_end_of_each_step():
         places = [len(given) + place for place in tokens_at(builders.WORDS, response, ends)]
         # A step ends in its full stop, which nothing after it can change.
         assert all(tokens[0, place] in builders.WORDS.encode(". 9 3") for place in places)
-        np.testing.assert_allclose(rewards, 2 / (1 + np.exp(-values[places])) - 1, atol=1e-5)
+        assert_near(rewards, 2 / (1 + np.exp(-values[places])) - 1, DEPTH, size=1)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
@@ -107,7 +111,7 @@ def test_batches_change_no_score(batch):
     expected = process_model().score(TEXTS)
     got = process_model(batch=batch).score(TEXTS)
     for ours, theirs in zip(got, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        assert_near(ours, theirs, DEPTH, size=1)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 1), (2, 2, 2), (1, 1, 2)])
@@ -115,7 +119,7 @@ def test_a_mesh_changes_no_score(shape):
     expected = process_model().score(TEXTS)
     ours = process_model(mesh=builders.mesh(*shape), batch=4)
     for got, theirs in zip(ours.score(TEXTS), expected, strict=True):
-        np.testing.assert_allclose(got, theirs, atol=1e-5)
+        assert_near(got, theirs, DEPTH, size=1)
 
 
 def test_rollouts_get_rewards_and_nulls():

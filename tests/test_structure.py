@@ -164,6 +164,16 @@ def test_swallowed_errors_and_sizes_are_seen(tmp_path):
     assert [function.lines for function in structure.functions(tmp_path)] == [3]
 
 
+def test_assertions_are_counted_wherever_they_stand(tmp_path):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_code.py").write_text(
+        "def test_a():\n    assert x\n    np.testing.assert_allclose(a, b)\n"
+        "    with pytest.raises(E):\n        jax.tree.map(np.testing.assert_array_equal, a, b)\n"
+    )
+    (tmp_path / "code.py").write_text("assert x\n")
+    assert structure.assertions(tmp_path) == {"tests/test_code.py": 4}
+
+
 def test_the_table_prints():
     done = subprocess.run(
         [sys.executable, "-m", "tests.structure"],

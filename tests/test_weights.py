@@ -15,6 +15,9 @@ from bstar_jax.kernels.int8 import Int8, quantise
 from bstar_jax.sampling import weights
 from bstar_jax.sampling.weights import logprob_change, rollout_config, rollout_params
 from tests import builders
+from tests.rounding import assert_near, depth_of_forward
+
+pytestmark = pytest.mark.numerical
 
 UNTIED = dataclasses.replace(builders.MODEL, tied=False, scalar_head=True)
 forward = jax.jit(model.forward, static_argnums=0)
@@ -152,7 +155,7 @@ def test_int8_weights_compute_what_their_products_say():
         is_leaf=is_int8,
     )
     got, expected = (forward(config, tree, tokens()) for tree in (rolled, by_hand))
-    np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
+    assert_near(got, expected, depth_of_forward(config, 9))
 
 
 def test_logits_are_the_same_on_a_mesh():
@@ -163,7 +166,7 @@ def test_logits_are_the_same_on_a_mesh():
     tokens_BL = tokens(4)
     with jax.set_mesh(mesh):
         got = forward(UNTIED, spread, sharding.put_rows(mesh, tokens_BL))
-    np.testing.assert_allclose(got, forward(UNTIED, alone, tokens_BL), atol=1e-4)
+    assert_near(got, forward(UNTIED, alone, tokens_BL), depth_of_forward(UNTIED, 9))
 
 
 # What they cost.
@@ -242,7 +245,8 @@ def test_the_same_weights_change_nothing_and_a_change_is_measured_by_hand():
         ]
 
     differences = np.abs(np.subtract(by_hand(params), by_hand(other)))
-    np.testing.assert_allclose([mean, most], [differences.mean(), differences.max()], rtol=1e-5)
+    expected = [differences.mean(), differences.max()]
+    assert_near([mean, most], expected, depth_of_forward(config, 9))
 
 
 def test_unknown_weights_are_refused():

@@ -21,12 +21,13 @@ from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from bstar_jax.flags import load
+from bstar_jax.planning.arithmetic import with_changes
+
 from benchmarks import figures
 from bstar_jax import planning
 from bstar_jax.config import Config
-from bstar_jax.flags import load
 from bstar_jax.planning import compiling, moments, placing, published
-from bstar_jax.planning.arithmetic import with_changes
 
 TOPOLOGIES = ("v5e:4x4", "v5e:8x8", "v5e:16x16")
 PROGRAMS = ("step", "gather", "decode")

@@ -19,6 +19,9 @@ from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from bstar_jax.planning.published import Shape
+from bstar_jax.planning.shapes import bytes_on_device
+
 from benchmarks import figures
 from benchmarks.compiled.seven_b import SEVEN_B
 from bstar_jax import planning, sharding
@@ -31,8 +34,6 @@ from bstar_jax.config import (
     MonitorConfig,
 )
 from bstar_jax.planning import compiling, loads, moments, placing
-from bstar_jax.planning.published import Shape
-from bstar_jax.planning.shapes import bytes_on_device
 
 PROGRAMS = ("prefill", "decode")
 SIZES = ("rollout_weights", "cache", "temporaries", "bytes")

@@ -18,11 +18,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import jax.numpy as jnp
 import numpy as np
+from bstar_jax.checkpoint import Checkpoints
 
 from benchmarks import figures
 from benchmarks.fidelity import stored
 from bstar_jax import model, sharding
-from bstar_jax.checkpoint import Checkpoints
 from bstar_jax.config import from_dict
 from bstar_jax.kernels import contract, reference
 from bstar_jax.phases.opening import resolve_model

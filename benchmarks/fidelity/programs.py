@@ -63,8 +63,9 @@ def lowered(config, mesh) -> Iterator[tuple[str, object]]:
 
     This alone depends on the planner's interface.
     """
-    from bstar_jax.planning import moments, published
     from bstar_jax.planning.programs import Programs
+
+    from bstar_jax.planning import moments, published
 
     programs = Programs(config, published.resolve(config).model, mesh, mesh)
     for moment in moments.moments(programs):

@@ -13,9 +13,10 @@ import time
 from collections import Counter
 from typing import Any
 
+from bstar_jax.rewards import mathematics
+
 from benchmarks.figures import Spread
 from benchmarks.grading.references import MARKER, cases, references, response
-from bstar_jax.rewards import mathematics
 
 Pair = tuple[str, str]  # answer, reference
 

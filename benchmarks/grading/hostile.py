@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from bstar_jax.rewards import mathematics
+
 from benchmarks.grading import hostile_answers
 from benchmarks.grading.references import MARKER
 from bstar_jax import rewards
 from bstar_jax.config import RewardsConfig
 from bstar_jax.records import SPLITS, Query
-from bstar_jax.rewards import mathematics
 from bstar_jax.tasks import Task
 from bstar_jax.tasks.loading import FORMATS
 

@@ -15,10 +15,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from bstar_jax.rewards import mathematics
+
 from benchmarks.grading import near_misses, rewritings
 from bstar_jax import rewards, tasks
 from bstar_jax.config import RewardsConfig, TaskConfig
-from bstar_jax.rewards import mathematics
 
 MARKER = "# Answer"
 TASKS = {"gsm8k": "gsm8k", "math500": "math"}  # by data set

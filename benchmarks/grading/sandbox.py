@@ -21,12 +21,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from bstar_jax.rewards.code import Grader
+from bstar_jax.rewards.sandbox import Limits
+
 from benchmarks import figures
 from benchmarks.figures import ROOT, Spread
 from benchmarks.grading import problems as published
 from benchmarks.grading.problems import FITTING, Problem, passes_bare
-from bstar_jax.rewards.code import Grader
-from bstar_jax.rewards.sandbox import Limits
 from tests.escapes import ESCAPES
 from tests.forgeries import FORGERIES
 

@@ -5,7 +5,8 @@ Elsewhere it prints plain lines: one about every ten seconds, and one at the end
 Results (the table, the summary) go to standard output, everything else to standard error.
 """
 
-from bstar_jax.console.console import Console, silence_libraries
+from bstar_jax.console.console import Console
+from bstar_jax.console.libraries import silence_libraries
 from bstar_jax.console.progress import Progress
 
 __all__ = ["Console", "Progress", "silence_libraries"]

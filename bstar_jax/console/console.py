@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 import time
@@ -13,7 +12,6 @@ from typing import TextIO
 import rich.console
 import rich.progress
 import rich.text
-from absl import logging as absl_logging
 
 from bstar_jax.console import tables
 from bstar_jax.console.progress import Progress, duration
@@ -199,23 +197,6 @@ class Console:
 
                 progress.show = show
                 yield
-
-
-def silence_libraries(*, verbose: bool = False) -> None:
-    """Keeps the libraries' own log lines off the screen, except errors.
-
-    Call it before they are imported where possible: some read the environment at import.
-
-    Args:
-      verbose: Whether to leave their warnings on the screen.
-    """
-    level = logging.WARNING if verbose else logging.ERROR
-    absl_logging.set_verbosity(absl_logging.WARNING if verbose else absl_logging.ERROR)
-    for name in ("jax", "jax._src", "flax", "orbax", "tensorboardX", "wandb", "transformers"):
-        logging.getLogger(name).setLevel(level)
-    if not verbose:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _rich_console(stream: TextIO) -> rich.console.Console:
