@@ -29,7 +29,7 @@ from absl import flags
 from bstar_jax import tasks
 from bstar_jax.config import UserError
 from bstar_jax.console import Console
-from bstar_jax.flags import parse, run_door
+from bstar_jax.flags import CommandLine, parse, run_door
 from bstar_jax.grading import Grade, open_grader
 from bstar_jax.records import Response
 from bstar_jax.records.files import atomic_file
@@ -77,7 +77,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
 
 
-def _paths(line) -> tuple[pathlib.Path, pathlib.Path]:
+def _paths(line: CommandLine) -> tuple[pathlib.Path, pathlib.Path]:
     for name in ("input", "output"):
         if not getattr(line.flags, name):
             raise UserError(f"--{name} is missing; name a file of JSON Lines")
