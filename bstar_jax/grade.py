@@ -29,7 +29,7 @@ from absl import flags
 from bstar_jax import tasks
 from bstar_jax.config import UserError
 from bstar_jax.config.errors import run_door
-from bstar_jax.config.flags import parse
+from bstar_jax.config.flags import CommandLine, parse
 from bstar_jax.console import Console
 from bstar_jax.grading import Grade, open_grader
 from bstar_jax.records import Response
@@ -78,7 +78,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
 
 
-def _paths(line) -> tuple[pathlib.Path, pathlib.Path]:
+def _paths(line: CommandLine) -> tuple[pathlib.Path, pathlib.Path]:
     for name in ("input", "output"):
         if not getattr(line.flags, name):
             raise UserError(f"--{name} is missing; name a file of JSON Lines")

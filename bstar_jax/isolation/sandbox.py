@@ -20,9 +20,10 @@ import pathlib
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from typing import IO
 
 from bstar_jax.config import UserError
 from bstar_jax.isolation import bubblewrap
@@ -77,7 +78,7 @@ class Limits:
     threads: int = 16
     files: int = 64
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             is_whole = name.endswith("_seconds") and name != "cpu_seconds" or value == int(value)
             if not (is_whole and value > 0 and (name != "files" or value >= 8)):
@@ -118,15 +119,14 @@ class Sandbox:
           UserError: If bubblewrap, or what it needs, is missing.
           Broken: If the sandbox does not start.
         """
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         with contextlib.ExitStack() as left:  # what to undo, the last first
             left.callback(self._reap)
             lifeline, _ = _pipe(left)
             if unsafe:
                 folder = left.enter_context(tempfile.TemporaryDirectory(prefix="unsafe-"))
-                command = [os.path.realpath(sys._base_executable), *_python_flags()]
-                self._spawn(command, left, (lifeline,), folder)
-                harness = self._process.pid
+                command = [bubblewrap.interpreter(), *_python_flags()]
+                harness = self._spawn(command, left, (lifeline,), folder)
             else:
                 harness = self._spawn_in_bubblewrap(limits, left, lifeline)
             self._harness_number = harness
@@ -200,9 +200,9 @@ class Sandbox:
     def _send(self, data: bytes, deadline: float) -> None:
         left = memoryview(data)
         while left:
-            self._wait(self._process.stdin, select.POLLOUT, deadline)
+            self._wait(self._commands, select.POLLOUT, deadline)
             try:
-                left = left[os.write(self._process.stdin.fileno(), left) :]
+                left = left[os.write(self._commands.fileno(), left) :]
             except BrokenPipeError:
                 self.kill()
                 raise Broken(self._last_words()) from None
@@ -210,8 +210,8 @@ class Sandbox:
     def _receive(self, count: int, deadline: float) -> bytes:
         pieces = []
         while count:
-            self._wait(self._process.stdout, select.POLLIN, deadline)
-            piece = os.read(self._process.stdout.fileno(), min(count, 1 << 20))
+            self._wait(self._findings, select.POLLIN, deadline)
+            piece = os.read(self._findings.fileno(), min(count, 1 << 20))
             if not piece:
                 self.kill()
                 raise Broken(self._last_words())
@@ -219,13 +219,23 @@ class Sandbox:
             count -= len(piece)
         return b"".join(pieces)
 
-    def _wait(self, file, event: int, deadline: float) -> None:
+    def _wait(self, file: IO[bytes], event: int, deadline: float) -> None:
         if not _is_ready(file, event, deadline):
             raise TimedOut
 
-    def _spawn(self, command: list[str], left: contextlib.ExitStack, files=(), folder=None) -> None:
-        """Starts a process with pipes to its standard files; `files` stay open in it."""
-        self._process = subprocess.Popen(
+    def _spawn(
+        self,
+        command: list[str],
+        left: contextlib.ExitStack,
+        files: Sequence[int],
+        folder: str | None = None,
+    ) -> int:
+        """Starts a process with pipes to its standard files; `files` stay open in it.
+
+        Returns:
+          The number of the process.
+        """
+        self._process = process = subprocess.Popen(
             ignoring_sigterm(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -235,9 +245,13 @@ class Sandbox:
             cwd=folder,
             pass_fds=files,
         )
-        for file in (self._process.stdin, self._process.stdout, self._process.stderr):
+        assert process.stdin and process.stdout and process.stderr  # they are pipes
+        self._commands, self._findings = process.stdin, process.stdout
+        self._complaints = process.stderr
+        for file in (self._commands, self._findings, self._complaints):
             left.callback(file.close)
             os.set_blocking(file.fileno(), False)
+        return process.pid
 
     def _spawn_in_bubblewrap(
         self, limits: Limits, left: contextlib.ExitStack, lifeline: int
@@ -271,8 +285,9 @@ class Sandbox:
 
     def _last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_SECONDS)
-        text = self._process.stderr.read() or b""
+            if self._process:
+                self._process.wait(_END_SECONDS)
+        text = self._complaints.read() or b""
         lines = text.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it ended without a word"
 
@@ -286,7 +301,7 @@ class Sandbox:
                 self._process.wait()
 
 
-def _is_ready(file, event: int, deadline: float) -> bool:
+def _is_ready(file: IO[bytes] | int, event: int, deadline: float) -> bool:
     """Waits until a file can be read or written, or until the deadline; returns whether it can."""
     poll = select.poll()
     poll.register(file, event)

@@ -151,7 +151,8 @@ class Rollouts:
     @classmethod
     def read(cls, path: str | os.PathLike) -> Rollouts:
         """Reads a Parquet file."""
-        table = pq.read_table(path, partitioning=None)
+        # The stub lacks None, which keeps folder names from becoming columns.
+        table = pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]
         if table.schema.remove_metadata() != SCHEMA:
             raise ValueError(f"{path}: columns are {table.schema.names}, expected {SCHEMA.names}")
         metadata = table.schema.metadata or {}

@@ -83,10 +83,11 @@ def _read_tests(record: Record) -> dict[str, object] | None:
 
 
 def _list(record: Record, found: Mapping[str, object], name: str) -> list:
-    if not isinstance(found.get(name), list):
-        held = f"{kind(found[name])} as" if name in found else "no"
+    value = found.get(name)
+    if not isinstance(value, list):
+        held = f"{kind(value)} as" if name in found else "no"
         raise record.error(_TESTS, f" has {held} {name!r}; it is a list")
-    return found[name]
+    return value
 
 
 def _one_text(record: Record, name: str, value: object) -> str:

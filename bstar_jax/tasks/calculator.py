@@ -62,10 +62,9 @@ def is_true(equation: str) -> bool:
     sides = equation.split("=")
     if len(equation) > _LONGEST or len(sides) != 2:
         return False
-    values = [_value(side) for side in sides]
-    if None in values:
+    left, right = map(_value, sides)
+    if left is None or right is None:
         return False
-    left, right = values
     decimals = sides[1].strip().rstrip("%").partition(".")[2].strip()
     if left == right:
         return True

@@ -14,6 +14,7 @@ import functools
 import itertools
 import logging
 import re
+from typing import Any
 
 import math_verify
 import sympy
@@ -93,7 +94,7 @@ def is_readable(text: str) -> bool:
     return reading is not None
 
 
-def _value(reading: Reading):
+def _value(reading: Reading) -> Any:
     """Returns what a reading is in SymPy."""
     if reading.kind == "number":
         return sympy.Rational(reading.value.numerator, reading.value.denominator)
@@ -103,7 +104,7 @@ def _value(reading: Reading):
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def _parse(text: str):
+def _parse(text: str) -> Any:
     """Parses an expression, equation or set; `text` is in its one form.
 
     Raises:
@@ -114,7 +115,7 @@ def _parse(text: str):
     found = tokens(text) or []
     is_complex = "i" in found
     try:
-        value = latex2sympy(
+        value: Any = latex2sympy(
             _unmistakable(found),
             is_real=None if is_complex else True,
             convert_degrees=True,
@@ -197,14 +198,14 @@ def _same(one: sympy.Expr, two: sympy.Expr) -> bool:
     return proved is True or (proved is None and alike is True)
 
 
-def _verified(one, two) -> bool:
+def _verified(one: sympy.Basic, two: sympy.Basic) -> bool:
     """Asks math-verify, without its own time limits, which are signals."""
     return math_verify.verify(
         two, one, numeric_precision=_DIGITS, strict=True, timeout_seconds=None, raise_on_error=True
     )
 
 
-def _alike_at_points(one: sympy.Expr, two: sympy.Expr) -> bool | None:
+def _alike_at_points(one: Any, two: Any) -> bool | None:
     """Tells whether two expressions have the same values; None if that cannot be told."""
     one, two = one.doit(), two.doit()
     unknown = sorted(one.atoms(AppliedUndef) | two.atoms(AppliedUndef), key=str)
@@ -232,7 +233,7 @@ def _same_relation(one: Relational, two: Relational) -> bool:
     """
     if not all(isinstance(side, sympy.Expr) for side in (*one.args, *two.args)):
         return False
-    (kind, left), (other_kind, right) = map(_directed, (one, two))
+    (kind, left), (other_kind, right) = _directed(one), _directed(two)
     variables = sorted(left.free_symbols | right.free_symbols, key=str)
     if kind is not other_kind or not variables:
         return False
@@ -246,15 +247,16 @@ def _same_relation(one: Relational, two: Relational) -> bool:
     return False
 
 
-def _directed(relation: Relational) -> tuple[type, sympy.Expr]:
+def _directed(relation: Relational) -> tuple[type, Any]:
     """Returns a relation's kind, never "less", and the difference of its sides."""
     turned = {sympy.Le: sympy.Ge, sympy.Lt: sympy.Gt}
     kind = type(relation)
-    difference = relation.lhs - relation.rhs
+    sides: Any = relation  # whose two sides are expressions
+    difference = sides.lhs - sides.rhs
     return (turned[kind], -difference) if kind in turned else (kind, difference)
 
 
-def _same_chain(one: sympy.And, two: sympy.And) -> bool:
+def _same_chain(one: Any, two: Any) -> bool:
     """Tells whether two chains a < b < c say the same, link by link, from either end."""
     links, others = one._unsorted_args, two._unsorted_args
     if len(links) != len(others) or not all(isinstance(x, Relational) for x in (*links, *others)):

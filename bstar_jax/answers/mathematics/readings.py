@@ -18,7 +18,7 @@ import functools
 import itertools
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bstar_jax.answers.mathematics import quantities
 from bstar_jax.answers.mathematics.notation import LONGEST, is_enclosed, join, split, tokens
@@ -53,7 +53,7 @@ class Reading(NamedTuple):
     """
 
     kind: str
-    value: object
+    value: Any
     items: tuple[Reading, ...]
     text: str
 
@@ -89,8 +89,9 @@ def _read_text(text: str) -> Reading | None:
     text = quantities.with_unit_marked(text)
     found = tokens(text)
     reading = _read(_without_separators(found)) if found else None
-    is_one = reading is not None and reading.kind == "{}" and len(reading.items) == 1
-    return reading.items[0] if is_one else reading
+    if reading is not None and reading.kind == "{}" and len(reading.items) == 1:
+        return reading.items[0]
+    return reading
 
 
 def peel(text: str) -> str:
@@ -141,8 +142,9 @@ def _read(found: Sequence[str]) -> Reading | None:
         found = [r"\{", r"\}"]
     if join(found) in _INFINITE:
         return Reading("notation", join(found), (), join(found))
-    if len(found) == 1 and _TEXT.fullmatch(found[0]):
-        return _text(_TEXT.fullmatch(found[0])[1])
+    content = _TEXT.fullmatch(found[0]) if len(found) == 1 else None
+    if content:
+        return _text(content[1])
     value = quantities.number(join(found))
     if value is not None:
         return Reading("number", value, (), str(value))
@@ -184,8 +186,9 @@ def _list(found: list[str]) -> Reading | None:
 
 def _group(kind: str, parts: Sequence[Sequence[str]], found: Sequence[str]) -> Reading:
     """Makes a bracket of parts; an expression if one of them is missing."""
-    items = [_read(part) for part in parts]
-    if None in items:
+    read_parts = [_read(part) for part in parts]
+    items = [item for item in read_parts if item is not None]
+    if len(items) < len(read_parts):
         return _expression(found)
     if kind == "{}":  # 1 \pm 2 stands for two items
         both = [

@@ -15,6 +15,12 @@ import sys
 
 from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_frame
 
+TYPE_CHECKING = False  # `typing` itself takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType
+    from typing import Any
+
 SOURCE = "<program>"
 LONGEST_MESSAGE = 300
 
@@ -184,13 +190,15 @@ def _leave(code: object) -> None:
     os._exit(code & 0xFF if isinstance(code, int) else 0 if code is None else 1)
 
 
-def _flush(file: object) -> None:
+def _flush(file: Any) -> None:
     """Writes what is left; a program may have closed its standard output, or set it to None."""
     if file is not None and not getattr(file, "closed", False):
         file.flush()
 
 
-def _load(sources: tuple[str, ...], name: str, prelude: str, complain) -> dict | None:
+def _load(
+    sources: tuple[str, ...], name: str, prelude: str, complain: Callable[[str, str], None]
+) -> dict | None:
     """Runs a program as a module; returns its namespace, or None after a complaint."""
     source, code = _compiled(sources)
     if code is None:
@@ -214,7 +222,7 @@ def _load(sources: tuple[str, ...], name: str, prelude: str, complain) -> dict |
     return None
 
 
-def _compiled(sources: tuple[str, ...]) -> tuple[str, object]:
+def _compiled(sources: tuple[str, ...]) -> tuple[str, CodeType | None]:
     """Returns the first form that compiles and its code, or what is wrong with it and None."""
     complaints = []
     for source in sources:

@@ -8,6 +8,11 @@ import resource
 from bstar_jax.isolation.inside import runner
 from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_frame
 
+TYPE_CHECKING = False  # `typing` itself takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, NoReturn
+
 _SIGKILL, _SIGXCPU = 9, 24
 
 
@@ -26,20 +31,21 @@ class Submission:
         """Starts the program; the first `answer` is about its loading."""
         requests, self._requests = os.pipe()
         self._answers, answers = os.pipe()
-        self._limits, self._ended = limits, ()
+        self._limits = limits
+        self._ended: tuple[str, ...] = ()
         self.said: list = []  # the last answer, if any
         self._process = os.fork()
         if self._process == 0:
             try:
                 nowhere = os.open(os.devnull, os.O_RDWR)
-                files = runner.confine(limits, (nowhere, nowhere), (requests, answers))
-                runner.serve(sources, prelude, files, limits["output_bytes"])
+                requests, answers = runner.confine(limits, (nowhere, nowhere), (requests, answers))
+                runner.serve(sources, prelude, (requests, answers), limits["output_bytes"])
             finally:
                 os._exit(0)
         os.close(requests)
         os.close(answers)
 
-    def ask(self, *request: object) -> object:
+    def ask(self, *request: object) -> Any:
         """Makes a request of `runner.serve`; returns what the program answers.
 
         Raises:
@@ -75,7 +81,7 @@ class Submission:
             self._end("error", f"its answer cannot be read: {error}")
         return (kind, value) if kind == "value" else said_why(kind, value)
 
-    def _end(self, *why: str) -> None:
+    def _end(self, *why: str) -> NoReturn:
         os.kill(self._process, _SIGKILL)
         _, status, usage = os.wait4(self._process, 0)
         self._ended = why or ending(status, usage, self._limits["cpu_seconds"])
@@ -122,10 +128,10 @@ class Remote:
     def __repr__(self) -> str:
         return "an object of the program's own"
 
-    def __call__(self, *arguments: object, **named: object) -> object:
+    def __call__(self, *arguments: object, **named: object) -> Any:
         return self._submission.ask("call", self, arguments, named)
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return self._submission.ask("get", self, name)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -134,7 +140,7 @@ class Remote:
     def __getitem__(self, key: object) -> object:
         return self._submission.ask("getitem", self, key)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         return iter(self._submission.ask("list", self))
 
     def __len__(self) -> int:
@@ -144,7 +150,7 @@ class Remote:
             raise TypeError(str(error)) from error
 
 
-def _forward(name: str):
+def _forward(name: str) -> Callable[[Remote], Any]:
     return lambda self: self._submission.ask(name, self)
 
 
