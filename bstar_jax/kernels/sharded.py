@@ -68,7 +68,10 @@ def sample(
 
     if vocab > contract.DENSE_VOCAB:
         is_due_B |= jnp.isnan(log_total_B)
-        turn = lambda *part: _settle(exact_turn(*part), part[0], shard)[:2]  # noqa: E731
+
+        def turn(*part):
+            return _settle(exact_turn(*part), part[0], shard)[:2]
+
         found_B = (token_B, logit_B)
         token_B, logit_B = exact.sample_rows(turn, tiles_BMC, rows, found_B, is_due_B)
     return contract.Sample(token_B, logit_B - log_total_B, is_due_B.astype(jnp.int32))
@@ -129,11 +132,14 @@ def _meet(tiles_BMC, peak_BM, needs_window_B, rows, shard, kmax):
     size, tiles, tile = tiles_BMC.shape
     count = kmax + kmax // 8
     width = min(count, tiles * tile)
-    nothing = lambda: (  # noqa: E731
-        jnp.full((size, width), -jnp.inf),
-        jnp.zeros((size, width), jnp.int32),
-        jnp.full((size,), -jnp.inf),
-    )
+
+    def nothing():
+        return (
+            jnp.full((size, width), -jnp.inf),
+            jnp.zeros((size, width), jnp.int32),
+            jnp.full((size,), -jnp.inf),
+        )
+
     value_BW, column_BW, outside_B = lax.cond(
         needs_window_B.any(), lambda: xla.window(tiles_BMC, peak_BM, width), nothing
     )
