@@ -119,10 +119,16 @@ def _files() -> tuple[str, ...]:
     return tuple(words)
 
 
+def base_interpreter() -> str:
+    """Returns the path of this interpreter, or of the one that this virtual environment is of."""
+    base = sys._base_executable  # pyright: ignore[reportAttributeAccessIssue]  # CPython has it
+    return os.path.realpath(base)
+
+
 def _python_files() -> list[str]:
     """Binds this interpreter, or the one that this virtual environment is of."""
     base = pathlib.Path(sys.base_prefix)
-    words = ["--ro-bind", os.path.realpath(sys._base_executable), "/python/bin/python"]
+    words = ["--ro-bind", base_interpreter(), "/python/bin/python"]
     for name in ("lib", "lib64"):
         if (base / name).is_dir() and not (base / name).is_symlink():
             words += ["--ro-bind", str(base / name), f"/python/{name}"]

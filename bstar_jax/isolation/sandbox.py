@@ -20,7 +20,6 @@ import pathlib
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -79,7 +78,8 @@ class Limits:
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
-            is_whole = name.endswith("_seconds") and name != "cpu_seconds" or value == int(value)
+            may_be_split = name in ("wall_seconds", "total_seconds")
+            is_whole = may_be_split or value == int(value)
             if not (is_whole and value > 0 and (name != "files" or value >= 8)):
                 raise UserError(
                     f"the limit {name} of a sandbox is {value!r}; it has to be above 0 "
@@ -118,15 +118,14 @@ class Sandbox:
           UserError: If bubblewrap, or what it needs, is missing.
           Broken: If the sandbox does not start.
         """
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         with contextlib.ExitStack() as left:  # what to undo, the last first
             left.callback(self._reap)
             lifeline, _ = _pipe(left)
             if unsafe:
                 folder = left.enter_context(tempfile.TemporaryDirectory(prefix="unsafe-"))
-                command = [os.path.realpath(sys._base_executable), *_python_flags()]
-                self._spawn(command, left, (lifeline,), folder)
-                harness = self._process.pid
+                command = [bubblewrap.base_interpreter(), *_python_flags()]
+                harness = self._spawn(command, left, (lifeline,), folder).pid
             else:
                 harness = self._spawn_in_bubblewrap(limits, left, lifeline)
             self._harness_number = harness
@@ -200,9 +199,9 @@ class Sandbox:
     def _send(self, data: bytes, deadline: float) -> None:
         left = memoryview(data)
         while left:
-            self._wait(self._process.stdin, select.POLLOUT, deadline)
+            self._wait(self._stdin, select.POLLOUT, deadline)
             try:
-                left = left[os.write(self._process.stdin.fileno(), left) :]
+                left = left[os.write(self._stdin.fileno(), left) :]
             except BrokenPipeError:
                 self.kill()
                 raise Broken(self._last_words()) from None
@@ -210,8 +209,8 @@ class Sandbox:
     def _receive(self, count: int, deadline: float) -> bytes:
         pieces = []
         while count:
-            self._wait(self._process.stdout, select.POLLIN, deadline)
-            piece = os.read(self._process.stdout.fileno(), min(count, 1 << 20))
+            self._wait(self._stdout, select.POLLIN, deadline)
+            piece = os.read(self._stdout.fileno(), min(count, 1 << 20))
             if not piece:
                 self.kill()
                 raise Broken(self._last_words())
@@ -223,9 +222,11 @@ class Sandbox:
         if not _is_ready(file, event, deadline):
             raise TimedOut
 
-    def _spawn(self, command: list[str], left: contextlib.ExitStack, files=(), folder=None) -> None:
+    def _spawn(
+        self, command: list[str], left: contextlib.ExitStack, files=(), folder=None
+    ) -> subprocess.Popen[bytes]:
         """Starts a process with pipes to its standard files; `files` stay open in it."""
-        self._process = subprocess.Popen(
+        self._process = process = subprocess.Popen(
             ignoring_sigterm(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -235,9 +236,12 @@ class Sandbox:
             cwd=folder,
             pass_fds=files,
         )
-        for file in (self._process.stdin, self._process.stdout, self._process.stderr):
+        assert process.stdin and process.stdout and process.stderr  # all three are pipes
+        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
+        for file in (self._stdin, self._stdout, self._stderr):
             left.callback(file.close)
             os.set_blocking(file.fileno(), False)
+        return process
 
     def _spawn_in_bubblewrap(
         self, limits: Limits, left: contextlib.ExitStack, lifeline: int
@@ -270,9 +274,10 @@ class Sandbox:
         return harness
 
     def _last_words(self) -> str:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_SECONDS)
-        text = self._process.stderr.read() or b""
+        if self._process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_SECONDS)
+        text = self._stderr.read() or b""
         lines = text.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it ended without a word"
 

@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from typing import Any, BinaryIO
 
 HEADER = struct.Struct(">Q")
 _LONGEST_RESULT = 1 << 28  # bytes, pickled
@@ -55,12 +56,12 @@ def serve() -> None:
                 return
 
 
-def _receive(source):
+def _receive(source: BinaryIO) -> Any:
     header = source.read(HEADER.size)
     return pickle.loads(source.read(*HEADER.unpack(header))) if header else _END
 
 
-def _send(sink, message: tuple) -> None:
+def _send(sink: BinaryIO, message: tuple) -> None:
     try:
         framed = frame(message)
     except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:

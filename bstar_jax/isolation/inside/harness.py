@@ -17,6 +17,10 @@ from bstar_jax.isolation.inside import runner
 from bstar_jax.isolation.inside.submission import Ended, Failed, Submission, ending, said_why
 from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_all, write_frame
 
+TYPE_CHECKING = False  # as in `typing`, which every sandbox would have to load
+if TYPE_CHECKING:
+    from typing import Any
+
 _HELPERS, _SETUP, _TEST = "<helpers>", "<setup>", "<test>"
 _LONGEST_SHOWN, _MOST_DIGITS = 80, 640
 _ANY_SIZE = 2**62
@@ -38,7 +42,7 @@ def same_result(value: object, expected: object) -> bool:
     return value == expected or (is_wrapped and value == expected[0])
 
 
-def _as_json(value: object) -> object:
+def _as_json(value: object) -> Any:
     if isinstance(value, (list, tuple)):
         return [_as_json(item) for item in value]
     if isinstance(value, dict):
@@ -46,7 +50,7 @@ def _as_json(value: object) -> object:
     return value
 
 
-def _json_key(key: object) -> object:
+def _json_key(key: Any) -> object:
     if key is None or isinstance(key, bool):
         return {None: "null", True: "true", False: "false"}[key]
     return repr(key) if isinstance(key, (int, float)) else key
@@ -57,7 +61,7 @@ class Harness:
 
     def __init__(self, limits: dict) -> None:
         self._limits = limits
-        self._submission: Submission | None = None
+        self._submission: Submission  # from `load` on, the first command of those that ask it
         self._names: dict = {}
         self._texts: dict[str, str] = {}
 

@@ -15,6 +15,10 @@ import sys
 
 from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_frame
 
+TYPE_CHECKING = False  # as in `typing`, which every sandbox would have to load
+if TYPE_CHECKING:
+    from typing import Any
+
 SOURCE = "<program>"
 LONGEST_MESSAGE = 300
 
@@ -106,7 +110,7 @@ def describe(error: BaseException) -> str:
     return f"{text} (line {line})" if line else text
 
 
-def serve(sources: tuple[str, ...], prelude: str, files: tuple[int, int], most: int) -> None:
+def serve(sources: tuple[str, ...], prelude: str, files: tuple[int, ...], most: int) -> None:
     """Loads a program, then does what it is asked until nobody asks any longer.
 
     Every answer, of which the first is about the loading, is ("value", value), or "error" or
@@ -156,8 +160,8 @@ def run_script(sources: tuple[str, ...], prelude: str, report: int) -> None:
       prelude: Statements that run before it.
       report: File descriptor for why it failed: "error" or "unparseable" with a message.
     """
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape")
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape")
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115  (open to the program's end)
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115  (open to the program's end)
     code: object = 0
     try:
         names = _load(sources, "__main__", prelude, lambda *why: write_frame(report, encode(why)))
@@ -184,7 +188,7 @@ def _leave(code: object) -> None:
     os._exit(code & 0xFF if isinstance(code, int) else 0 if code is None else 1)
 
 
-def _flush(file: object) -> None:
+def _flush(file: Any) -> None:
     """Writes what is left; a program may have closed its standard output, or set it to None."""
     if file is not None and not getattr(file, "closed", False):
         file.flush()
@@ -214,7 +218,7 @@ def _load(sources: tuple[str, ...], name: str, prelude: str, complain) -> dict |
     return None
 
 
-def _compiled(sources: tuple[str, ...]) -> tuple[str, object]:
+def _compiled(sources: tuple[str, ...]) -> tuple[str, Any]:
     """Returns the first form that compiles and its code, or what is wrong with it and None."""
     complaints = []
     for source in sources:

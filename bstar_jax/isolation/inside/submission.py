@@ -8,6 +8,10 @@ import resource
 from bstar_jax.isolation.inside import runner
 from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_frame
 
+TYPE_CHECKING = False  # as in `typing`, which every sandbox would have to load
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
 _SIGKILL, _SIGXCPU = 9, 24
 
 
@@ -39,7 +43,7 @@ class Submission:
         os.close(requests)
         os.close(answers)
 
-    def ask(self, *request: object) -> object:
+    def ask(self, *request: object) -> Any:
         """Makes a request of `runner.serve`; returns what the program answers.
 
         Raises:
@@ -75,7 +79,7 @@ class Submission:
             self._end("error", f"its answer cannot be read: {error}")
         return (kind, value) if kind == "value" else said_why(kind, value)
 
-    def _end(self, *why: str) -> None:
+    def _end(self, *why: str) -> NoReturn:
         os.kill(self._process, _SIGKILL)
         _, status, usage = os.wait4(self._process, 0)
         self._ended = why or ending(status, usage, self._limits["cpu_seconds"])
@@ -123,6 +127,7 @@ class Remote:
         return "an object of the program's own"
 
     def __call__(self, *arguments: object, **named: object) -> object:
+        """Calls it in the program's process."""
         return self._submission.ask("call", self, arguments, named)
 
     def __getattr__(self, name: str) -> object:

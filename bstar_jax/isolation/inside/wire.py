@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False  # as in `typing`, which every sandbox would have to load
+if TYPE_CHECKING:
+    from typing import Any
+
 _UNREADABLE = (
     ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError, MemoryError,
 )  # fmt: skip
@@ -61,7 +65,7 @@ def encode(value: object, handle_of=_no_handle) -> bytes:
     return b"".join(pieces)
 
 
-def _put(value: object, pieces: list[bytes], handle_of) -> None:
+def _put(value: Any, pieces: list[bytes], handle_of) -> None:
     kind = type(value)
     if kind is int:
         pieces.append(b"i%x;" % value)
@@ -87,7 +91,7 @@ def _put(value: object, pieces: list[bytes], handle_of) -> None:
         _put_object(value, kind, pieces, handle_of)
 
 
-def _put_object(value: object, kind: type, pieces: list[bytes], handle_of) -> None:
+def _put_object(value: Any, kind: type, pieces: list[bytes], handle_of) -> None:
     name = (kind.__module__, kind.__qualname__)
     base = next((base for base in _PLAIN if issubclass(kind, base)), None)
     named = getattr(value, "__name__", None) if kind in (type, type(len)) else None
@@ -102,7 +106,7 @@ def _put_object(value: object, kind: type, pieces: list[bytes], handle_of) -> No
         pieces.append(b"h%x;" % handle_of(value))
 
 
-def _as_base(value: object, base: type) -> object:
+def _as_base(value: Any, base: type) -> object:
     """Returns a value as its base class: the tuple of a namedtuple, the dict of a Counter."""
     if base is int:
         return int.__int__(value)
@@ -113,7 +117,7 @@ def _as_base(value: object, base: type) -> object:
     return base(dict.items(value) if base is dict else base.__iter__(value))
 
 
-def decode(data: bytes, object_of=_no_handle) -> object:
+def decode(data: bytes, object_of=_no_handle) -> Any:
     """Decodes what `encode` returned; safe for any bytes.
 
     Args:
@@ -141,7 +145,7 @@ class _Reader:
     def __init__(self, data: bytes, object_of) -> None:
         self.data, self.at, self.object_of = data, 0, object_of
 
-    def value(self) -> object:
+    def value(self) -> Any:
         letter = self.data[self.at : self.at + 1]
         self.at += 1
         if letter == b"i":
