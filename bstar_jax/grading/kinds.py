@@ -32,6 +32,7 @@ class AnswerGrader(Protocol):
 
     def grade(self, responses: Sequence[Response], source: Source) -> list[Grade]:
         """Grades responses to queries of a source, in their order."""
+        ...
 
     def complaints(
         self, queries: Sequence[Query], source: Source, places: Mapping[str, str]
@@ -46,6 +47,7 @@ class AnswerGrader(Protocol):
         Returns:
           What is wrong and what to do about it; [] where nothing is.
         """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SPLITS = ("sft", "train", "calibration", "heldout")
 
@@ -30,7 +30,7 @@ class Query:
     prompt: str
     reference: str
     solution: str = ""
-    fields: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prefix: str = ""
     more_solutions: tuple[str, ...] = ()
     source: str = ""

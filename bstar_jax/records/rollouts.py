@@ -59,7 +59,10 @@ class Rollouts:
 
     @classmethod
     def from_columns(
-        cls, columns: Mapping[str, Sequence], *, seconds: Mapping[str, float] | None = None
+        cls,
+        columns: Mapping[str, Sequence | np.ndarray],
+        *,
+        seconds: Mapping[str, float] | None = None,
     ) -> Rollouts:
         """Builds rollouts from some columns of `SCHEMA`; the others become null.
 
@@ -111,7 +114,7 @@ class Rollouts:
             raise ValueError(f"column {name!r} has {column.null_count} nulls of {len(self)} rows")
         return column.to_numpy()
 
-    def with_columns(self, **columns: Sequence) -> Rollouts:
+    def with_columns(self, **columns: Sequence | np.ndarray) -> Rollouts:
         """Returns the same rows with some columns replaced."""
         table = self.table
         for name, values in columns.items():
@@ -151,7 +154,8 @@ class Rollouts:
     @classmethod
     def read(cls, path: str | os.PathLike) -> Rollouts:
         """Reads a Parquet file."""
-        table = pq.read_table(path, partitioning=None)
+        # The path names no column: of `a=1/f.parquet` no column `a` is made.
+        table = pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]  # documented
         if table.schema.remove_metadata() != SCHEMA:
             raise ValueError(f"{path}: columns are {table.schema.names}, expected {SCHEMA.names}")
         metadata = table.schema.metadata or {}

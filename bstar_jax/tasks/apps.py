@@ -15,6 +15,7 @@ Source: arXiv:2105.09938.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from bstar_jax.records import Source
 from bstar_jax.tasks import code
@@ -82,7 +83,7 @@ def _read_tests(record: Record) -> dict[str, object] | None:
     return {"kind": "calls", "fn_name": name, "inputs": inputs, "outputs": outputs}
 
 
-def _list(record: Record, found: Mapping[str, object], name: str) -> list:
+def _list(record: Record, found: Mapping[str, Any], name: str) -> list:
     if not isinstance(found.get(name), list):
         held = f"{kind(found[name])} as" if name in found else "no"
         raise record.error(_TESTS, f" has {held} {name!r}; it is a list")

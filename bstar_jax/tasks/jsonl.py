@@ -80,7 +80,7 @@ def _read_stated(kind: str, names: FieldNames, marker: str, record: Record) -> P
     question = record.text(names.question, "question")
     answer = record.text(names.answer, "answer", numbers=True)
     reference = read_answer(answer, marker) if marker in answer else answer.strip()
-    if canonical_answer(kind, reference) is None:
+    if reference is None or canonical_answer(kind, reference) is None:
         raise record.error(
             names.answer,
             f": no {kind} can be read from the reference answer {short(reference or answer)}",

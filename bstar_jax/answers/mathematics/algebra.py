@@ -14,6 +14,7 @@ import functools
 import itertools
 import logging
 import re
+from typing import Any
 
 import math_verify
 import sympy
@@ -80,9 +81,9 @@ def verify(pair: tuple[str, str]) -> str:
 
 
 def is_readable(text: str) -> bool:
-    """Tells whether all parts of an answer can be read.
+    r"""Tells whether all parts of an answer can be read.
 
-    Examples: r"(3, \\sqrt{x}]", "4 km" -> True     r"\\frac{x}{", r"2 \\text{ then } x" -> False
+    Examples: r"(3, \sqrt{x}]", "4 km" -> True     r"\frac{x}{", r"2 \text{ then } x" -> False
     """
     reading = read(text)
     try:
@@ -93,7 +94,7 @@ def is_readable(text: str) -> bool:
     return reading is not None
 
 
-def _value(reading: Reading):
+def _value(reading: Reading) -> Any:
     """Returns what a reading is in SymPy."""
     if reading.kind == "number":
         return sympy.Rational(reading.value.numerator, reading.value.denominator)
@@ -103,7 +104,7 @@ def _value(reading: Reading):
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def _parse(text: str):
+def _parse(text: str) -> Any:
     """Parses an expression, equation or set; `text` is in its one form.
 
     Raises:
@@ -114,7 +115,7 @@ def _parse(text: str):
     found = tokens(text) or []
     is_complex = "i" in found
     try:
-        value = latex2sympy(
+        value: Any = latex2sympy(  # declared to return lists and None too
             _unmistakable(found),
             is_real=None if is_complex else True,
             convert_degrees=True,
@@ -134,13 +135,13 @@ def _parse(text: str):
 
 
 def _unmistakable(found: list[str]) -> str:
-    """Writes an expression so that the parser cannot take it for a mixed number.
+    r"""Writes an expression so that the parser cannot take it for a mixed number.
 
     The parser adds a whole number and a rational one that follows it, as in 1 1/2. So a
     multiplication sign goes between them; decimals become fractions, and binomials, which are
     whole, get brackets.
 
-    Example: 1.5(2) -> "{\\frac{15}{10}}\\cdot(2)"
+    Example: 1.5(2) -> "{\frac{15}{10}}\cdot(2)"
 
     Raises:
       Unreadable: If a digit follows a letter, as in x2: an index, an exponent or a factor.
@@ -186,7 +187,7 @@ def _equal(answer: Reading, reference: Reading) -> bool:
     return False
 
 
-def _same(one: sympy.Expr, two: sympy.Expr) -> bool:
+def _same(one: Any, two: Any) -> bool:
     """Tells whether two expressions are equal: at points first, which settles most that are not."""
     if one == two:
         return True
@@ -204,7 +205,7 @@ def _verified(one, two) -> bool:
     )
 
 
-def _alike_at_points(one: sympy.Expr, two: sympy.Expr) -> bool | None:
+def _alike_at_points(one: Any, two: Any) -> bool | None:
     """Tells whether two expressions have the same values; None if that cannot be told."""
     one, two = one.doit(), two.doit()
     unknown = sorted(one.atoms(AppliedUndef) | two.atoms(AppliedUndef), key=str)
@@ -246,7 +247,7 @@ def _same_relation(one: Relational, two: Relational) -> bool:
     return False
 
 
-def _directed(relation: Relational) -> tuple[type, sympy.Expr]:
+def _directed(relation: Any) -> tuple[type, Any]:
     """Returns a relation's kind, never "less", and the difference of its sides."""
     turned = {sympy.Le: sympy.Ge, sympy.Lt: sympy.Gt}
     kind = type(relation)
@@ -256,10 +257,15 @@ def _directed(relation: Relational) -> tuple[type, sympy.Expr]:
 
 def _same_chain(one: sympy.And, two: sympy.And) -> bool:
     """Tells whether two chains a < b < c say the same, link by link, from either end."""
-    links, others = one._unsorted_args, two._unsorted_args
+    links, others = _links(one), _links(two)
     if len(links) != len(others) or not all(isinstance(x, Relational) for x in (*links, *others)):
         return False
     return any(
         all(itertools.starmap(_same_relation, zip(links, order, strict=True)))
         for order in (others, others[::-1])
     )
+
+
+def _links(chain: Any) -> tuple[Any, ...]:
+    """Returns the relations of a chain in the order in which they were written."""
+    return chain._unsorted_args

@@ -40,7 +40,7 @@ def compare(one: Reading, two: Reading, algebra: Leaf) -> bool | None:
         return True
     if one.kind == two.kind == "named":
         same_name = one.value == two.value
-        return compare(*one.items, *two.items, algebra) if same_name else algebra(one, two)
+        return compare(one.items[0], two.items[0], algebra) if same_name else algebra(one, two)
     if "named" in (one.kind, two.kind):
         return _compare_named(one, two, algebra)
     if "words" in (one.kind, two.kind):

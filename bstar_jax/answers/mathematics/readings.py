@@ -1,6 +1,6 @@
-"""Reads an answer in mathematics as a tree of exact numbers, words, brackets and expressions.
+r"""Reads an answer in mathematics as a tree of exact numbers, words, brackets and expressions.
 
-Whatever can be read exactly is; an expression (`2\\sqrt{3}`, `x^2+1`) is left to algebra.
+Whatever can be read exactly is; an expression (`2\sqrt{3}`, `x^2+1`) is left to algebra.
 
 Conventions, where writers differ:
   - A unit, a currency and a percent sign change nothing; "million" multiplies.
@@ -18,7 +18,7 @@ import functools
 import itertools
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bstar_jax.answers.mathematics import quantities
 from bstar_jax.answers.mathematics.notation import LONGEST, is_enclosed, join, split, tokens
@@ -53,7 +53,7 @@ class Reading(NamedTuple):
     """
 
     kind: str
-    value: object
+    value: Any
     items: tuple[Reading, ...]
     text: str
 
@@ -63,14 +63,14 @@ class Reading(NamedTuple):
 
 
 def read(text: str) -> Reading | None:
-    """Reads an answer.
+    r"""Reads an answer.
 
     Examples:
-        r"\\frac{1}{2}", "0.5", r"\\$.50 each" -> number 1/2
+        r"\frac{1}{2}", "0.5", r"\$.50 each" -> number 1/2
         "(1, x+1]"                            -> "(]" of the number 1 and the expression x+1
-        "3, 5", r"\\{5, 3\\}"                   -> "{}" of two numbers
-        r"\\text{East}", "East."               -> words "east"
-        r"5^\\circ", "x = 5"                   -> number 5, named x of number 5
+        "3, 5", r"\{5, 3\}"                   -> "{}" of two numbers
+        r"\text{East}", "East."               -> words "east"
+        r"5^\circ", "x = 5"                   -> number 5, named x of number 5
 
     Returns:
       None if there is nothing, brackets do not balance, or the text is too long.
@@ -89,14 +89,15 @@ def _read_text(text: str) -> Reading | None:
     text = quantities.with_unit_marked(text)
     found = tokens(text)
     reading = _read(_without_separators(found)) if found else None
-    is_one = reading is not None and reading.kind == "{}" and len(reading.items) == 1
-    return reading.items[0] if is_one else reading
+    if reading is not None and reading.kind == "{}" and len(reading.items) == 1:
+        return reading.items[0]
+    return reading
 
 
 def peel(text: str) -> str:
-    """Removes what surrounds an answer: spaces, `$`, `**`, `\\boxed{}`, "The answer is".
+    r"""Removes what surrounds an answer: spaces, `$`, `**`, `\boxed{}`, "The answer is".
 
-    Examples: r"$\\frac{1}{2}$." -> r"\\frac{1}{2}"     "**5**" -> "5"     r"\\boxed{x}" -> "x"
+    Examples: r"$\frac{1}{2}$." -> r"\frac{1}{2}"     "**5**" -> "5"     r"\boxed{x}" -> "x"
     """
     while True:
         before = text
@@ -116,7 +117,7 @@ def peel(text: str) -> str:
 
 
 def _without_separators(found: Sequence[str]) -> list[str]:
-    """Joins the groups of a number outside brackets: 1 , 234 \\pi -> 1234 \\pi."""
+    r"""Joins the groups of a number outside brackets: 1 , 234 \pi -> 1234 \pi."""
     joined, depth, start = [], 0, -1  # place of the last number that a group may follow
     for token in found:
         depth += (token in ("(", "[", r"\{")) - (token in (")", "]", r"\}"))
@@ -141,8 +142,9 @@ def _read(found: Sequence[str]) -> Reading | None:
         found = [r"\{", r"\}"]
     if join(found) in _INFINITE:
         return Reading("notation", join(found), (), join(found))
-    if len(found) == 1 and _TEXT.fullmatch(found[0]):
-        return _text(_TEXT.fullmatch(found[0])[1])
+    enclosed = _TEXT.fullmatch(found[0]) if len(found) == 1 else None
+    if enclosed:
+        return _text(enclosed[1])
     value = quantities.number(join(found))
     if value is not None:
         return Reading("number", value, (), str(value))
@@ -159,7 +161,7 @@ def _words(text: str) -> Reading:
 
 
 def _text(content: str) -> Reading:
-    """Reads the content of \\text{}: a number with its unit, words, or a letter such as (C)."""
+    r"""Reads the content of \text{}: a number with its unit, words, or a letter such as (C)."""
     reading = read(content)
     has_words = re.search(r"[^\W\d_]{2}", content)
     return reading if reading and (reading.kind == "number" or not has_words) else _words(content)
@@ -184,8 +186,8 @@ def _list(found: list[str]) -> Reading | None:
 
 def _group(kind: str, parts: Sequence[Sequence[str]], found: Sequence[str]) -> Reading:
     """Makes a bracket of parts; an expression if one of them is missing."""
-    items = [_read(part) for part in parts]
-    if None in items:
+    items = [item for item in map(_read, parts) if item is not None]
+    if len(items) < len(parts):
         return _expression(found)
     if kind == "{}":  # 1 \pm 2 stands for two items
         both = [
@@ -198,7 +200,7 @@ def _group(kind: str, parts: Sequence[Sequence[str]], found: Sequence[str]) -> R
 
 
 def _named(found: list[str]) -> Reading | None:
-    """Reads a name and its value: x = 5, f(x) = 2x + 1, A = 2*3 = 6, x \\in [1,2]."""
+    r"""Reads a name and its value: x = 5, f(x) = 2x + 1, A = 2*3 = 6, x \in [1,2]."""
     for sign in ("=", r"\in"):
         first, *others = split(found, {sign})
         if others and not {"=", r"\neq", *_LESS, *_MORE} & {*others[-1]}:

@@ -12,7 +12,8 @@ import functools
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bstar_jax.config import UserError
 from bstar_jax.grading.code.submissions import continuations, prelude, stub, written
@@ -39,7 +40,7 @@ class TestPlan:
             raise ValueError("there are no tests, which every program would pass")
 
 
-def plan(tests: Mapping[str, object], response: str, reference: str = "") -> TestPlan | None:
+def plan(tests: Mapping[str, Any], response: str, reference: str = "") -> TestPlan | None:
     """Plans how a response is tested; None if there is no program in it.
 
     Args:
@@ -89,7 +90,7 @@ def _with_number_keys(arguments: list) -> list:
 # --- What the tests take from the program, and what they have of their own ---------------------
 
 
-def _check_plan(tests: Mapping[str, object], texts: tuple[str, ...]) -> TestPlan:
+def _check_plan(tests: Mapping[str, Any], texts: tuple[str, ...]) -> TestPlan:
     prompt, test, entry_point = (tests[name] for name in ("prompt", "test", "entry_point"))
     sources = sum((continuations(prompt, text, entry_point) for text in texts), ())
     helpers = _helpers(prompt, test, entry_point)
@@ -146,8 +147,8 @@ def _parsed(text: str, what: str, is_needed: bool = True) -> ast.Module:
         raise UserError(f"the {what} of a query is no Python ({error}): {text[:200]!r}") from error
 
 
-def _unparsed(nodes: list[ast.stmt]) -> str:
-    return ast.unparse(ast.Module(nodes, []))
+def _unparsed(nodes: Sequence[ast.stmt]) -> str:
+    return ast.unparse(ast.Module(list(nodes), []))
 
 
 def _free_names(tree: ast.Module) -> set[str]:
