@@ -13,6 +13,7 @@ the exact path of `exact.py`, whose counts are then sums over the devices.
 """
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -102,7 +103,7 @@ def _quick(tiles_BMC, peak_BM, rows, shard, vocab, kmax):
         best = draw.from_blocks(rows, tiles_BMC, mass_BN, center_B, "gumbel", first_B)
         return best, mass_BN.sum(axis=1)
 
-    if window is None:
+    if window is None or whole is None:
         return by_block()[0], center_B, plain_BN, needs_window_B
     nothing = draw.Best(center_B, jnp.zeros(center_B.shape, jnp.int32))
     block, mass_B = lax.cond(has_top_k_B.all(), lambda: (nothing, center_B), by_block)
@@ -119,7 +120,9 @@ def _quick(tiles_BMC, peak_BM, rows, shard, vocab, kmax):
     return best, center_B, plain_BN, needs_window_B & ~cut.is_certain_B
 
 
-def _meet(tiles_BMC, peak_BM, needs_window_B, rows, shard, kmax):
+def _meet(
+    tiles_BMC, peak_BM, needs_window_B, rows, shard, kmax
+) -> tuple[tuple[Any, Any] | None, tuple[Any, Any] | None, Any]:
     """The first collective: what every device must know of all columns.
 
     Returns this device's window (logits, columns), that of all devices (largest logits, bound on

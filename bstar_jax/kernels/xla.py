@@ -220,6 +220,7 @@ def window(tiles_BMC, peak_BM, window):
 
 
 def top_k(value_BC, k):
+    """The k largest of each row, the largest first, and their columns."""
     # Without a barrier a slice of the result turns XLA's TopK into a sort of everything; one
     # barrier for both results, seen as their tuple, stops the compiler under a mesh.
     value_BW, place_BW = lax.top_k(value_BC, k)

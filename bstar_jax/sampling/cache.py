@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +100,7 @@ def start(config: ModelConfig, prompts: Prompts, shape: tuple[int, int, int], co
 def in_place(cache: Cache) -> Cache:
     """The cache as its parts lie on the mesh."""
 
-    def place(part, axes):
+    def place(part: Any, axes: tuple[str | None, ...]) -> Any:
         return None if part is None else sharding.constrain(part, *axes)
 
     return Cache(

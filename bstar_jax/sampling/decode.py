@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 from bstar_jax import kernels, model, sharding
 from bstar_jax.config import ModelConfig
@@ -27,6 +30,8 @@ from bstar_jax.sampling import slots as refill
 from bstar_jax.sampling.attention import attend_parts
 from bstar_jax.sampling.cache import Cache, Prompts
 from bstar_jax.sampling.slots import Lanes, Slots
+
+Column = jax.Array | np.ndarray  # NumPy on the host, JAX on devices and while tracing
 
 
 @jax.tree_util.register_dataclass
@@ -49,18 +54,18 @@ class Work:
       stop_DQ: State of the automaton before the first token, int32; None is 0, no text before it.
     """
 
-    real_D: jax.Array
-    lengths_DQ: jax.Array
-    last_DQ: jax.Array
-    keys_DQN2: jax.Array
-    limit_DQN: jax.Array
-    temperature_N: jax.Array
-    top_k_N: jax.Array
-    top_p: jax.Array | None
-    min_p: jax.Array | None
-    stop_AV: jax.Array | None
+    real_D: Column
+    lengths_DQ: Column
+    last_DQ: Column
+    keys_DQN2: Column
+    limit_DQN: Column
+    temperature_N: Column
+    top_k_N: Column
+    top_p: ArrayLike | None
+    min_p: ArrayLike | None
+    stop_AV: Column | None
     prompts: Prompts
-    stop_DQ: jax.Array | None = None
+    stop_DQ: Column | None = None
 
     @property
     def num_samples(self) -> int:
@@ -327,7 +332,7 @@ def _feed(decoder, prompts: Prompts, rows: _Rows, state: DecodeState):
 
     counts = merge(slots.side_UR), merge(rows.length - 1), merge(slots.age_UR)
     attend = attend_parts(decoder.config, *counts)
-    shared = (cache.prompt_key, cache.prompt_value)
+    shared: tuple[Any, Any] = (cache.prompt_key, cache.prompt_value)
     if cache.prompt_key is None:
         shared = (prompts.key[:, :, :, None], prompts.value[:, :, :, None])
     parts = (*shared, cache.key, cache.value)

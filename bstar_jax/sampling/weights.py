@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -161,7 +162,7 @@ def places(mesh: Mesh, tree: dict, axes: list[tuple[str, ...]], table) -> dict:
     """Where each array lies; of an Int8, the values as the weight, the scale with its channels."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, Int8))
 
-    def place(names):
+    def place(names) -> Any:
         return NamedSharding(mesh, sharding.spec(names, table))
 
     def one(leaf, names):
