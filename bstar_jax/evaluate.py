@@ -1,9 +1,9 @@
-"""Scores a checkpoint: `python -m bstar_jax.evaluate RUN[@ITERATION]`, or `--checkpoint=DIR`.
+r"""Scores a checkpoint: `python -m bstar_jax.evaluate RUN[@ITERATION]`, or `--checkpoint=DIR`.
 
     python -m bstar_jax.evaluate runs/first                    # its last iteration, held out
     python -m bstar_jax.evaluate runs/first@2 --split=train
     python -m bstar_jax.evaluate runs/first --config.monitor.responses=128 --json=scores.json
-    python -m bstar_jax.evaluate --checkpoint=/models/Qwen3-0.6B --config=configs/gsm8k.py \\
+    python -m bstar_jax.evaluate --checkpoint=/models/Qwen3-0.6B --config=configs/gsm8k.py \
         --config.task.path=gsm8k/
 
 The draws are those of the run's own monitor phase: with the run's settings the held-out split
@@ -30,13 +30,13 @@ from bstar_jax.console import Console, silence_libraries
 
 silence_libraries()
 
-from bstar_jax import processes  # noqa: E402
-from bstar_jax.config import Config, UserError  # noqa: E402
-from bstar_jax.phases.monitor import evaluate  # noqa: E402
-from bstar_jax.phases.opening import open_run  # noqa: E402
-from bstar_jax.phases.run import Run  # noqa: E402
-from bstar_jax.records import SPLITS  # noqa: E402
-from bstar_jax.run.workspace import read_config  # noqa: E402
+from bstar_jax import processes
+from bstar_jax.config import Config, UserError
+from bstar_jax.phases.monitor import evaluate
+from bstar_jax.phases.opening import open_run
+from bstar_jax.phases.run import Run
+from bstar_jax.records import SPLITS
+from bstar_jax.run.workspace import read_config
 
 
 def main(argv: Sequence[str]) -> None:

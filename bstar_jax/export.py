@@ -25,11 +25,11 @@ from bstar_jax.console import Console, silence_libraries
 
 silence_libraries()
 
-from bstar_jax import hub  # noqa: E402
-from bstar_jax.config import Config, UserError  # noqa: E402
-from bstar_jax.phases.opening import open_run  # noqa: E402
-from bstar_jax.run.policy import Policy  # noqa: E402
-from bstar_jax.run.workspace import read_config  # noqa: E402
+from bstar_jax import hub
+from bstar_jax.config import Config, UserError
+from bstar_jax.phases.opening import open_run
+from bstar_jax.run.policy import Policy
+from bstar_jax.run.workspace import read_config
 
 
 def main(argv: Sequence[str]) -> None:

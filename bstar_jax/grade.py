@@ -1,7 +1,7 @@
-"""Grades responses in a file: `python -m bstar_jax.grade --task=gsm8k --input=FILE --output=FILE`.
+r"""Grades responses in a file: `python -m bstar_jax.grade --task=gsm8k --input=FILE --output=FILE`.
 
     python -m bstar_jax.grade --task=math --input=responses.jsonl --output=graded.jsonl
-    python -m bstar_jax.grade --task=mbpp --input=programs.jsonl --output=graded.jsonl \\
+    python -m bstar_jax.grade --task=mbpp --input=programs.jsonl --output=graded.jsonl \
         --config.rewards.workers=8 --config.rewards.code.cpu_seconds=10
 
 Each line of the input holds the task's own fields and a `response`. The output has the same

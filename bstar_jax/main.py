@@ -26,15 +26,15 @@ from bstar_jax.console import Console, silence_libraries
 
 silence_libraries()
 
-import jax  # noqa: E402  (reads the environment at import)
+import jax
 
-from bstar_jax import processes  # noqa: E402
-from bstar_jax.config import Config, UserError  # noqa: E402
-from bstar_jax.iterate import self_train  # noqa: E402
-from bstar_jax.phases.opening import open_run  # noqa: E402
-from bstar_jax.processes import StopRequest, Team  # noqa: E402
-from bstar_jax.run.journal import iteration_rows  # noqa: E402
-from bstar_jax.run.workspace import read_config  # noqa: E402
+from bstar_jax import processes
+from bstar_jax.config import Config, UserError
+from bstar_jax.iterate import self_train
+from bstar_jax.phases.opening import open_run
+from bstar_jax.processes import StopRequest, Team
+from bstar_jax.run.journal import iteration_rows
+from bstar_jax.run.workspace import read_config
 
 
 def main(argv: Sequence[str]) -> None:

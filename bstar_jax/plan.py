@@ -28,9 +28,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs, whatever devices there are
 os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
 silence_libraries()
 
-from bstar_jax import planning  # noqa: E402  (reads the environment at import)
-from bstar_jax.config import UserError  # noqa: E402
-from bstar_jax.tasks import check_distinct  # noqa: E402
+from bstar_jax import planning
+from bstar_jax.config import UserError
+from bstar_jax.tasks import check_distinct
 
 
 def main(argv: Sequence[str]) -> None:

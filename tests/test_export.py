@@ -62,7 +62,10 @@ def test_a_run_from_a_checkpoint_gives_that_checkpoint_where_nothing_was_trained
 
 def test_a_run_from_a_checkpoint_gives_what_it_learnt(tmp_path):
     source = checkpoints.write(tmp_path / "in", "qwen3", dtype="bfloat16")
-    double = lambda params: jax.tree.map(lambda leaf: leaf * 2, params)  # noqa: E731
+
+    def double(params):
+        return jax.tree.map(lambda leaf: leaf * 2, params)
+
     begin(tmp_path / "run", from_checkpoint(source), double)
     run_door(tmp_path / "run", tmp_path / "out")
     before, after = checkpoints.tensors(source), checkpoints.tensors(tmp_path / "out")

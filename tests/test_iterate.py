@@ -193,8 +193,7 @@ def test_the_schedule_spans_the_run_or_each_iteration(tmp_path, optimizer_from):
 
 
 @pytest.mark.slow
-def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(finished, tmp_path):
-    directory, _, _ = finished
+def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(tmp_path):
     fresh = CONFIG.changed({"improve.init_from": "warmup", "improve.optimizer_from": "fresh"})
     _, params = trained(tmp_path, fresh)
     # The second round again, from a first that ended in anything.

@@ -101,7 +101,10 @@ def trained_alone():
 
 def norms(got, expected):
     """||a - b|| / ||b|| of every tensor."""
-    norm = lambda part: np.linalg.norm(np.asarray(part, np.float64))  # noqa: E731
+
+    def norm(part):
+        return np.linalg.norm(np.asarray(part, np.float64))
+
     pairs = zip(jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True)
     return {jax.tree_util.keystr(path): norm(a - b) / norm(b) for (path, a), b in pairs}
 

@@ -80,7 +80,10 @@ def attention(weights, config, x_LD):
 def by_hand(config, params, tokens_L):
     """Logits [L, V] of one text."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    normed = lambda x_LD, scale: np.array([norm(x, scale, config.norm_epsilon) for x in x_LD])  # noqa: E731
+
+    def normed(x_LD, scale):
+        return np.array([norm(x, scale, config.norm_epsilon) for x in x_LD])
+
     x_LD = params["embedding"][tokens_L]
     for layer in range(config.layers):
         block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
@@ -202,7 +205,9 @@ def test_mask_padding_hides_the_columns_beyond_the_vocabulary():
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_what_the_backward_pass_computes_again_changes_no_gradient(remat):
     def gradient(config):
-        loss = lambda params: jnp.mean(forward(config, params, tokens()) ** 2)  # noqa: E731
+        def loss(params):
+            return jnp.mean(forward(config, params, tokens()) ** 2)
+
         return jax.jit(jax.grad(loss))(builders.params())
 
     small = dataclasses.replace(builders.MODEL, layers=2)
@@ -220,7 +225,7 @@ def started():
 
 
 def test_init_fills_what_the_config_says(started):
-    config, params = started
+    _, params = started
     shapes = {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
         for path, leaf in jax.tree.leaves_with_path(params)

@@ -95,9 +95,9 @@ def test_a_new_run_says_what_it_is(run):
 
 
 def test_a_directory_serves_one_writer_and_any_reader(run):
-    with pytest.raises(UserError, match="is in use by another process"):
-        with opened(run.workspace.directory):
-            pass
+    in_use = pytest.raises(UserError, match="is in use by another process")
+    with in_use, opened(run.workspace.directory):
+        pass
     with opened(run.workspace.directory, write=False) as reader:
         assert reader.workspace.iterations_left(2) == [0, 1, 2]
 

@@ -148,7 +148,7 @@ NOT_EQUAL = r"""
     e ~ E
     I ~ i
     2\frac12 ~ 1 ~ 22
-"""  # noqa: E501
+"""  # noqa: E501  (a group a line)
 
 
 def verdict(answer, reference):
@@ -214,8 +214,17 @@ def test_what_says_nothing_is_unparseable(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["5 5", "x'", "1/2x", r"\frac{0}{0}", "5/", "x2", "1.2.3", r"2 \text{ then } x", "?", r"\foo"]
-    + [
+    [
+        "5 5",
+        "x'",
+        "1/2x",
+        r"\frac{0}{0}",
+        "5/",
+        "x2",
+        "1.2.3",
+        r"2 \text{ then } x",
+        "?",
+        r"\foo",
         r"x \approx 3",
         r"(1, \foo)",
         "2\\frac{3}{2}",

@@ -164,7 +164,7 @@ def test_rewards_stay_in_range_and_only_full_solutions_reach_one(queries):
     for query in queries[:500]:
         steps = query.solution.split(" . ")
         for count in range(len(steps)):
-            partial = " . ".join(steps[:count] + [steps[-1]])
+            partial = " . ".join([*steps[:count], steps[-1]])
             reward = min(check_steps(query, partial))
             assert (reward == 1) == (count == len(steps) - 1)
             if reward != 1:

@@ -215,15 +215,15 @@ def test_workers_import_no_jax(pool):
 
 
 def test_a_function_that_cannot_be_had_is_an_error():
-    with WorkerPool("tests.no_such_module:work", 1, 1.0) as pool:
-        with pytest.raises(RuntimeError, match="do not start: ModuleNotFoundError"):
-            list(pool.run([1]))
-    with WorkerPool(work, 1, 1.0, warm_up=[("raise", "cold")]) as pool:
-        with pytest.raises(RuntimeError, match="do not start: ValueError: cold"):
-            list(pool.run([1]))
-    with WorkerPool(work, 1, 1.0, warm_up=[("exit", 0)]) as pool:
-        with pytest.raises(RuntimeError, match="3 ended or hung before they began"):
-            list(pool.run([1]))
+    absent = pytest.raises(RuntimeError, match="do not start: ModuleNotFoundError")
+    with WorkerPool("tests.no_such_module:work", 1, 1.0) as pool, absent:
+        list(pool.run([1]))
+    raised = pytest.raises(RuntimeError, match="do not start: ValueError: cold")
+    with WorkerPool(work, 1, 1.0, warm_up=[("raise", "cold")]) as pool, raised:
+        list(pool.run([1]))
+    ended = pytest.raises(RuntimeError, match="3 ended or hung before they began")
+    with WorkerPool(work, 1, 1.0, warm_up=[("exit", 0)]) as pool, ended:
+        list(pool.run([1]))
     with pytest.raises(ValueError, match="define it in a module, at its top"):
         WorkerPool(lambda item: item, 1, 1.0)
 

@@ -230,7 +230,7 @@ def test_the_schedule_falls_in_a_line():
 
 def adamw_by_hand(params, gradients, adam, rates):
     """AdamW in f64: clip by the global norm, moments with bias correction, decoupled decay."""
-    first = second = {name: 0.0 for name in params}
+    first = second = dict.fromkeys(params, 0.0)
     for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
         norm = np.sqrt(sum((value.astype(np.float64) ** 2).sum() for value in gradient.values()))
         clip = min(1.0, adam.clip_norm / norm)
@@ -281,7 +281,10 @@ def test_moments_lie_where_their_parameters_lie():
     state = fresh_state(builders.mesh(2, 2, 2))
     places = {leaf.sharding.spec for leaf in jax.tree.leaves(state.params)}
     assert len(places) > 3
-    is_adam = lambda part: hasattr(part, "mu")  # noqa: E731
+
+    def is_adam(part):
+        return hasattr(part, "mu")
+
     (adam,) = filter(is_adam, jax.tree.leaves(state.optimizer, is_leaf=is_adam))
     for moments in (adam.mu, adam.nu):
         assert jax.tree.map(lambda leaf: leaf.sharding, moments) == jax.tree.map(
@@ -323,7 +326,7 @@ def test_training_goes_on_to_the_same_bits(uninterrupted, stop):
 def test_progress_says_what_happened(uninterrupted):
     reports = [progress for _, progress in trained(builders.mesh(), steps=8, every=3)]
     assert [progress.step for progress in reports] == [3, 6, 8]
-    spans = [range(0, 3), range(3, 6), range(6, 8)]
+    spans = [range(3), range(3, 6), range(6, 8)]
     tokens = [sum(int(batch_at(step).weights_BL.sum()) for step in span) for span in spans]
     assert [progress.tokens for progress in reports] == tokens
     rates = [SCHEDULE(step) for step in (2, 5, 7)]
@@ -346,8 +349,9 @@ def test_schedules_share_one_program(uninterrupted):
 def test_the_schedule_goes_by_the_steps_that_the_optimizer_has_seen():
     mesh = builders.mesh()
     saved, _ = trained(mesh, steps=5)[-1]
-    place = lambda value, like: jax.device_put(value, like.sharding)  # noqa: E731
-    state = jax.tree.map(place, saved, fresh_state(mesh))
+    state = jax.tree.map(
+        lambda value, like: jax.device_put(value, like.sharding), saved, fresh_state(mesh)
+    )
     (_, progress) = trained(mesh, state, steps=2)[-1]
     assert progress.step == 2 and progress.learning_rate == SCHEDULE(6)
 

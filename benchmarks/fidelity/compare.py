@@ -42,9 +42,7 @@ def files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
             "checkpoints" in parts[:-1]
             and path.is_dir()
             and (path / "_CHECKPOINT_METADATA").exists()
-        ):
-            found["/".join(parts)] = path
-        elif not IGNORED & set(parts) and path.is_file() and _is_result(path):
+        ) or (not IGNORED & set(parts) and path.is_file() and _is_result(path)):
             found["/".join(parts)] = path
     return found
 

@@ -15,8 +15,8 @@ import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jax  # noqa: E402  (reads the environment at import)
-import numpy as np  # noqa: E402
+import jax
+import numpy as np
 
 SMALL = {
     "vocab_size": 53, "hidden_size": 20, "intermediate_size": 28, "num_hidden_layers": 3,

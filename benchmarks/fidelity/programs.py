@@ -19,9 +19,9 @@ from collections.abc import Iterator
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
-import jax  # noqa: E402  (reads the environment at import)
+import jax
 
-from benchmarks.fidelity.configurations import LOAD, TO_DICT, package  # noqa: E402
+from benchmarks.fidelity.configurations import LOAD, TO_DICT, package
 
 SMALL = {
     "model.width": 32, "model.layers": 2, "model.feed_forward": 64, "sft.batch": 32,

@@ -148,7 +148,7 @@ def find(text: Text, after: list[Text], renames: dict[str, str]) -> tuple[Text |
             return max(named, key=lambda one: (one.file == text.file, _alike(one, text))), how
     last = [one for one in same_kind if one.name.split(".")[-1] == new_name.split(".")[-1]]
     best = max(last or same_kind, key=lambda one: _alike(one, text), default=None)
-    if best is None or not last and _alike(best, text) < LEAST_ALIKE:
+    if best is None or (not last and _alike(best, text) < LEAST_ALIKE):
         return None, "not found"
     return best, f"most similar text, of {best.name}"
 

@@ -265,8 +265,8 @@ def _read_header(file: pathlib.Path) -> dict[str, StoredTensor]:
         raise UserError(f"{file} is missing, which {_INDEX} names; fetch the checkpoint again")
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:
-            # An opened file has keys, but is not a mapping that can be iterated over.
-            parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            keys = opened.keys()  # which has them, but is not a mapping that can be iterated over
+            parts = {name: opened.get_slice(name) for name in keys}
             return {
                 name: StoredTensor(part.get_dtype(), tuple(part.get_shape()), file)
                 for name, part in parts.items()

@@ -80,7 +80,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            is_whole = name.endswith("_seconds") and name != "cpu_seconds" or value == int(value)
+            may_be_split = name in ("wall_seconds", "total_seconds")
+            is_whole = may_be_split or value == int(value)
             if not (is_whole and value > 0 and (name != "files" or value >= 8)):
                 raise UserError(
                     f"the limit {name} of a sandbox is {value!r}; it has to be above 0 "

@@ -22,6 +22,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from bstar_jax.isolation.serving import HEADER, frame
 from bstar_jax.isolation.signals import ignoring_sigterm
@@ -50,7 +51,7 @@ class Outcome:
     """
 
     kind: str
-    value: object
+    value: Any
     error: str
     seconds: float
 

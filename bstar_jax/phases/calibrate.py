@@ -119,7 +119,7 @@ def _mark_selected(config: Config, task: Task, rollouts: Rollouts, surface: Surf
         rules=rules.rules,
     )
     selected = np.zeros(len(rollouts), bool)
-    selected[in_cell] = arrays.to_rows(cell, selected_QN)
+    selected[in_cell] = arrays.to_rows(cell, np.asarray(selected_QN))
     reward = arrays.rewards(rollouts, choice.process_weight)
     return rollouts.with_columns(reward=reward, selected=selected)
 

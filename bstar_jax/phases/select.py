@@ -155,7 +155,7 @@ def _figures(
         "selected": total,
         "queries_covered": int(covered_Q.sum()),
         "correct_fraction": float((selected_QN & is_correct_QN).sum() / total) if total else None,
-        "unique_per_query": distinct / len(covered_Q),
+        "unique_per_query": distinct / len(selected_QN),
         "balance_score": balance.objective(
             graded.is_correct, selected_QN, target_correct=rules.target_correct, rules=rules.rules
         ),

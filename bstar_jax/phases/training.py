@@ -160,5 +160,5 @@ def _train(
     return train(config, workspace, policy.mesh, job, params, optimizer_state)
 
 
-def _batch_of_one_kind(data: Encoded, rows: int, seeds: tuple[int, ...], step: int) -> Batch:
+def _batch_of_one_kind(data: Encoded[Batch], rows: int, seeds: tuple[int, ...], step: int) -> Batch:
     return data.take(row_order(len(data), rows, step, seeds))

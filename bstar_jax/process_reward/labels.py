@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -90,7 +91,8 @@ def labelled_responses(
     keys = Keys(config.seed, 0, "prm")
     draw = Draw(settings.temperature, 0, settings.responses)
     with collecting(params, score_steps=False) as collect:
-        responses = collect(sum(labelling_queries(config, task), []), [draw], keys)
+        queries = list(itertools.chain.from_iterable(labelling_queries(config, task)))
+        responses = collect(queries, [draw], keys)
     better = completer(config, task, workspace, store, params, responses)
     draw = Draw(settings.completer_temperature, 0, settings.continuations)
     split = functools.partial(beginnings, store)
@@ -158,8 +160,9 @@ def label(
     labels = []
     for query_id, response, correct in zip(*map(responses.column, names), strict=True):
         steps = [reached.get(_continued_id(query_id, text)) for text in split(query_id, response)]
-        is_whole = response.strip() and None not in steps
-        labels.append([*map(np.mean, steps), float(correct)] if is_whole else None)
+        known = [hits for hits in steps if hits is not None]
+        is_whole = response.strip() and len(known) == len(steps)
+        labels.append([*(np.mean(hits) for hits in known), float(correct)] if is_whole else None)
     left_out = sum(each is None for each in labels)
     if left_out:
         console.warn(
@@ -228,7 +231,7 @@ def completer(
 
 def _completer_data(
     config: Config, task: Task, console: Console, tokenizer: Tokenizer, responses: Rollouts
-) -> Encoded:
+) -> Encoded[Batch]:
     """Training rows for the completer. Calibration queries are left out: they evaluate.
 
     Raises:

@@ -101,7 +101,7 @@ def split(config: Config, task: Task, labelled: Rollouts) -> tuple[Rollouts, Rol
 
 def encoded(
     config: Config, console: Console, store: ProcessRewardStore, labelled: Rollouts
-) -> Encoded:
+) -> Encoded[StepBatch]:
     """Encodes labelled responses as training rows, equal texts of a query once.
 
     Args:

@@ -61,7 +61,9 @@ def _parameters(placement: Placement) -> dict:
     config = _model(placement)
     vocab = sharding.padded_vocab(config, placement.mesh)
     shapes = as_computed(config, training.parameter_shapes(config, vocab))
-    targets = sharding.shardings(placement.sampling_mesh, shapes, model.axes_of(config, shapes))
+    targets = sharding.shardings(
+        placement.sampling_mesh, shapes, model.logical_axes(config, shapes)
+    )
     return jax.tree.map(abstract, shapes, targets)
 
 

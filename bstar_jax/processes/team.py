@@ -13,6 +13,7 @@ names it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import queue
@@ -176,7 +177,7 @@ class Member(Team):
                 self._take(other, header["round"], body)
             elif header["kind"] == "values":
                 ends = [sum(header["sizes"][:index]) for index in range(self.count + 1)]
-                pairs = zip(ends, ends[1:], strict=False)
+                pairs = itertools.pairwise(ends)
                 self._complete.put([body[start:end] for start, end in pairs])
             elif header["kind"] == "leave":
                 self._stop(other, header["reason"], header["code"])

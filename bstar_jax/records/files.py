@@ -20,13 +20,13 @@ from bstar_jax.config import UserError
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
-    """Opens a file that takes its name only when the block ends without an error.
+    r"""Opens a file that takes its name only when the block ends without an error.
 
     The data is on the disk before the name is. Until then the file's name ends in `.tmp`.
 
     Example:
         with atomic_file("runs/first/figures.txt") as file:
-            file.write("complete\\n")
+            file.write("complete\n")
 
     Args:
       path: Where the file will be; its folder must exist.

@@ -59,7 +59,10 @@ class Rollouts:
 
     @classmethod
     def from_columns(
-        cls, columns: Mapping[str, Sequence], *, seconds: Mapping[str, float] | None = None
+        cls,
+        columns: Mapping[str, Sequence | np.ndarray],
+        *,
+        seconds: Mapping[str, float] | None = None,
     ) -> Rollouts:
         """Builds rollouts from some columns of `SCHEMA`; the others become null.
 
@@ -111,7 +114,7 @@ class Rollouts:
             raise ValueError(f"column {name!r} has {column.null_count} nulls of {len(self)} rows")
         return column.to_numpy()
 
-    def with_columns(self, **columns: Sequence) -> Rollouts:
+    def with_columns(self, **columns: Sequence | np.ndarray) -> Rollouts:
         """Returns the same rows with some columns replaced."""
         table = self.table
         for name, values in columns.items():

@@ -167,7 +167,9 @@ class Checkpoints:
 
     def _to_disk(self, tree):
         # A copy: the caller may give its arrays up to the next step while these are written.
-        cut = lambda tree: jax.tree.map(jnp.copy, model.cut_vocab(self._config, tree))  # noqa: E731
+        def cut(tree):
+            return jax.tree.map(jnp.copy, model.cut_vocab(self._config, tree))
+
         places = self._shardings(jax.eval_shape(cut, tree), sharding.DISK)
         return jax.jit(cut, out_shardings=places)(tree)
 

@@ -7,10 +7,10 @@ from bstar_jax.records import Rollouts
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer
-from bstar_jax.training.batches import Encoded, Example, encode, too_long_message
+from bstar_jax.training.batches import Batch, Encoded, Example, encode, too_long_message
 
 
-def human_data(config: Config, task: Task, tokenizer: Tokenizer) -> Encoded:
+def human_data(config: Config, task: Task, tokenizer: Tokenizer) -> Encoded[Batch]:
     """Encodes the human solutions as training rows.
 
     Raises:
@@ -49,7 +49,7 @@ def selected_data(
     tokenizer: Tokenizer,
     iteration: int,
     selected: Rollouts,
-) -> Encoded:
+) -> Encoded[Batch]:
     """Encodes the selected responses as training rows.
 
     With `improve.data` "accumulated" those of the iterations before come first. A text can be

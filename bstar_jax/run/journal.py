@@ -8,6 +8,7 @@ writes leaves at most one torn line at the end, which the next `MetricsLog` cuts
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -57,8 +58,8 @@ class MetricsLog:
           UserError: If a line is broken, the disk is full, or W&B is asked for and absent.
         """
         self._path = pathlib.Path(path)
-        self._file = None
-        self._mirrors = []
+        self._file: io.FileIO | None = None
+        self._mirrors: list[_TensorBoard | _WandB] = []
         text = self._path.read_bytes() if self._path.exists() else b""
         whole = _whole_lines(text)
         self._rows = _parse(whole, self._path)
@@ -66,7 +67,7 @@ class MetricsLog:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered, so that what `write` returned for has left this process.
-        self._file = open(self._path, "ab", buffering=0)
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  (closed in `close`)
         if len(whole) < len(text):
             self._file.truncate(len(whole))
             os.fsync(self._file.fileno())
@@ -95,7 +96,7 @@ class MetricsLog:
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         if self._file is not None:
             with full_disk_explained(self._path):
-                self._write(line)
+                _write(self._file, line)
         self._rows.append(row)
         with full_disk_explained(self._path.parent):
             for mirror in self._mirrors:
@@ -114,9 +115,9 @@ class MetricsLog:
           step: The optimizer step; None takes the newest row of the phase, whatever its step.
         """
         for row in reversed(self._rows):
-            if (row["iteration"], row["phase"]) == (iteration, phase):
-                if step is None or row.get("step") == step:
-                    return row
+            is_of_phase = (row["iteration"], row["phase"]) == (iteration, phase)
+            if is_of_phase and (step is None or row.get("step") == step):
+                return row
         return None
 
     def close(self) -> None:
@@ -132,17 +133,18 @@ class MetricsLog:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _write(self, line: bytes) -> None:
-        """Appends the whole line or nothing."""
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            rest = memoryview(line)
-            while rest:  # a nearly full disk takes a part and says so in the count alone
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
-        except OSError:
-            self._file.truncate(size)
-            raise
+
+def _write(file: io.FileIO, line: bytes) -> None:
+    """Appends the whole line or nothing."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        rest = memoryview(line)
+        while rest:  # a nearly full disk takes a part and says so in the count alone
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(size)
+        raise
 
 
 def read_rows(path: str | os.PathLike) -> list[dict]:
@@ -275,8 +277,8 @@ class _TensorBoard:
         self._writer.flush()
 
     def append(self, row: Mapping, step: int | None) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made at import
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  # made at import
 
         values = [Summary.Value(tag=tag, simple_value=float(y)) for tag, y in _points(row).items()]
         event = Event(wall_time=time.time(), summary=Summary(value=values))
@@ -293,7 +295,7 @@ class _WandB:
 
     def __init__(self, project: str, folder: pathlib.Path, config: Mapping):
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError as error:
             raise UserError(
                 f"metrics were to go to the W&B project {project!r}, but wandb is not installed; "

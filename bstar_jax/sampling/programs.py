@@ -196,7 +196,7 @@ def weights(placement: Placement) -> dict:
     config = training.merged_model(placement)
     vocab = sharding.padded_vocab(config, placement.mesh)
     shapes = _weight_shapes(config, placement.config.generate.weights, vocab)
-    axes = model.axes_of(config, training.parameter_shapes(config, config.vocab_size))
+    axes = model.logical_axes(config, training.parameter_shapes(config, config.vocab_size))
     targets = rollout_weights.places(placement.sampling_mesh, shapes, axes, sharding.SAMPLING)
     return jax.tree.map(abstract, shapes, targets)
 

@@ -226,7 +226,7 @@ def by_shard(function: Callable) -> Callable:
     return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)
 
 
-def row_shards(mesh: Mesh) -> int:
+def row_shards(mesh: Mesh | AbstractMesh) -> int:
     """Returns the number of parts that the rows of a batch are divided into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 

@@ -106,7 +106,7 @@ def check_round_trip(tokenizer: Tokenizer, texts: Iterable[str]) -> None:
     decoded = tokenizer.decode_batch(tokenizer.encode_batch(texts))
     for text, back in zip(texts, decoded, strict=True):
         if back != text:
-            at = len(os.path.commonprefix([text, back]))
+            at = len(os.path.commonprefix([text, back]))  # noqa: RUF071  (texts, not paths)
             raise UserError(
                 f"the tokenizer changes text: at character {at}, {text[at : at + 20]!a} comes "
                 f"back as {back[at : at + 20]!a}, in {text[max(0, at - 20) : at + 20]!r}; "

@@ -39,9 +39,9 @@ def decoding_steps(decoder: dict | None) -> list[dict] | None:
 
 
 def piece(token: str, steps: list[dict] | None) -> bytes:
-    """The bytes of one token.
+    r"""The bytes of one token.
 
-    Example: steps of Llama 2, "▁cats" -> b" cats", "<0x0A>" -> b"\\n".
+    Example: steps of Llama 2, "▁cats" -> b" cats", "<0x0A>" -> b"\n".
     """
     if steps is None:
         return b" " + token.encode()

@@ -21,21 +21,21 @@ class TrainState:
 
     Attributes:
       params: The parameters that are trained, f32, as `model.init` makes them.
-      optimizer: Adam's moments and its step count.
+      optimizer: Adam's moments and its step count; None where training starts afresh.
     """
 
     params: dict
-    optimizer: optax.OptState
+    optimizer: optax.OptState | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The learning rate: linear growth to a peak, then a linear or cosine decay.
+    r"""The learning rate: linear growth to a peak, then a linear or cosine decay.
 
         rate
-        peak        /\\_
-                   /    \\_
-        peak * final      \\_
+        peak        /\_
+                   /    \_
+        peak * final      \_
                   0  warmup  steps
 
     Attributes:

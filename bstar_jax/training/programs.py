@@ -148,14 +148,14 @@ def parameters(placement: Placement) -> dict:
     """Returns all parameters of the merged model, on the storage map."""
     config = merged_model(placement)
     shapes = parameter_shapes(config, sharding.padded_vocab(config, placement.mesh))
-    return spread(placement.mesh, shapes, model.axes_of(config, shapes))
+    return spread(placement.mesh, shapes, model.logical_axes(config, shapes))
 
 
 def state(placement: Placement, config: ModelConfig) -> TrainState:
     """Returns a model's trained parameters and their moments, on the storage map."""
     vocab = sharding.padded_vocab(config, placement.mesh)
     shapes = _state_shapes(config, placement.config.optimizer, vocab)
-    return spread(placement.mesh, shapes, model.axes_of(config, shapes))
+    return spread(placement.mesh, shapes, model.logical_axes(config, shapes))
 
 
 def frozen(placement: Placement) -> dict:
@@ -166,7 +166,7 @@ def frozen(placement: Placement) -> dict:
     vocab = sharding.padded_vocab(config, placement.mesh)
     kept = adapters.frozen(config, parameter_shapes(config, vocab))
     kept = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, config.dtype), kept)
-    return spread(placement.mesh, kept, model.axes_of(config, kept))
+    return spread(placement.mesh, kept, model.logical_axes(config, kept))
 
 
 def _batch(mesh: Mesh, shape: StepShape, batch_type: type) -> Batch | StepBatch:

@@ -51,7 +51,7 @@ def _as_json(value: object) -> Any:
     return value
 
 
-def _json_key(key: object) -> object:
+def _json_key(key: Any) -> object:
     if key is None or isinstance(key, bool):
         return {None: "null", True: "true", False: "false"}[key]
     return repr(key) if isinstance(key, (int, float)) else key
