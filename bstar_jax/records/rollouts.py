@@ -132,7 +132,7 @@ class Rollouts:
         return Rollouts(self.table.filter(pa.array(keep, pa.bool_())), self.seconds)
 
     def sorted(self, query_ids: Sequence[str]) -> Rollouts:
-        """Sorts rows by (position of the query in `query_ids`, temperature, top_k, index)."""
+        """Sorts rows by query (ordered as `query_ids`), temperature, top_k and sample_index."""
         position = {query_id: index for index, query_id in enumerate(query_ids)}
         ranks = np.array([position[query_id] for query_id in self.column("query_id")], np.int64)
         order = np.lexsort(
