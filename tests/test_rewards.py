@@ -246,9 +246,11 @@ def test_a_kind_is_started_once_and_complaints_of_all_sources_are_shown(monkeypa
     monkeypatch.setattr(kinds, "KINDS", {"new": kind})
     sources = {name: Source(name, "new") for name in ("one", "two")}
     queries = [Query(name, "train", "?", "1", source=name) for name in sources]
-    with pytest.raises(UserError, match=r"^one: \['file'\]\ntwo: \[None\]$"):
-        with grading.open_grader(queries, sources, places={"one": "file"}):
-            raise AssertionError
+    with (
+        pytest.raises(UserError, match=r"^one: \['file'\]\ntwo: \[None\]$"),
+        grading.open_grader(queries, sources, places={"one": "file"}),
+    ):
+        raise AssertionError
     assert len(started) == 1
 
 
