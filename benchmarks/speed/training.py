@@ -1,4 +1,4 @@
-r"""Compares our optimizer step with Transformers' under torch and Tunix's: same weights, same batch.
+r"""Compares our optimizer step with Transformers' and Tunix's: same weights, same batch.
 
     python -m benchmarks.speed.training --transformers-python=TORCH/bin/python \
         --tunix-python=TUNIX/bin/python --json=training.json
