@@ -119,6 +119,16 @@ def functions(root: pathlib.Path = ROOT) -> list[Function]:
     ]  # fmt: skip
 
 
+def public_classes(root: pathlib.Path = ROOT) -> list[tuple[str, str]]:
+    """(path, name) of every public class of the package."""
+    return [
+        (path.relative_to(root).as_posix(), node.name)
+        for path in python_files(root / PACKAGE)
+        for node in _parse(path).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+
+
 def file_lines(root: pathlib.Path = ROOT) -> dict[str, int]:
     """Number of lines of every Python file."""
     return {

@@ -1,17 +1,20 @@
 """Grades of responses and of whole rollouts."""
 
+import contextlib
 import json
 import os
 import pathlib
+import re
 
 import pytest
 
 from bstar_jax import grading, tasks
 from bstar_jax.answers.equations import in_annotations, in_stories
 from bstar_jax.answers.stated import answers_equal, stated_answer
+from bstar_jax.config import UserError
 from bstar_jax.grading import kinds
 from bstar_jax.records import SPLITS, Query, Response, Rollouts, Source
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import Task, calculator
 
 ARITHMETIC = {
     "sft_examples": 5,
@@ -190,6 +193,91 @@ def test_a_task_without_step_check_has_nulls_not_zeros():
 def test_a_row_of_another_task_is_refused(stories):
     with pytest.raises(KeyError, match="test/99"):
         grade_rollouts(stories, rollouts([("test/99", "# 1", "stop")]))
+
+
+def test_steps_are_checked_only_where_that_is_asked_for(stories):
+    query = stories.splits["train"][0]
+    with opened(stories) as grader:
+        (checked,) = grader.grade([Response(query, query.solution)])
+        (unchecked,) = grader.grade([Response(query, query.solution)], check_steps=False)
+        rows = rollouts([(query.query_id, query.solution, "stop")])
+        graded = grader.grade_rollouts(rows, stories.query_by_id, check_steps=False)
+    assert checked.process_reward == 1.0 and unchecked.process_reward is None
+    assert (unchecked.answer, unchecked.reason) == (checked.answer, checked.reason)
+    assert graded.column("process_reward") == graded.column("step_rewards") == [None]
+
+
+def test_a_run_may_mix_sources_each_graded_by_its_own_kind():
+    sources = {
+        "sums": Source("sums", "number", "####", step_check=calculator.check_steps),
+        "words": Source("words", "text", "So:"),
+        "quiz": Source("quiz", "choice", "Final answer:"),
+    }
+    options = {"labels": ["A", "B"], "options": ["ice", "fire"]}
+    queries = {
+        "sums": Query("1", "train", "?", "4", source="sums"),
+        "words": Query("2", "train", "?", "Ice", source="words"),
+        "quiz": Query("3", "train", "?", "B", fields=options, source="quiz"),
+    }
+    texts = {"sums": "<<2+2=4>> #### 4.0", "words": "So: ice.", "quiz": "The answer is fire."}
+    mixed = [Response(queries[name], texts[name]) for name in ("quiz", "sums", "words", "sums")]
+    with grading.open_grader(queries.values(), sources) as grader:
+        grades = grader.grade(mixed)
+        apart = [grader.grade([response])[0] for response in mixed]
+    assert [grade.answer for grade in grades] == ["B", "4", "ice", "4"]
+    assert all(grade.correct for grade in grades)
+    assert [grade.step_rewards for grade in grades] == [None, [1.0], None, [1.0]]
+    assert grades == apart
+
+
+def test_a_kind_is_started_once_and_complaints_of_all_sources_are_shown(monkeypatch):
+    started = []
+
+    class Broken:
+        def complaints(self, queries, source, places):
+            return [f"{source.name}: {[places.get(query.query_id) for query in queries]}"]
+
+    @contextlib.contextmanager
+    def start(settings):
+        started.append(settings)
+        yield Broken()
+
+    kind = kinds.AnswerKind(lambda response, source: None, start)
+    monkeypatch.setattr(kinds, "KINDS", {"new": kind})
+    sources = {name: Source(name, "new") for name in ("one", "two")}
+    queries = [Query(name, "train", "?", "1", source=name) for name in sources]
+    with (
+        pytest.raises(UserError, match=r"^one: \['file'\]\ntwo: \[None\]$"),
+        grading.open_grader(queries, sources, places={"one": "file"}),
+    ):
+        raise AssertionError
+    assert len(started) == 1
+
+
+def test_an_unknown_kind_of_answer_is_refused():
+    with pytest.raises(ValueError, match="one of number, text, math, choice, code, not 'essay'"):
+        kinds.answer_kind(Source("own", "essay"))
+
+
+def test_queries_name_a_source_of_their_task():
+    query = Query("1", "train", "?", "1", source="other")
+    splits = {name: (query,) if name == "train" else () for name in SPLITS}
+    with pytest.raises(ValueError, match="queries name the sources {'other'}, not {'own'}"):
+        Task("own", splits, {"own": Source("own", "number")})
+
+
+def test_only_the_table_asks_which_kind_of_answer_it_is():
+    """A new kind is one entry: nothing else compares kinds."""
+    package = pathlib.Path(grading.__file__).parents[1]
+    asking = re.compile(
+        r"answer_kind\b.{0,3}(?:==|!=| in | not in )|(?:==|!=| in )\s*\w*\.answer_kind"
+    )
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if asking.search(path.read_text())
+    }
+    assert found == {"grading/kinds.py"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ words.json, {command: first line of the error}. Words may change for the better;
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pathlib
@@ -18,6 +17,8 @@ import runpy
 import shutil
 import sys
 import warnings
+
+from benchmarks import figures
 
 ARITHMETIC = "--config=configs/arithmetic.py"
 
@@ -147,7 +148,7 @@ def first_error(log: pathlib.Path, places: dict[str, str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = figures.parser_of(__doc__)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     output = parser.parse_args().output.absolute()
     scratch = output / "scratch"
@@ -174,7 +175,7 @@ def main() -> None:
     print(f"{len(codes)} commands")
 
 
-class _Braces(dict):
+class _Braces(dict[str, str]):
     """Leaves braces alone that name no place."""
 
     def __missing__(self, name: str) -> str:

@@ -14,7 +14,6 @@ is noted in DIR/CASE/done.json. --data names the folder of the published files (
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pathlib
@@ -24,6 +23,7 @@ import subprocess
 import sys
 import time
 
+from benchmarks import figures
 from benchmarks.fidelity import inputs
 from benchmarks.fidelity.matrix import CASES, PATIENT, Case, Step
 
@@ -55,10 +55,10 @@ class Runner:
                     )
                     return False
                 codes[step.name] = code
-                write_json(folder / "steps.json", codes)
+                figures.write_json(folder / "steps.json", codes)
         seconds = round(time.monotonic() - began, 1)
         record = {"codes": codes, "cores": self._cores(), "seconds": seconds}
-        write_json(folder / "done.json", record)
+        figures.write_json(folder / "done.json", record)
         print(f"{case.name}: {seconds} s", flush=True)
         return True
 
@@ -75,7 +75,7 @@ class Runner:
         ]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    def start(self, case: Case, step: Step) -> list[subprocess.Popen]:
+    def start(self, case: Case, step: Step) -> list[subprocess.Popen[bytes]]:
         """Starts the process of a step, or all of them."""
         words = [word.format_map(self._places(case)) for word in step.words]
         address, processes = f"--coordinator=127.0.0.1:{_free_port()}", []
@@ -130,12 +130,6 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def write_json(file: pathlib.Path, value: dict) -> None:
-    temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(file)
-
-
 def with_needs(names: list[str]) -> list[Case]:
     """The cases of these names and those that they need, in the order of `CASES`."""
     by_name = {case.name: case for case in CASES}
@@ -147,7 +141,7 @@ def with_needs(names: list[str]) -> list[Case]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = figures.parser_of(__doc__)
     parser.add_argument("--root", type=pathlib.Path, required=True, help="the checkout to run")
     parser.add_argument("--python", required=True, help="an interpreter with its requirements")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="a folder for results")

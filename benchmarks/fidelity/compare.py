@@ -20,13 +20,14 @@ alike, or how many differences there are, and the first of them. Exit code 3 if 
 
 from __future__ import annotations
 
-import argparse
 import json
 import pathlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from benchmarks import figures
 from benchmarks.fidelity.results import MOST_SHOWN, differences
 
 IGNORED = {"cache", "tensorboard", "checkpoints", "scratch"}
@@ -42,9 +43,7 @@ def files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
             "checkpoints" in parts[:-1]
             and path.is_dir()
             and (path / "_CHECKPOINT_METADATA").exists()
-        ):
-            found["/".join(parts)] = path
-        elif not IGNORED & set(parts) and path.is_file() and _is_result(path):
+        ) or (not IGNORED & set(parts) and path.is_file() and _is_result(path)):
             found["/".join(parts)] = path
     return found
 
@@ -53,12 +52,12 @@ def _is_result(path: pathlib.Path) -> bool:
     return path.suffix not in (".log", ".tmp") and path.name not in IGNORED_FILES
 
 
-def compare(left: pathlib.Path, right: pathlib.Path) -> tuple[list[str], Counter]:
+def compare(left: pathlib.Path, right: pathlib.Path) -> tuple[list[str], Counter[str]]:
     """What two folders of a case differ in, and how much was compared, by kind."""
     mine, other = files(left), files(right)
     found = [f"only in {left.parent}: {name}" for name in sorted(mine.keys() - other.keys())]
     found += [f"only in {right.parent}: {name}" for name in sorted(other.keys() - mine.keys())]
-    counts: Counter = Counter()
+    counts = Counter[str]()
     for name in sorted(mine.keys() & other.keys()):
         kind, amount, lines = differences(mine[name], other[name], (left.parent, right.parent))
         counts[kind] += amount
@@ -66,7 +65,7 @@ def compare(left: pathlib.Path, right: pathlib.Path) -> tuple[list[str], Counter
     return found, counts
 
 
-def codes(left: dict, right: dict) -> Iterator[str]:
+def codes(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:
     """Steps that ended otherwise, and whether as many cores were there."""
     if left["cores"] != right["cores"]:
         yield f"run on {left['cores']} and {right['cores']} cores, so sums may differ by rounding"
@@ -88,7 +87,7 @@ def reworded(left: pathlib.Path, right: pathlib.Path) -> list[str]:
     ]
 
 
-def report(name: str, left: pathlib.Path, right: pathlib.Path, show: int) -> dict:
+def report(name: str, left: pathlib.Path, right: pathlib.Path, show: int) -> dict[str, Any]:
     """Compares one case and prints its line."""
     records = [folder / "done.json" for folder in (left, right)]
     unfinished = [str(file.parent) for file in records if not file.exists()]
@@ -112,12 +111,11 @@ def report(name: str, left: pathlib.Path, right: pathlib.Path, show: int) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = figures.flags(__doc__)
     parser.add_argument("left", type=pathlib.Path, metavar="DIR_A")
     parser.add_argument("right", type=pathlib.Path, metavar="DIR_B")
     parser.add_argument("--cases", default="", help="names, with commas; all that both hold")
     parser.add_argument("--show", type=int, default=MOST_SHOWN, help="differences shown a case")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
     arguments = parser.parse_args()
     left, right = arguments.left.absolute(), arguments.right.absolute()
     stand = [path.parent.name for path in sorted(left.glob("*/done.json"), key=_age)]
@@ -127,8 +125,7 @@ def main() -> None:
     if not names:
         raise SystemExit(f"{left} and {right} hold no finished case in common")
     results = {name: report(name, left / name, right / name, arguments.show) for name in names}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    figures.write(arguments.json, results)
     if any(one["differences"] or one.get("unfinished") for one in results.values()):
         sys.exit(3)
 

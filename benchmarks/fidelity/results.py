@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.fidelity.stored import arrays
@@ -54,7 +56,7 @@ def _first_bytes(mine: bytes, other: bytes) -> str:
 
 def _parquet(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, list[str]]:
     del roots
-    mine, other = (pq.read_table(file, partitioning=None) for file in (left, right))
+    mine, other = (pq.ParquetFile(file).read() for file in (left, right))
     if not mine.schema.equals(other.schema, check_metadata=True):
         return mine.num_rows, [f"schemas differ: {_first_line(mine.schema, other.schema)}"]
     if mine.num_rows != other.num_rows:
@@ -66,7 +68,7 @@ def _parquet(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int
     ]
 
 
-def _same_column(mine, other) -> bool:
+def _same_column(mine: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
     """Whether two columns hold the same bits; NaN equals NaN, and -0 is not 0."""
     return (
         mine.combine_chunks().to_pylist().__repr__()
@@ -74,13 +76,13 @@ def _same_column(mine, other) -> bool:
     )
 
 
-def _first_value(mine, other) -> str:
+def _first_value(mine: pa.ChunkedArray, other: pa.ChunkedArray) -> str:
     pairs = enumerate(zip(mine.to_pylist(), other.to_pylist(), strict=True))
     row, (a, b) = next((row, pair) for row, pair in pairs if repr(pair[0]) != repr(pair[1]))
     return f"row {row}: {a!r} | {b!r}"
 
 
-def _first_line(mine, other) -> str:
+def _first_line(mine: pa.Schema, other: pa.Schema) -> str:
     pairs = zip(f"{mine}\n".splitlines(), f"{other}\n".splitlines(), strict=False)
     return next(
         (f"{a} | {b}" for a, b in pairs if a != b), "one has more fields, or other metadata"
@@ -118,7 +120,7 @@ def _metrics(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int
     return len(mine), lines
 
 
-def _metrics_rows(file: pathlib.Path) -> dict[tuple, str]:
+def _metrics_rows(file: pathlib.Path) -> dict[tuple[int, str, int | None], str]:
     """The last row of every (iteration, phase, step), less its times.
 
     A checkpoint that falls due by the clock writes a row of its own; those are left out.
@@ -135,7 +137,7 @@ def _metrics_rows(file: pathlib.Path) -> dict[tuple, str]:
     return rows
 
 
-def untimed(value):
+def untimed(value: Any) -> Any:
     """A JSON value without the fields that are times or rates, at any depth, order kept."""
     if isinstance(value, dict):
         return {name: untimed(each) for name, each in value.items() if not is_time(name)}
@@ -167,7 +169,7 @@ def _config(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int,
 def _plan(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, list[str]]:
     """A plan less the time that compiling took; its other seconds are forecasts, and compared."""
 
-    def reduced(value: dict) -> dict:
+    def reduced(value: dict[str, Any]) -> dict[str, Any]:
         lists = ("programs", "would_fit_compiled")
         parts = {
             name: [_without(each, ("compile_seconds",)) for each in value[name]]
@@ -180,7 +182,7 @@ def _plan(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, l
 
 
 def _json(
-    left: pathlib.Path, right: pathlib.Path, roots: Roots, reduced: Callable
+    left: pathlib.Path, right: pathlib.Path, roots: Roots, reduced: Callable[[Any], object]
 ) -> tuple[int, list[str]]:
     mine, other = (
         json.dumps(reduced(json.loads(_text(file, root))))
@@ -189,14 +191,14 @@ def _json(
     return _leaves(json.loads(mine)), [] if mine == other else [_first_field(mine, other)]
 
 
-def _leaves(value) -> int:
+def _leaves(value: object) -> int:
     """How many values a JSON value holds."""
     if isinstance(value, (dict, list)):
         return sum(map(_leaves, value.values() if isinstance(value, dict) else value))
     return 1
 
 
-def _without(value: dict, names: Iterable[str]) -> dict:
+def _without(value: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: each for name, each in value.items() if name not in names}
 
 
@@ -210,7 +212,7 @@ def _first_field(mine: str, other: str) -> str:
     return next(_unlike(a, b, ""), "fields stand in another order")
 
 
-def _unlike(a, b, path: str) -> Iterator[str]:
+def _unlike(a: object, b: object, path: str) -> Iterator[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         for name in [*a, *(name for name in b if name not in a)]:
             yield from _unlike(a.get(name, "<absent>"), b.get(name, "<absent>"), f"{path}.{name}")

@@ -13,7 +13,6 @@ undisturbed run. Exit code 3 where something differs. What stands already is not
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import pathlib
 import shutil
@@ -21,7 +20,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.fidelity.cases import Runner, write_json
+from benchmarks import figures
+from benchmarks.fidelity.cases import Runner
 from benchmarks.fidelity.compare import compare
 from benchmarks.fidelity.matrix import ARITHMETIC, PRM, TINY, Case, flags, train
 
@@ -109,7 +109,9 @@ class Stopper:
                 stands = sorted(
                     str(path.relative_to(run)) for path in run.glob("iterations/*/**/*")
                 )
-                write_json(folder / "stopped.json", {"moment": moment.name, "iterations": stands})
+                figures.write_json(
+                    folder / "stopped.json", {"moment": moment.name, "iterations": stands}
+                )
                 print(f"stopped in {moment.name}", flush=True)
                 return
         raise SystemExit(f"the moment {moment.name!r} was missed 20 times")
@@ -133,7 +135,7 @@ class Stopper:
             (process,) = self.runner.start(Case(folder.name, ()), KINDS[moment.kind])
             if process.wait():
                 return [f"ended with exit code {process.returncode}, see {folder}/run.log"]
-            write_json(folder / "continued.json", {})
+            figures.write_json(folder / "continued.json", {})
         found, counts = compare(stopped / f"undisturbed-{moment.kind}" / "run", folder / "run")
         amounts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
         print(f"stopped in {moment.name}: {found[0] if found else 'alike'} ({amounts})", flush=True)
@@ -141,7 +143,7 @@ class Stopper:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = figures.parser_of(__doc__)
     parser.add_argument("action", choices=("stop", "continue"))
     parser.add_argument("--root", type=pathlib.Path, required=True, help="the checkout to run")
     parser.add_argument("--python", required=True, help="an interpreter with its requirements")

@@ -6,10 +6,9 @@ import argparse
 from collections import Counter
 from typing import Any
 
-from bstar_jax.rewards import choices
-
 from benchmarks.grading import phrasings
 from benchmarks.grading.references import records
+from bstar_jax.answers import choices
 
 
 def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:

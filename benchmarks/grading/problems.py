@@ -10,9 +10,8 @@ import sys
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from bstar_jax.rewards.programs import written
-
 from bstar_jax import tasks
+from bstar_jax.grading.code.submissions import written
 from bstar_jax.records import Query
 
 # Kinds of mutants, and the reasons for which each may fail.

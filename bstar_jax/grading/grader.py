@@ -19,7 +19,7 @@ class Grader:
         self,
         sources: Mapping[str, Source],
         grade_answers: Callable[[Sequence[Response]], list[Grade]],
-    ):
+    ) -> None:
         """Makes a grader.
 
         Args:

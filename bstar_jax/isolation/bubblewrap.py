@@ -66,6 +66,11 @@ def command(disk_bytes: int, tell: int, awaited: int) -> list[str]:
     ]  # fmt: skip
 
 
+def interpreter() -> str:
+    """Returns the path of this interpreter, or of the one that this virtual environment is of."""
+    return os.path.realpath(vars(sys)["_base_executable"])
+
+
 @functools.cache
 def changes_user() -> bool:
     """Tells whether this is root, and there is a nobody to become."""
@@ -128,7 +133,7 @@ def base_interpreter() -> str:
 def _python_files() -> list[str]:
     """Binds this interpreter, or the one that this virtual environment is of."""
     base = pathlib.Path(sys.base_prefix)
-    words = ["--ro-bind", base_interpreter(), "/python/bin/python"]
+    words = ["--ro-bind", interpreter(), "/python/bin/python"]
     for name in ("lib", "lib64"):
         if (base / name).is_dir() and not (base / name).is_symlink():
             words += ["--ro-bind", str(base / name), f"/python/{name}"]

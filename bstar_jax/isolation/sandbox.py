@@ -22,6 +22,8 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
+from typing import IO
 
 from bstar_jax.config import UserError
 from bstar_jax.isolation import bubblewrap
@@ -76,7 +78,7 @@ class Limits:
     threads: int = 16
     files: int = 64
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             may_be_split = name in ("wall_seconds", "total_seconds")
             is_whole = may_be_split or value == int(value)
@@ -124,8 +126,8 @@ class Sandbox:
             lifeline, _ = _pipe(left)
             if unsafe:
                 folder = left.enter_context(tempfile.TemporaryDirectory(prefix="unsafe-"))
-                command = [bubblewrap.base_interpreter(), *_python_flags()]
-                harness = self._spawn(command, left, (lifeline,), folder).pid
+                command = [bubblewrap.interpreter(), *_python_flags()]
+                harness = self._spawn(command, left, (lifeline,), folder)
             else:
                 harness = self._spawn_in_bubblewrap(limits, left, lifeline)
             self._harness_number = harness
@@ -199,9 +201,9 @@ class Sandbox:
     def _send(self, data: bytes, deadline: float) -> None:
         left = memoryview(data)
         while left:
-            self._wait(self._stdin, select.POLLOUT, deadline)
+            self._wait(self._commands, select.POLLOUT, deadline)
             try:
-                left = left[os.write(self._stdin.fileno(), left) :]
+                left = left[os.write(self._commands.fileno(), left) :]
             except BrokenPipeError:
                 self.kill()
                 raise Broken(self._last_words()) from None
@@ -209,8 +211,8 @@ class Sandbox:
     def _receive(self, count: int, deadline: float) -> bytes:
         pieces = []
         while count:
-            self._wait(self._stdout, select.POLLIN, deadline)
-            piece = os.read(self._stdout.fileno(), min(count, 1 << 20))
+            self._wait(self._findings, select.POLLIN, deadline)
+            piece = os.read(self._findings.fileno(), min(count, 1 << 20))
             if not piece:
                 self.kill()
                 raise Broken(self._last_words())
@@ -218,14 +220,22 @@ class Sandbox:
             count -= len(piece)
         return b"".join(pieces)
 
-    def _wait(self, file, event: int, deadline: float) -> None:
+    def _wait(self, file: IO[bytes], event: int, deadline: float) -> None:
         if not _is_ready(file, event, deadline):
             raise TimedOut
 
     def _spawn(
-        self, command: list[str], left: contextlib.ExitStack, files=(), folder=None
-    ) -> subprocess.Popen[bytes]:
-        """Starts a process with pipes to its standard files; `files` stay open in it."""
+        self,
+        command: list[str],
+        left: contextlib.ExitStack,
+        files: Sequence[int],
+        folder: str | None = None,
+    ) -> int:
+        """Starts a process with pipes to its standard files; `files` stay open in it.
+
+        Returns:
+          The number of the process.
+        """
         self._process = process = subprocess.Popen(
             ignoring_sigterm(command),
             stdin=subprocess.PIPE,
@@ -236,12 +246,13 @@ class Sandbox:
             cwd=folder,
             pass_fds=files,
         )
-        assert process.stdin and process.stdout and process.stderr  # all three are pipes
-        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
-        for file in (self._stdin, self._stdout, self._stderr):
+        assert process.stdin and process.stdout and process.stderr  # they are pipes
+        self._commands, self._findings = process.stdin, process.stdout
+        self._complaints = process.stderr
+        for file in (self._commands, self._findings, self._complaints):
             left.callback(file.close)
             os.set_blocking(file.fileno(), False)
-        return process
+        return process.pid
 
     def _spawn_in_bubblewrap(
         self, limits: Limits, left: contextlib.ExitStack, lifeline: int
@@ -274,10 +285,10 @@ class Sandbox:
         return harness
 
     def _last_words(self) -> str:
-        if self._process:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self._process:
                 self._process.wait(_END_SECONDS)
-        text = self._stderr.read() or b""
+        text = self._complaints.read() or b""
         lines = text.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it ended without a word"
 
@@ -291,7 +302,7 @@ class Sandbox:
                 self._process.wait()
 
 
-def _is_ready(file, event: int, deadline: float) -> bool:
+def _is_ready(file: IO[bytes] | int, event: int, deadline: float) -> bool:
     """Waits until a file can be read or written, or until the deadline; returns whether it can."""
     poll = select.poll()
     poll.register(file, event)

@@ -88,7 +88,7 @@ class WorkerPool:
         *,
         memory_bytes: int = 2 << 30,
         warm_up: Sequence[object] = (),
-    ):
+    ) -> None:
         given = {"workers": workers, "limit_seconds": limit_seconds, "memory_bytes": memory_bytes}
         for name, value in given.items():
             if not value > 0:
@@ -106,7 +106,7 @@ class WorkerPool:
         self._crew = [_Worker(self._hello) for _ in range(self._size)]
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         for worker in self._crew:
             worker.kill()
         for worker in self._crew + self._killed:
@@ -226,7 +226,7 @@ class _Worker:
       failure: Why it could not start; "" otherwise.
     """
 
-    def __init__(self, hello: bytes):
+    def __init__(self, hello: bytes) -> None:
         reading, self.commands = os.pipe()
         self.results, writing = os.pipe()
         living, self.lifeline = os.pipe()

@@ -1,8 +1,8 @@
-"""Rollouts as columns that go to Parquet.
+"""Rollouts as columns, in memory and in Parquet files.
 
-A rollout is one response to one query, with everything known about it. Rollouts are an Arrow table
-with one fixed schema. So "not computed" is a null and never a zero, and memory and file hold the
-same.
+A rollout is one response to one query, with everything that is known about it. Rollouts are an
+Arrow table with a fixed schema, so "not computed" is a null and never a zero, and a file has the
+same columns as memory.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ SCHEMA = pa.schema(
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
-    """Responses with all that is known about them: one row each, columns as in `SCHEMA`.
+    """Responses with all that is known about them, a row for each. The columns are in `SCHEMA`.
 
     Attributes:
       table: The rows. Null means "not computed".
-      seconds: Wall time that the rows took, in seconds, by phase. The file's metadata keeps it, so
-        that a resumed run still knows it.
+      seconds: Wall time that the rows took, in seconds, by phase. It is stored in the metadata of
+        the file, so that a resumed run knows it.
     """
 
     table: pa.Table
@@ -68,7 +68,7 @@ class Rollouts:
 
         Raises:
           KeyError: If a name is not a column of `SCHEMA`.
-          ValueError: If lengths differ.
+          ValueError: If the columns differ in length.
         """
         unknown = set(columns) - set(SCHEMA.names)
         if unknown:
@@ -107,7 +107,7 @@ class Rollouts:
         """Returns the column as NumPy numbers.
 
         Raises:
-          ValueError: If a value is null: a number that was not computed has no default.
+          ValueError: If a value is null, because a value that was not computed has no default.
         """
         column = self.table.column(name)
         if column.null_count:
@@ -135,7 +135,7 @@ class Rollouts:
         return Rollouts(self.table.filter(pa.array(keep, pa.bool_())), self.seconds)
 
     def sorted(self, query_ids: Sequence[str]) -> Rollouts:
-        """Sorts rows by (place of the query in `query_ids`, temperature, top_k, sample_index)."""
+        """Sorts rows by query (ordered as `query_ids`), temperature, top_k and sample_index."""
         position = {query_id: index for index, query_id in enumerate(query_ids)}
         ranks = np.array([position[query_id] for query_id in self.column("query_id")], np.int64)
         order = np.lexsort(
@@ -144,7 +144,7 @@ class Rollouts:
         return Rollouts(self.table.take(pa.array(order)), self.seconds)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Writes a Parquet file atomically, and makes its folder if there is none."""
+        """Writes a Parquet file atomically, and makes its folder if it does not exist."""
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         table = self.table.replace_schema_metadata({"seconds": json.dumps(dict(self.seconds))})
@@ -153,9 +153,13 @@ class Rollouts:
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> Rollouts:
-        """Reads a Parquet file."""
-        # The path names no column: of `a=1/f.parquet` no column `a` is made.
-        table = pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]  # documented
+        """Reads a Parquet file.
+
+        Raises:
+          ValueError: If the columns are not those of `SCHEMA`.
+        """
+        # The stub lacks None, which keeps folder names from becoming columns.
+        table = pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]
         if table.schema.remove_metadata() != SCHEMA:
             raise ValueError(f"{path}: columns are {table.schema.names}, expected {SCHEMA.names}")
         metadata = table.schema.metadata or {}

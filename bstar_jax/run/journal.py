@@ -1,9 +1,9 @@
-"""The journal of a run: `metrics.jsonl`, mirrored into TensorBoard and, when asked, W&B.
+"""The journal of a run: `metrics.jsonl`, mirrored to TensorBoard and, if asked for, to W&B.
 
-`metrics.jsonl` is the record, the mirrors are views of it. It holds one JSON object a line
-and only grows. A phase that runs again appends again, so readers take the last row of
-(iteration, phase, step). A line counts once its newline is on disk: a process killed while it
-writes leaves at most one torn line at the end, which the next `MetricsLog` cuts.
+`metrics.jsonl` is the record, and the mirrors are views of it. It has one JSON object a line and
+only grows. A phase that runs again appends again, so readers take the last row of (iteration,
+phase, step). A line counts when its newline is on disk. A process that is killed while it writes
+leaves at most one incomplete line at the end, which the next `MetricsLog` removes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ _REQUIRED = {"iteration": int, "phase": str, "wall_seconds": (int, float)}
 class MetricsLog:
     """The open `metrics.jsonl` of a run, and its mirrors.
 
+    Every number of a row is mirrored under the name `phase/key`, with "_at_" for "@", which
+    TensorBoard does not take. A null is written to the file and adds no point to a curve.
+
+    Example:
         with MetricsLog("runs/first/metrics.jsonl") as log:
             log.append({"iteration": 1, "phase": "grade", "wall_seconds": 3.2,
                         "answer_accuracy": 0.41, "process_reward_mean": None})
             log.last(1, "grade")["answer_accuracy"]        # 0.41
-
-    Every number of a row is mirrored under the name `phase/key` ("@" becomes "_at_", a
-    character that TensorBoard takes). A null stands in the file and is no point in a curve.
     """
 
     def __init__(
@@ -44,32 +45,32 @@ class MetricsLog:
         wandb: str = "",
         config: Mapping | None = None,
     ):
-        """Opens or creates the file, and cuts a torn last line: the only edit ever made.
+        """Opens or creates the file. An incomplete last line is removed: the only edit ever made.
 
         Args:
-          path: The `metrics.jsonl`; the mirrors write beside it.
-          write: Whether this process is the one that writes. Without it nothing on disk is
-            touched, and rows that are appended stand in memory alone.
-          tensorboard: Whether to mirror into the folder `tensorboard`.
-          wandb: W&B project to mirror into; "" for none.
-          config: Settings of the run, shown by W&B.
+          path: The `metrics.jsonl`. The mirrors are written to the same folder.
+          write: Whether this process writes. False changes nothing on disk and keeps appended rows
+            only in memory.
+          tensorboard: Whether to mirror to the folder `tensorboard`.
+          wandb: The W&B project to mirror to; "" for none.
+          config: Settings of the run, which W&B shows.
 
         Raises:
-          UserError: If a line is broken, the disk is full, or W&B is asked for and absent.
+          UserError: If a line is broken, the disk is full, or W&B is asked for but not installed.
         """
         self._path = pathlib.Path(path)
         self._file: io.FileIO | None = None
         self._mirrors: list[_TensorBoard | _WandB] = []
         text = self._path.read_bytes() if self._path.exists() else b""
-        whole = _whole_lines(text)
-        self._rows = _parse(whole, self._path)
+        complete = _complete_lines(text)
+        self._rows = _parse(complete, self._path)
         if not write:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered, so that what `write` returned for has left this process.
+        # Unbuffered, so that what `write` has returned for is no longer in this process.
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  (closed in `close`)
-        if len(whole) < len(text):
-            self._file.truncate(len(whole))
+        if len(complete) < len(text):
+            self._file.truncate(len(complete))
             os.fsync(self._file.fileno())
         with full_disk_explained(self._path.parent):
             if tensorboard:
@@ -78,18 +79,18 @@ class MetricsLog:
             self._mirrors.append(_WandB(wandb, self._path.parent, config or {}))
 
     def append(self, row: Mapping, *, step_offset: int = 0) -> None:
-        """Writes one row through to the disk, then mirrors its numbers.
+        """Writes one row to the disk, then mirrors its numbers.
 
         Args:
-          row: JSON values under `iteration`, `phase`, `wall_seconds` and any more keys. None
+          row: JSON values under `iteration`, `phase`, `wall_seconds` and any other keys. None
             means "not computed".
-          step_offset: Added to the row's `step` to give its place on the x axis of the
-            mirrors, such as the steps of the iterations before. Rows without `step` stand
-            at their iteration.
+          step_offset: Added to the row's `step` to give its position on the x axis of the
+            mirrors, such as the number of steps in earlier iterations. The position of rows
+            without `step` is their iteration.
 
         Raises:
           ValueError: If a key is missing, or a value is NaN, infinite or not JSON.
-          UserError: If the disk is full. The file then ends with the row before.
+          UserError: If the disk is full. The file then ends with the previous row.
         """
         row = dict(row)
         _check_row(row)
@@ -103,16 +104,16 @@ class MetricsLog:
                 mirror.append(row, row["step"] + step_offset if "step" in row else None)
 
     def rows(self) -> list[dict]:
-        """All rows in file order, repeats of a phase included."""
+        """Returns all rows in file order, repeats of a phase included."""
         return list(self._rows)
 
     def last(self, iteration: int, phase: str, step: int | None = None) -> dict | None:
-        """The row that counts for a phase, or None where it has none yet.
+        """Returns the row that counts for a phase, or None if the phase has no row yet.
 
         Args:
           iteration: The iteration, from 0.
           phase: The phase.
-          step: The optimizer step; None takes the newest row of the phase, whatever its step.
+          step: The optimizer step; None takes the last row of the phase, whatever its step.
         """
         for row in reversed(self._rows):
             is_of_phase = (row["iteration"], row["phase"]) == (iteration, phase)
@@ -135,11 +136,11 @@ class MetricsLog:
 
 
 def _write(file: io.FileIO, line: bytes) -> None:
-    """Appends the whole line or nothing."""
+    """Appends the complete line or nothing."""
     size = os.fstat(file.fileno()).st_size
     try:
         rest = memoryview(line)
-        while rest:  # a nearly full disk takes a part and says so in the count alone
+        while rest:  # a nearly full disk may write only a part, and returns its size
             rest = rest[file.write(rest) :]
         os.fsync(file.fileno())
     except OSError:
@@ -148,24 +149,24 @@ def _write(file: io.FileIO, line: bytes) -> None:
 
 
 def read_rows(path: str | os.PathLike) -> list[dict]:
-    """Reads a `metrics.jsonl` without touching it; a torn last line is left out.
+    """Reads a `metrics.jsonl` without changing it. An incomplete last line is left out.
 
     Raises:
-      UserError: If the file is absent or a line is broken.
+      UserError: If the file does not exist or a line is broken.
     """
     path = pathlib.Path(path)
     try:
         text = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; is {path.parent} the folder of a run?") from error
-    return _parse(_whole_lines(text), path)
+    return _parse(_complete_lines(text), path)
 
 
 def iteration_rows(rows: Iterable[Mapping]) -> list[dict]:
-    """Gathers the figures of each iteration from the rows of its phases, for one table.
+    """Gathers the figures of each iteration from the rows of its phases, for a table.
 
-    The balance score is that of the choice where calibrate measured one, else that of what
-    was selected. The loss is that of the last training step.
+    The balance score is that of the choice if calibrate measured one, otherwise that of the
+    selected responses. The loss is that of the last training step.
 
     Example: rows of calibrate and monitor of iteration 1 ->
         [{"iteration": 1, "temperature": 0.9, ..., "balance_score": 0.28, "pass@1": 0.41, ...}]
@@ -174,7 +175,7 @@ def iteration_rows(rows: Iterable[Mapping]) -> list[dict]:
       rows: Rows of a log, in file order.
 
     Returns:
-      One dict an iteration, by iteration; figures that no phase computed are absent or None.
+      One dict for each iteration, in order. Figures that no phase computed are absent or None.
     """
     phases: dict[int, dict[str, Mapping]] = {}
     for row in rows:
@@ -194,7 +195,7 @@ def iteration_rows(rows: Iterable[Mapping]) -> list[dict]:
     return table
 
 
-def _whole_lines(text: bytes) -> bytes:
+def _complete_lines(text: bytes) -> bytes:
     return text[: text.rfind(b"\n") + 1]
 
 
@@ -254,7 +255,7 @@ def _check_value(value: object, name: str) -> None:
 
 
 def _points(row: Mapping) -> dict[str, int | float]:
-    """The numbers of a row, by the name of their curve."""
+    """Returns the numbers of a row by the name of their curve."""
     return {
         f"{row['phase']}/{key.replace('@', '_at_')}": value
         for key, value in row.items()
@@ -264,15 +265,15 @@ def _points(row: Mapping) -> dict[str, int | float]:
 
 
 class _TensorBoard:
-    """One event file a process, as TensorBoard expects it of a run that resumes."""
+    """An event file for each process, as TensorBoard expects when a run is resumed."""
 
     def __init__(self, folder: pathlib.Path):
-        # The writer below SummaryWriter: written in this thread, so that a full disk is an
-        # error of the row that met it; SummaryWriter's thread dies of it and the run hangs.
+        # This writer, which SummaryWriter uses, writes in the calling thread: a full disk raises
+        # an error in `append`. SummaryWriter's own thread would die of it, and the run would hang.
         from tensorboardX.event_file_writer import EventsWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        # Names have whole seconds only; the suffix keeps a quick restart from overwriting.
+        # File names count seconds; the suffix keeps a quick restart from overwriting a file.
         self._writer = EventsWriter(str(folder / "events"), f".{uuid.uuid4().hex[:8]}")
         self._writer.flush()
 
@@ -291,7 +292,7 @@ class _TensorBoard:
 
 
 class _WandB:
-    """A W&B run that a resumed run goes on writing to."""
+    """A W&B run; a resumed run continues it."""
 
     def __init__(self, project: str, folder: pathlib.Path, config: Mapping):
         try:

@@ -15,7 +15,6 @@ Source: arXiv:2105.09938.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from bstar_jax.records import Source
 from bstar_jax.tasks import code
@@ -83,11 +82,12 @@ def _read_tests(record: Record) -> dict[str, object] | None:
     return {"kind": "calls", "fn_name": name, "inputs": inputs, "outputs": outputs}
 
 
-def _list(record: Record, found: Mapping[str, Any], name: str) -> list:
-    if not isinstance(found.get(name), list):
-        held = f"{kind(found[name])} as" if name in found else "no"
+def _list(record: Record, found: Mapping[str, object], name: str) -> list:
+    value = found.get(name)
+    if not isinstance(value, list):
+        held = f"{kind(value)} as" if name in found else "no"
         raise record.error(_TESTS, f" has {held} {name!r}; it is a list")
-    return found[name]
+    return value
 
 
 def _one_text(record: Record, name: str, value: object) -> str:

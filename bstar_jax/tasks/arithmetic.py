@@ -16,8 +16,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -160,7 +160,7 @@ def _draw_story(rng: np.random.Generator) -> _Story | None:
     """Draws one story; None if its total falls below 0 or its gains exceed `LARGEST`."""
     dice = iter(rng.random(16))
 
-    def pick(options):
+    def pick(options: Sequence) -> Any:
         return options[int(next(dice) * len(options))]
 
     name, total = pick(NAMES), pick(AMOUNTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bstar_jax.config import UserError
 from bstar_jax.records import Query, Source
@@ -32,7 +32,7 @@ class ParsedRecord(NamedTuple):
     question: str
     reference: str
     solution: str
-    fields: Mapping[str, object] = {}
+    fields: Mapping[str, Any] = {}
     more_solutions: tuple[str, ...] = ()
 
 

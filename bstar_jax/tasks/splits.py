@@ -20,7 +20,11 @@ from bstar_jax.records import SPLITS, Query
 
 
 def split_queries(
-    train: Sequence[Query], test: Sequence[Query] | None, seed: int, sizes: Mapping[str, int], path
+    train: Sequence[Query],
+    test: Sequence[Query] | None,
+    seed: int,
+    sizes: Mapping[str, int],
+    path: str,
 ) -> tuple[dict[str, tuple[Query, ...]], tuple[Query, ...]]:
     """Divides queries into the four splits.
 
@@ -65,7 +69,7 @@ def split_queries(
     return splits, tuple(shown)
 
 
-def _check_count(path, records: int, needs: Mapping[str, int]) -> None:
+def _check_count(path: str, records: int, needs: Mapping[str, int]) -> None:
     total = sum(needs.values())
     if records < total:
         listed = " + ".join(f"{count} {name}" for name, count in needs.items())

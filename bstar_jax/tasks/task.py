@@ -60,7 +60,7 @@ class Task:
     places: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if tuple(self.splits) != SPLITS:
             raise ValueError(f"a task has the splits {SPLITS}, not {tuple(self.splits)}")
         named = {query.source for queries in self.splits.values() for query in queries}

@@ -115,7 +115,7 @@ def _parse(text: str) -> Any:
     found = tokens(text) or []
     is_complex = "i" in found
     try:
-        value: Any = latex2sympy(  # declared to return lists and None too
+        value: Any = latex2sympy(
             _unmistakable(found),
             is_real=None if is_complex else True,
             convert_degrees=True,
@@ -198,7 +198,7 @@ def _same(one: Any, two: Any) -> bool:
     return proved is True or (proved is None and alike is True)
 
 
-def _verified(one, two) -> bool:
+def _verified(one: sympy.Basic, two: sympy.Basic) -> bool:
     """Asks math-verify, without its own time limits, which are signals."""
     return math_verify.verify(
         two, one, numeric_precision=_DIGITS, strict=True, timeout_seconds=None, raise_on_error=True
@@ -233,7 +233,7 @@ def _same_relation(one: Relational, two: Relational) -> bool:
     """
     if not all(isinstance(side, sympy.Expr) for side in (*one.args, *two.args)):
         return False
-    (kind, left), (other_kind, right) = map(_directed, (one, two))
+    (kind, left), (other_kind, right) = _directed(one), _directed(two)
     variables = sorted(left.free_symbols | right.free_symbols, key=str)
     if kind is not other_kind or not variables:
         return False
@@ -247,15 +247,16 @@ def _same_relation(one: Relational, two: Relational) -> bool:
     return False
 
 
-def _directed(relation: Any) -> tuple[type, Any]:
+def _directed(relation: Relational) -> tuple[type, Any]:
     """Returns a relation's kind, never "less", and the difference of its sides."""
     turned = {sympy.Le: sympy.Ge, sympy.Lt: sympy.Gt}
     kind = type(relation)
-    difference = relation.lhs - relation.rhs
+    sides: Any = relation  # whose two sides are expressions
+    difference = sides.lhs - sides.rhs
     return (turned[kind], -difference) if kind in turned else (kind, difference)
 
 
-def _same_chain(one: sympy.And, two: sympy.And) -> bool:
+def _same_chain(one: Any, two: Any) -> bool:
     """Tells whether two chains a < b < c say the same, link by link, from either end."""
     links, others = _links(one), _links(two)
     if len(links) != len(others) or not all(isinstance(x, Relational) for x in (*links, *others)):

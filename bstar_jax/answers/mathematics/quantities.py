@@ -31,8 +31,10 @@ _ANGLES = {rf"\{name}" for name in "sin cos tan cot sec csc".split()}
 _BASED = re.compile(
     r"(?:\(|\\text\{)?([0-9][0-9A-F]*|[A-F][0-9A-F]+)[)}]?_\{(?:(\d+)|\\text\{([a-z]+)\})\}"
 )
-_BASE_NAMES = "two three four five six seven eight nine ten twelve sixteen"
-_BASES: dict[str, int] = dict(zip(_BASE_NAMES.split(), (*range(2, 11), 12, 16), strict=True))
+_BASES: dict[str, int] = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "twelve": 12, "sixteen": 16,
+}  # fmt: skip
 _TIME = re.compile(r"(\d{1,2}(?::\d\d)?)\s*([ap])\.?\s?m\.?", re.IGNORECASE)
 _TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}")
 
@@ -72,7 +74,8 @@ def with_unit_marked(text: str) -> str:
     """
     unit = _BARE_UNIT.search(text)
     words = _plain(unit[1]).split() if unit else []
-    if not unit or not words or not all(len(word) > 3 or word in _SHORT_UNITS for word in words):
+    is_sure = words and all(len(word) > 3 or word in _SHORT_UNITS for word in words)
+    if unit is None or not is_sure:
         return text
     return rf"{text[: unit.start()]}\text{{{unit[1]}}}{unit[2]}"
 

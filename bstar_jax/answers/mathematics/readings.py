@@ -142,9 +142,9 @@ def _read(found: Sequence[str]) -> Reading | None:
         found = [r"\{", r"\}"]
     if join(found) in _INFINITE:
         return Reading("notation", join(found), (), join(found))
-    enclosed = _TEXT.fullmatch(found[0]) if len(found) == 1 else None
-    if enclosed:
-        return _text(enclosed[1])
+    content = _TEXT.fullmatch(found[0]) if len(found) == 1 else None
+    if content:
+        return _text(content[1])
     value = quantities.number(join(found))
     if value is not None:
         return Reading("number", value, (), str(value))
@@ -186,8 +186,9 @@ def _list(found: list[str]) -> Reading | None:
 
 def _group(kind: str, parts: Sequence[Sequence[str]], found: Sequence[str]) -> Reading:
     """Makes a bracket of parts; an expression if one of them is missing."""
-    items = [item for item in map(_read, parts) if item is not None]
-    if len(items) < len(parts):
+    read_parts = [_read(part) for part in parts]
+    items = [item for item in read_parts if item is not None]
+    if len(items) < len(read_parts):
         return _expression(found)
     if kind == "{}":  # 1 \pm 2 stands for two items
         both = [

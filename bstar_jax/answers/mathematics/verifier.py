@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bstar_jax.answers.mathematics import equality, readings
 from bstar_jax.answers.mathematics.notation import LONGEST
@@ -133,7 +133,7 @@ class MathVerifier:
       limit_seconds: Longest time for one answer at the first try, in seconds.
     """
 
-    def __init__(self, workers: int = 2, limit_seconds: float = 5.0):
+    def __init__(self, workers: int = 2, limit_seconds: float = 5.0) -> None:
         self._limit_seconds = limit_seconds
         self._pool = WorkerPool(_ALGEBRA, workers, limit_seconds, warm_up=_WARM_UP)
 
@@ -141,7 +141,7 @@ class MathVerifier:
         self._pool.__enter__()
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._pool.__exit__(*error)
 
     @property
@@ -161,7 +161,8 @@ class MathVerifier:
         """
         quick = {pair: _verify_quickly(*pair) for pair in dict.fromkeys(pairs)}
         verdicts = {pair: verdict for pair, verdict in quick.items() if verdict is not None}
-        verdicts |= self._patiently([pair for pair in quick if pair not in verdicts])
+        left = [(answer, reference) for answer, reference in quick if answer is not None]
+        verdicts |= self._patiently([pair for pair in left if pair not in verdicts])
         return [verdicts[pair] for pair in pairs]
 
     def unreadable(self, references: Iterable[str]) -> dict[str, str]:
@@ -186,7 +187,9 @@ class MathVerifier:
             grades[pair] = grade._replace(seconds=grade.seconds + grades[pair].seconds)
         return grades
 
-    def _run(self, pairs: Sequence[_Pair], **options) -> dict[_Pair, MathVerdict]:
+    def _run(
+        self, pairs: Sequence[tuple[str, str]], **options: Any
+    ) -> dict[tuple[str, str], MathVerdict]:
         outcomes = self._pool.run(pairs, **options)
         return dict(zip(pairs, map(_verdict, outcomes), strict=True))
 
@@ -202,7 +205,7 @@ def _verify_quickly(answer: str | None, reference: str) -> MathVerdict | None:
 
 
 def _verdict(outcome: Outcome) -> MathVerdict:
-    reasons = {"done": outcome.value, "timeout": "timeout"}
+    reasons: dict[str, Any] = {"done": outcome.value, "timeout": "timeout"}
     return MathVerdict(reasons.get(outcome.kind, "error"), outcome.seconds)
 
 

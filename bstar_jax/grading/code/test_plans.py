@@ -35,7 +35,7 @@ class TestPlan:
     tests: tuple[tuple, ...]
     outputs: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.tests:
             raise ValueError("there are no tests, which every program would pass")
 

@@ -29,7 +29,8 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from bstar_jax.grading.code import test_plans
 from bstar_jax.grading.code.outputs import same_output
@@ -133,9 +134,7 @@ class CodeVerifier:
         self._kill()
         self._pool.shutdown(cancel_futures=True)
 
-    def verify(
-        self, tests: Mapping[str, object], response: str, reference: str = ""
-    ) -> CodeVerdict:
+    def verify(self, tests: Mapping[str, Any], response: str, reference: str = "") -> CodeVerdict:
         """Verifies the program in one response.
 
         Args:
@@ -227,7 +226,7 @@ class CodeVerifier:
         )
 
     @contextlib.contextmanager
-    def _sandbox(self, limits: Limits):
+    def _sandbox(self, limits: Limits) -> Iterator[Sandbox]:
         with self._started(limits) as sandbox:
             with self._lock:
                 if self._is_closed:

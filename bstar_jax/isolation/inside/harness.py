@@ -17,8 +17,9 @@ from bstar_jax.isolation.inside import runner
 from bstar_jax.isolation.inside.submission import Ended, Failed, Submission, ending, said_why
 from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_all, write_frame
 
-TYPE_CHECKING = False  # as in `typing`, which every sandbox would have to load
+TYPE_CHECKING = False  # `typing` itself takes long to import
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _HELPERS, _SETUP, _TEST = "<helpers>", "<setup>", "<test>"
@@ -37,9 +38,9 @@ def same_result(value: Any, expected: Any) -> bool:
 
     Examples: (1, 2) and [1, 2]; {1: "a"} and {"1": "a"}; 5 and [5] are the same.
     """
-    value, expected = _as_json(value), _as_json(expected)
-    is_wrapped = isinstance(expected, list) and len(expected) == 1
-    return value == expected or (is_wrapped and value == expected[0])
+    result, wanted = _as_json(value), _as_json(expected)
+    is_wrapped = isinstance(wanted, list) and len(wanted) == 1
+    return result == wanted or (is_wrapped and result == wanted[0])
 
 
 def _as_json(value: object) -> Any:
@@ -61,7 +62,7 @@ class Harness:
 
     def __init__(self, limits: dict) -> None:
         self._limits = limits
-        self._submission: Submission  # from `load` on, the first command of those that ask it
+        self._submission: Submission  # set by `load`, which comes first
         self._names: dict = {}
         self._texts: dict[str, str] = {}
 
@@ -132,7 +133,7 @@ class Harness:
             __import__("random").seed(0)
         exec(compile(text, place, "exec", dont_inherit=True, optimize=0), self._names)
 
-    def _finding(self, function, *arguments: object) -> tuple:
+    def _finding(self, function: Callable[..., None], *arguments: object) -> tuple:
         self._submission.said = []
         try:
             function(*arguments)

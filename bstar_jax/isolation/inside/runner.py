@@ -15,8 +15,10 @@ import sys
 
 from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_frame
 
-TYPE_CHECKING = False  # as in `typing`, which every sandbox would have to load
+TYPE_CHECKING = False  # `typing` itself takes long to import
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType
     from typing import Any
 
 SOURCE = "<program>"
@@ -194,7 +196,9 @@ def _flush(file: Any) -> None:
         file.flush()
 
 
-def _load(sources: tuple[str, ...], name: str, prelude: str, complain) -> dict | None:
+def _load(
+    sources: tuple[str, ...], name: str, prelude: str, complain: Callable[[str, str], None]
+) -> dict | None:
     """Runs a program as a module; returns its namespace, or None after a complaint."""
     source, code = _compiled(sources)
     if code is None:
@@ -218,7 +222,7 @@ def _load(sources: tuple[str, ...], name: str, prelude: str, complain) -> dict |
     return None
 
 
-def _compiled(sources: tuple[str, ...]) -> tuple[str, Any]:
+def _compiled(sources: tuple[str, ...]) -> tuple[str, CodeType | None]:
     """Returns the first form that compiles and its code, or what is wrong with it and None."""
     complaints = []
     for source in sources:

@@ -8,8 +8,9 @@ import resource
 from bstar_jax.isolation.inside import runner
 from bstar_jax.isolation.inside.wire import decode, encode, read_frame, write_frame
 
-TYPE_CHECKING = False  # as in `typing`, which every sandbox would have to load
+TYPE_CHECKING = False  # `typing` itself takes long to import
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
 _SIGKILL, _SIGXCPU = 9, 24
@@ -30,14 +31,15 @@ class Submission:
         """Starts the program; the first `answer` is about its loading."""
         requests, self._requests = os.pipe()
         self._answers, answers = os.pipe()
-        self._limits, self._ended = limits, ()
+        self._limits = limits
+        self._ended: tuple[str, ...] = ()
         self.said: list = []  # the last answer, if any
         self._process = os.fork()
         if self._process == 0:
             try:
                 nowhere = os.open(os.devnull, os.O_RDWR)
-                files = runner.confine(limits, (nowhere, nowhere), (requests, answers))
-                runner.serve(sources, prelude, files, limits["output_bytes"])
+                requests, answers = runner.confine(limits, (nowhere, nowhere), (requests, answers))
+                runner.serve(sources, prelude, (requests, answers), limits["output_bytes"])
             finally:
                 os._exit(0)
         os.close(requests)
@@ -126,11 +128,11 @@ class Remote:
     def __repr__(self) -> str:
         return "an object of the program's own"
 
-    def __call__(self, *arguments: object, **named: object) -> object:
-        """Calls it in the program's process."""
+    def __call__(self, *arguments: object, **named: object) -> Any:
+        """Calls the object in the submission."""
         return self._submission.ask("call", self, arguments, named)
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return self._submission.ask("get", self, name)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -139,7 +141,7 @@ class Remote:
     def __getitem__(self, key: object) -> object:
         return self._submission.ask("getitem", self, key)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         return iter(self._submission.ask("list", self))
 
     def __len__(self) -> int:
@@ -149,7 +151,7 @@ class Remote:
             raise TypeError(str(error)) from error
 
 
-def _forward(name: str):
+def _forward(name: str) -> Callable[[Remote], Any]:
     return lambda self: self._submission.ask(name, self)
 
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 
-TYPE_CHECKING = False  # as in `typing`, which every sandbox would have to load
+TYPE_CHECKING = False  # `typing` itself takes long to import
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    Handles = Callable[[Any], int]
+    Objects = Callable[[int], object]
 
 _UNREADABLE = (
     ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError, MemoryError,
@@ -41,11 +45,11 @@ _STANDARD = {
 }  # fmt: skip
 
 
-def _no_handle(value: object) -> int:
+def _no_handle(value: object) -> Any:
     raise TypeError(f"a {type(value).__name__} is not plain data")
 
 
-def encode(value: object, handle_of=_no_handle) -> bytes:
+def encode(value: object, handle_of: Handles = _no_handle) -> bytes:
     """Encodes a value as bytes.
 
     Args:
@@ -65,7 +69,7 @@ def encode(value: object, handle_of=_no_handle) -> bytes:
     return b"".join(pieces)
 
 
-def _put(value: Any, pieces: list[bytes], handle_of) -> None:
+def _put(value: Any, pieces: list[bytes], handle_of: Handles) -> None:
     kind = type(value)
     if kind is int:
         pieces.append(b"i%x;" % value)
@@ -91,7 +95,7 @@ def _put(value: Any, pieces: list[bytes], handle_of) -> None:
         _put_object(value, kind, pieces, handle_of)
 
 
-def _put_object(value: Any, kind: type, pieces: list[bytes], handle_of) -> None:
+def _put_object(value: Any, kind: type, pieces: list[bytes], handle_of: Handles) -> None:
     name = (kind.__module__, kind.__qualname__)
     base = next((base for base in _PLAIN if issubclass(kind, base)), None)
     named = getattr(value, "__name__", None) if kind in (type, type(len)) else None
@@ -117,7 +121,7 @@ def _as_base(value: Any, base: type) -> object:
     return base(dict.items(value) if base is dict else base.__iter__(value))
 
 
-def decode(data: bytes, object_of=_no_handle) -> Any:
+def decode(data: bytes, object_of: Objects = _no_handle) -> Any:
     """Decodes what `encode` returned; safe for any bytes.
 
     Args:
@@ -142,7 +146,7 @@ def decode(data: bytes, object_of=_no_handle) -> Any:
 class _Reader:
     """Reads values from bytes, from the left."""
 
-    def __init__(self, data: bytes, object_of) -> None:
+    def __init__(self, data: bytes, object_of: Objects) -> None:
         self.data, self.at, self.object_of = data, 0, object_of
 
     def value(self) -> Any:
