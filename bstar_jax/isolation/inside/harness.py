@@ -30,7 +30,7 @@ _SIGINT, _SIGIO, _SIG_IGN = 2, 29, 1
 _PR_SET_DUMPABLE = 4
 
 
-def same_result(value: object, expected: object) -> bool:
+def same_result(value: Any, expected: Any) -> bool:
     """Tells whether a call's result is the expected one, which was read from JSON.
 
     JSON has no tuples and only texts as keys, and some expected results are in a list of their
