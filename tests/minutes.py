@@ -45,7 +45,7 @@ def pytest_configure():
     """Counts what this process compiles, and what it finds among the programs kept."""
     if "MINUTES_FILE" not in os.environ:  # the workers of xdist inherit it
         os.environ["MINUTES_FILE"] = tempfile.mkstemp(suffix=".jsonl")[1]
-    import tests.conftest  # noqa: F401  first: it sets the stage before JAX is imported
+    import tests.conftest  # noqa: F401  (sets the stage before JAX is imported)
 
     # isort: split
     import jax

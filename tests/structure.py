@@ -21,10 +21,12 @@ PACKAGE = "bstar_jax"
 
 # A room imports only rooms before it. The doors are one room: nothing imports them.
 ROOMS = (
-    "libraries records schema config flags processes metrics balance sharding kernels model "
-    "adapters hub tokenizer checkpoint journal console sampling training tasks rewards report "
-    "phases planning iterate doors"
+    "config console tokenizer records isolation answers grading tasks processes metrics sharding "
+    "balance kernels model training hub sampling run process_reward hlo planning report phases "
+    "iterate doors"
 ).split()
+# Rooms that import no JAX, not even through another: what imports only these starts at once.
+WITHOUT_JAX = "config console tokenizer records isolation answers grading tasks".split()
 DOORS = "main evaluate grade export replay plan doctor".split()
 
 
@@ -92,6 +94,18 @@ def imports(root: pathlib.Path = ROOT) -> list[Import]:
     return found
 
 
+def external_imports(room: str, root: pathlib.Path = ROOT) -> set[str]:
+    """Names of the packages that the files of a room import, this one aside."""
+    return {
+        module[0]
+        for path in python_files(root)
+        if path.relative_to(root).parts[0] == PACKAGE
+        and _room(_module(path.relative_to(root))) == room
+        for _, module in _imported_modules(path, root)
+        if module[0] != PACKAGE
+    }
+
+
 def functions(root: pathlib.Path = ROOT) -> list[Function]:
     """All functions and methods of the project."""
     return [
@@ -103,6 +117,16 @@ def functions(root: pathlib.Path = ROOT) -> list[Function]:
         for node in ast.walk(_parse(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     ]  # fmt: skip
+
+
+def public_classes(root: pathlib.Path = ROOT) -> list[tuple[str, str]]:
+    """(path, name) of every public class of the package."""
+    return [
+        (path.relative_to(root).as_posix(), node.name)
+        for path in python_files(root / PACKAGE)
+        for node in _parse(path).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
 
 
 def file_lines(root: pathlib.Path = ROOT) -> dict[str, int]:

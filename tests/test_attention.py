@@ -33,7 +33,10 @@ def segments(rows, length, packed=True):
 
 def inputs(length, dtype=jnp.float32, heads=4, groups=2, width=8, seed=0):
     rng = np.random.default_rng(seed)
-    normal = lambda count: jnp.asarray(rng.standard_normal((3, length, count, width)), dtype)  # noqa: E731
+
+    def normal(count):
+        return jnp.asarray(rng.standard_normal((3, length, count, width)), dtype)
+
     return normal(heads), normal(groups), normal(groups)
 
 
@@ -57,7 +60,10 @@ def by_hand(query_BLAE, key_BLGE, value_BLGE, segments_BL, window=0, cap=0.0):
 
 def gradients(run, parts, segments_BL):
     weights = jnp.asarray(np.random.default_rng(9).standard_normal(parts[0].shape), jnp.float32)
-    total = lambda *parts: (run(*parts, segments_BL) * weights).sum()  # noqa: E731
+
+    def total(*parts):
+        return (run(*parts, segments_BL) * weights).sum()
+
     return jax.jit(jax.grad(total, argnums=(0, 1, 2)))(*parts)
 
 

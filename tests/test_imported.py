@@ -13,8 +13,8 @@ import transformers
 from safetensors.numpy import load_file
 
 from bstar_jax import evaluate, export
-from bstar_jax.journal import read_rows
 from bstar_jax.records import Rollouts
+from bstar_jax.run.journal import read_rows
 from tests.builders import WORDS
 from tests.test_evaluate import ROOT
 

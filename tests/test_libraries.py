@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from bstar_jax import libraries
-from bstar_jax.libraries import leave_out_absent_tpu, may_have_tpu
+from bstar_jax.console import libraries
+from bstar_jax.console.libraries import leave_out_absent_tpu, may_have_tpu
 from tests import tpu_compiler
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -81,8 +81,10 @@ def installed(monkeypatch):
     """Pretends that libtpu is installed, and plugins of those names."""
 
     def pretend(*plugins, libtpu=True):
-        find = lambda name: object() if name == "libtpu" and libtpu else None  # noqa: E731
-        monkeypatch.setattr(libraries.importlib.util, "find_spec", find)
+        def find_spec(name):
+            return object() if name == "libtpu" and libtpu else None
+
+        monkeypatch.setattr(libraries.importlib.util, "find_spec", find_spec)
         monkeypatch.setattr(libraries, "_plugins", lambda: set(plugins))
 
     return pretend

@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from bstar_jax.config import to_dict
-from bstar_jax.journal import MetricsLog, read_rows
 from bstar_jax.records import Rollouts
+from bstar_jax.run.journal import MetricsLog, read_rows
 from tests import builders, tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

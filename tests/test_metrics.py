@@ -317,7 +317,7 @@ def test_auc_of_the_docstring():
 
 
 def test_calibration_has_a_bin_for_every_tenth():
-    bins = metrics.calibration([0.0, 0.05, 0.1, 0.95, 1.0], [0, 1, 0.5, 1, 1])
+    bins = metrics.reliability([0.0, 0.05, 0.1, 0.95, 1.0], [0, 1, 0.5, 1, 1])
     assert [each["count"] for each in bins] == [2, 1, 2]
     assert [each["predicted"] for each in bins] == pytest.approx([0.025, 0.1, 0.975])
     assert [each["observed"] for each in bins] == [0.5, 0.5, 1.0]

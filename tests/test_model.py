@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from bstar_jax import model, sharding
-from bstar_jax.checkpoint import place_params
 from bstar_jax.config import ModelConfig
+from bstar_jax.run.checkpoints import place_params
 from tests import builders
 from tests.rounding import (
     assert_near,
@@ -80,7 +80,10 @@ def attention(weights, config, x_LD):
 def by_hand(config, params, tokens_L):
     """Logits [L, V] of one text."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    normed = lambda x_LD, scale: np.array([norm(x, scale, config.norm_epsilon) for x in x_LD])  # noqa: E731
+
+    def normed(x_LD, scale):
+        return np.array([norm(x, scale, config.norm_epsilon) for x in x_LD])
+
     x_LD = params["embedding"][tokens_L]
     for layer in range(config.layers):
         block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
@@ -202,7 +205,9 @@ def test_mask_padding_hides_the_columns_beyond_the_vocabulary():
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_what_the_backward_pass_computes_again_changes_no_gradient(remat):
     def gradient(config):
-        loss = lambda params: jnp.mean(forward(config, params, tokens()) ** 2)  # noqa: E731
+        def loss(params):
+            return jnp.mean(forward(config, params, tokens()) ** 2)
+
         return jax.jit(jax.grad(loss))(builders.params())
 
     small = dataclasses.replace(builders.MODEL, layers=2)
@@ -220,7 +225,7 @@ def started():
 
 
 def test_init_fills_what_the_config_says(started):
-    config, params = started
+    _, params = started
     shapes = {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
         for path, leaf in jax.tree.leaves_with_path(params)
@@ -266,7 +271,7 @@ def test_a_start_depends_on_the_key_and_on_no_mesh(started):
     mesh = builders.mesh(2, 2, 2)
     key = jax.random.key(1)
     shapes = jax.eval_shape(functools.partial(model.init, config), key)
-    places = sharding.shardings(mesh, shapes, model.axes_of(config, shapes), sharding.DISK)
+    places = sharding.shardings(mesh, shapes, model.logical_axes(config, shapes), sharding.DISK)
     spread = jax.jit(functools.partial(model.init, config), out_shardings=places)(key)
     alone = jax.jit(functools.partial(model.init, config))(key)
     jax.tree.map(np.testing.assert_array_equal, spread, alone)
@@ -290,7 +295,7 @@ def test_every_array_of_a_training_state_finds_its_axes():
     table = dict(
         zip(
             [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)],
-            model.axes_of(UNTIED, params),
+            model.logical_axes(UNTIED, params),
             strict=True,
         )
     )
@@ -298,7 +303,7 @@ def test_every_array_of_a_training_state_finds_its_axes():
     assert table["['blocks']['attention']['key']"] == ("layers", "width", "kv_heads", "head_width")
     assert table["['head']"] == ("width", "vocab")
     moments = optax.adam(1e-3).init(params)
-    axes = model.axes_of(UNTIED, moments)
+    axes = model.logical_axes(UNTIED, moments)
     assert [len(names) for names in axes] == [leaf.ndim for leaf in jax.tree.leaves(moments)]
     assert axes.count(("vocab", "width")) == 2 and axes.count(()) == 1
 

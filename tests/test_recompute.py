@@ -1,6 +1,5 @@
 """The recomputation agrees with a real run, and notices when the run was tampered with."""
 
-import importlib.util
 import itertools
 import json
 import pathlib
@@ -15,12 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.fidelity import counting
 from bstar_jax.config import from_dict
 from bstar_jax.console import Console
 from bstar_jax.iterate import self_train
 from bstar_jax.phases.opening import open_run
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "recompute.py"
+ROOT = pathlib.Path(__file__).parents[1]
+SCRIPT = "benchmarks.fidelity.recompute"
 
 # Small enough for seconds; K below the number of responses, so that estimators have work to do.
 SETTINGS = {
@@ -46,13 +47,6 @@ SETTINGS = {
 REFERENCE = {"rules": "reference", "target_total": 40, "target_correct": 2, "bootstrap": 50}
 
 
-def _counting():
-    spec = importlib.util.spec_from_file_location("counting", SCRIPT.with_name("counting.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _train(directory, **changed):
     config = from_dict({**SETTINGS, **changed})
     with open_run(directory, config, Console(quiet=True)) as run:
@@ -67,8 +61,8 @@ def finished(tmp_path_factory):
 
 def _recompute(run):
     result = run.parent / f"{run.name}.json"
-    command = [sys.executable, str(SCRIPT), str(run), "--json", str(result)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", SCRIPT, str(run), "--json", str(result)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     items = json.loads(result.read_text())[str(run)] if result.exists() else None
     return done, items
 
@@ -150,12 +144,12 @@ def test_a_tampered_score_and_a_missing_row_are_caught(finished, tmp_path):
 
 
 def test_it_imports_nothing_of_the_package():
-    listing = "import sys, recompute; print(*sorted(sys.modules))"
+    listing = f"import sys, {SCRIPT}; print(*sorted(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", listing],
         capture_output=True,
         text=True,
-        cwd=SCRIPT.parent,
+        cwd=ROOT,
         check=True,
     )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
@@ -163,7 +157,6 @@ def test_it_imports_nothing_of_the_package():
 
 
 def test_counting_equals_going_through_all_subsets():
-    counting = _counting()
     rng = np.random.default_rng(7)
     for _ in range(20):
         n = int(rng.integers(3, 8))
@@ -174,16 +167,20 @@ def test_counting_equals_going_through_all_subsets():
         rewards = rng.integers(0, 3, n).tolist()
         subsets = list(itertools.combinations(range(n), k))
         copies = [texts.count(text) for text in {0, 2} & set(texts)]
-        share = lambda hits: Fraction(sum(hits), len(subsets))  # noqa: B023, E731
-        assert counting.pass_at(n, sum(correct), k) == share(
+        assert counting.pass_at(n, sum(correct), k) == _share(
             any(correct[i] for i in subset) for subset in subsets
         )
-        assert counting.pass_at_distinct(n, copies, k, s) == share(
+        assert counting.pass_at_distinct(n, copies, k, s) == _share(
             len({texts[i] for i in subset if correct[i]}) >= s for subset in subsets
         )
-        assert counting.top_correct(rewards, correct, k, s) == share(
+        assert counting.top_correct(rewards, correct, k, s) == _share(
             _top_all_correct(subset, rewards, correct, s) for subset in subsets
         )
+
+
+def _share(hits):
+    hits = list(hits)
+    return Fraction(sum(hits), len(hits))
 
 
 def _top_all_correct(subset, rewards, correct, s):

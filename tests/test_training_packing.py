@@ -48,10 +48,10 @@ def batch_at(step, kind=Batch):
 
 def trained(mesh, config=builders.MODEL, kind=Batch, steps=20, **training):
     params = builders.for_training(config, mesh, builders.params(config))
-    state = optimizer.start(config, ADAM, mesh, params)
-    objective = response_loss if kind is Batch else STEP_LOSS
+    state = optimizer.init_state(config, ADAM, mesh, params)
+    loss = response_loss if kind is Batch else STEP_LOSS
     ((state, progress),) = fit(
-        config, ADAM, SCHEDULE, state, lambda step: batch_at(step, kind), objective=objective,
+        config, ADAM, SCHEDULE, state, lambda step: batch_at(step, kind), loss=loss,
         mesh=mesh, training=TrainingConfig(**training), first=0, steps=steps, every=100,
     )  # fmt: skip
     return model.cut_vocab(config, jax.device_get(state.params)), progress
@@ -115,7 +115,7 @@ def test_parts_of_a_step_add_up_to_the_whole(micro_rows):
     params = builders.for_training(builders.MODEL, mesh, builders.params())
 
     def gradient_norm_and_loss(rows):
-        state = optimizer.start(builders.MODEL, ADAM, mesh, jax.tree.map(jnp.copy, params))
+        state = optimizer.init_state(builders.MODEL, ADAM, mesh, jax.tree.map(jnp.copy, params))
         state, measured = train_step(builders.MODEL, ADAM, state, batch, 1e-3, micro_rows=rows)
         return state.params, measured
 

@@ -73,7 +73,7 @@ def test_every_array_lies_on_the_sampling_map(kind):
     mesh = builders.mesh(2, 2, 2)
     stored = builders.for_training(UNTIED, mesh, builders.params(UNTIED))
     rolled = rollout_params(UNTIED, stored, mesh, weights=kind)
-    axes = model.axes_of(UNTIED, stored)
+    axes = model.logical_axes(UNTIED, stored)
     leaves = jax.tree.leaves(rolled, is_leaf=is_int8)
     for leaf, names in zip(leaves, axes, strict=True):
         values = leaf.values if is_int8(leaf) else leaf
@@ -100,7 +100,10 @@ def test_every_array_lies_on_the_sampling_map(kind):
 def test_int8_is_a_quarter_of_the_bytes_and_bfloat16_half():
     config = ModelConfig(vocab_size=64, width=64, layers=2, heads=4, kv_heads=2, tied=False)
     before = builders.params(config)
-    size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))  # noqa: E731
+
+    def size(tree):
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
     half = rollout_params(config, before, None, weights="bfloat16")
     quarter = rollout_params(config, before, None, weights="int8")
     assert size(half) == pytest.approx(size(before) / 2, rel=0.01)
@@ -118,7 +121,10 @@ def test_weights_are_cast_before_they_are_gathered():
     stored = builders.for_training(UNTIED, mesh, builders.params(UNTIED))
     text = weights._program(UNTIED, mesh, True).lower(stored).compile().as_text()
     gathered = re.findall(r"= (\w+)\[([\d,]*)\]\S* all-gather\(", text)
-    count = lambda shape: int(np.prod([int(size) for size in shape.split(",")]))  # noqa: E731
+
+    def count(shape):
+        return int(np.prod([int(size) for size in shape.split(",")]))
+
     assert sum(kind == "s8" for kind, _ in gathered) == 8
     # The embedding travels as bf16, which the CPU's compiler widens.
     embedding = stored["embedding"].size // 2

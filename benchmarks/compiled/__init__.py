@@ -1,0 +1,1 @@
+"""Benchmarks of compiled programs: what the compiler says without running them."""

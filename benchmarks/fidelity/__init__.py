@@ -1,0 +1,1 @@
+"""Benchmarks of fidelity: whether two ways to the same thing agree."""

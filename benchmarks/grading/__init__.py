@@ -1,0 +1,1 @@
+"""Benchmarks of grading: how right, and how fast."""

@@ -1,0 +1,1 @@
+"""Benchmarks of learning: whether a run gets better."""

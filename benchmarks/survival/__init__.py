@@ -1,0 +1,1 @@
+"""Benchmarks of survival: runs that are killed and go on."""
