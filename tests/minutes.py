@@ -84,6 +84,7 @@ def table(lines) -> list[str]:
 def pytest_terminal_summary(terminalreporter, config):
     """Prints the table, once for all workers."""
     if not hasattr(config, "workerinput"):
-        lines = pathlib.Path(os.environ["MINUTES_FILE"]).read_text().splitlines()
+        file = pathlib.Path(os.environ["MINUTES_FILE"])
+        lines = file.read_text().splitlines() if file.exists() else []
         terminalreporter.section("what the minutes buy")
         terminalreporter.write_line("\n".join(table(lines)))

@@ -140,22 +140,54 @@ def test_another_seed_makes_another_run(finished, tmp_path):
     assert ours.column("prompt") != theirs.column("prompt")
 
 
-# Settings of the loop.
+# Settings of the loop: runs that change several at once, as whole runs are dear.
 
 
-def test_a_baseline_is_one_cell_and_still_has_the_curve(tmp_path):
-    rows, _ = trained(tmp_path, CONFIG.changed({"calibrate": tiny.single_cell().calibrate}))
+def run_with(tmp_path_factory, changes):
+    """(its directory, its config, metrics rows, parameters of each iteration on the host)."""
+    directory, config = tmp_path_factory.mktemp("changed"), CONFIG.changed(changes)
+    return directory, config, *trained(directory, config)
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory):
+    changes = {"calibrate": tiny.single_cell().calibrate, "checkpoint.keep": 1}
+    return run_with(tmp_path_factory, changes)
+
+
+@pytest.fixture(scope="module")
+def hinted(tmp_path_factory):
+    changes = {"generate.rationalize": True, "generate.max_prompt_tokens": 32}
+    changes |= {"balance.rules": "reference", "balance.target_total": 12, "loop.iterations": 1}
+    return run_with(tmp_path_factory, changes)
+
+
+EVERY_RATE = {"improve.warmup_steps": 3, "log.every": 1}
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory):
+    changes = {"improve.data": "accumulated", "improve.reference_share": 0.25}
+    return run_with(tmp_path_factory, EVERY_RATE | changes)
+
+
+@pytest.fixture(scope="module")
+def from_warm_up(tmp_path_factory):
+    changes = {"improve.init_from": "warmup", "improve.optimizer_from": "fresh"}
+    return run_with(tmp_path_factory, EVERY_RATE | changes)
+
+
+def test_a_baseline_is_one_cell_and_still_has_the_curve(baseline):
+    directory, _, rows, _ = baseline
     for t in (1, 2):
-        files = {path.name for path in (tmp_path / f"iterations/{t:04d}").iterdir()}
+        files = {path.name for path in (directory / f"iterations/{t:04d}").iterdir()}
         assert files == {"generate.parquet", "monitor.parquet"}
         assert row_of(rows, t, "calibrate")["balance_score"] is None
         assert 0 <= row_of(rows, t, "select")["balance_score"] <= 1
 
 
-def test_failed_queries_get_one_more_try_with_the_answer_given_away(tmp_path):
-    changes = {"generate.rationalize": True, "generate.max_prompt_tokens": 32}
-    trained(tmp_path, CONFIG.changed({**changes, "loop.iterations": 1}))
-    rollouts = Rollouts.read(tmp_path / "iterations/0001/generate.parquet")
+def test_failed_queries_get_one_more_try_with_the_answer_given_away(hinted):
+    rollouts = Rollouts.read(hinted[0] / "iterations/0001/generate.parquet")
     retried = np.array(rollouts.column("rationalized"))
     ids, correct = np.array(rollouts.column("query_id")), np.array(rollouts.column("correct"))
     solved = set(ids[correct & ~retried])
@@ -180,10 +212,9 @@ def learning_rates(rows, iteration):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer_from", ["last", "fresh"])
-def test_the_schedule_spans_the_run_or_each_iteration(tmp_path, optimizer_from):
-    changes = {"improve.warmup_steps": 3, "improve.optimizer_from": optimizer_from}
-    config = CONFIG.changed({**changes, "log.every": 1})
-    rows, _ = trained(tmp_path, config)
+def test_the_schedule_spans_the_run_or_each_iteration(accumulated, from_warm_up, optimizer_from):
+    _, config, rows, _ = from_warm_up if optimizer_from == "fresh" else accumulated
+    assert config.improve.optimizer_from == optimizer_from
     peak = CONFIG.improve.learning_rate
     growing = [peak / 3, peak * 2 / 3, peak, peak, peak, peak]
     assert learning_rates(rows, 1) == pytest.approx(growing)
@@ -193,11 +224,10 @@ def test_the_schedule_spans_the_run_or_each_iteration(tmp_path, optimizer_from):
 
 
 @pytest.mark.slow
-def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(tmp_path):
-    fresh = CONFIG.changed({"improve.init_from": "warmup", "improve.optimizer_from": "fresh"})
-    _, params = trained(tmp_path, fresh)
+def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(from_warm_up, tmp_path):
+    directory, fresh, _, params = from_warm_up
     # The second round again, from a first that ended in anything.
-    selected = Rollouts.read(tmp_path / "iterations/0002/generate.parquet")
+    selected = Rollouts.read(directory / "iterations/0002/generate.parquet")
     selected = selected.filter(selected.column("selected"))
     console = Console(quiet=True, stdout=io.StringIO(), stderr=io.StringIO())
     with open_run(tmp_path / "other", fresh, console) as run:
@@ -213,32 +243,28 @@ def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(tmp_path):
 
 
 @pytest.mark.slow
-def test_accumulated_data_holds_every_iteration_and_humans_their_share(tmp_path):
-    config = CONFIG.changed({"improve.data": "accumulated", "improve.reference_share": 0.25})
-    rows, params = trained(tmp_path, config)
+def test_accumulated_data_holds_every_iteration_and_humans_their_share(accumulated):
+    directory, config, rows, params = accumulated
     assert row_of(rows, 2, "improve")["step"] == 6 and sorted(params) == [0, 1, 2]
     learnt = set()
     for t in (1, 2):
-        rollouts = Rollouts.read(tmp_path / f"iterations/{t:04d}/generate.parquet")
+        rollouts = Rollouts.read(directory / f"iterations/{t:04d}/generate.parquet")
         selected = rollouts.filter(rollouts.column("selected"))
         learnt |= set(zip(selected.column("prompt"), selected.column("response"), strict=True))
     console = Console(quiet=True, stdout=io.StringIO(), stderr=io.StringIO())
-    with open_run(tmp_path, config, console) as run:
+    with open_run(directory, config, console) as run:
         found = selected_data(run.config, run.workspace, run.policy.tokenizer, 2, selected)
         assert len(found) == len(learnt) > len(selected)
 
 
 @pytest.mark.slow
-def test_the_rules_of_the_reference_choose_again_on_what_was_generated(tmp_path):
-    changes = {"balance.rules": "reference", "balance.target_total": 12}
-    rows, _ = trained(tmp_path, CONFIG.changed({**changes, "loop.iterations": 1}))
-    stored = json.loads((tmp_path / "iterations/0001/balance.json").read_text())
+def test_the_rules_of_the_reference_choose_again_on_what_was_generated(hinted):
+    directory, _, rows, _ = hinted
+    stored = json.loads((directory / "iterations/0001/balance.json").read_text())
     assert stored["rules"] == "reference"
     row = row_of(rows, 1, "select")
     assert row["threshold"] in CONFIG.calibrate.thresholds and 1 <= row["cap"] <= 64
 
 
-@pytest.mark.slow
-def test_only_the_newest_parameters_stay_where_that_is_asked(tmp_path):
-    _, params = trained(tmp_path, CONFIG.changed({"checkpoint.keep": 1}))
-    assert sorted(params) == [0, 2]
+def test_only_the_newest_parameters_stay_where_that_is_asked(baseline):
+    assert sorted(baseline[-1]) == [0, 2]

@@ -34,9 +34,9 @@ WORDS = tokenizer.word_tokenizer(
     [*arithmetic.VOCABULARY, *(f"word{place}" for place in range(1_101))]
 )
 MODEL = ModelConfig(
-    vocab_size=WORDS.vocab_size, width=96, layers=2, heads=8, kv_heads=8, feed_forward=256
+    vocab_size=WORDS.vocab_size, width=48, layers=2, heads=8, kv_heads=8, feed_forward=128
 )
-STEPS, MOST_NORM, MOST_LOGPROB = 20, 1e-5, 1e-4
+STEPS, MOST_NORM, MOST_LOGPROB = 10, 1e-5, 1e-4
 PACKED = TrainingConfig(row_tokens=96, micro_rows=8)
 
 
