@@ -11,6 +11,8 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks import figures
+
 
 def make(folder: pathlib.Path) -> str:
     """Writes a random Qwen2."""
@@ -58,9 +60,18 @@ def train(folder: pathlib.Path, kind: str, settings: dict[str, Any]) -> list[flo
     return losses
 
 
-if __name__ == "__main__":
-    location = pathlib.Path(sys.argv[2])
-    if sys.argv[1] == "make":
-        print(json.dumps(make(location)))
+def main() -> None:
+    """Does what it is asked for and prints the answer as JSON; `train` reads its settings."""
+    parser = figures.parser_of(__doc__)
+    parser.add_argument("action", choices=("make", "train"))
+    parser.add_argument("folder", type=pathlib.Path, help="holds what both sides share")
+    parser.add_argument("kind", nargs="?", choices=("full", "lora"), default="full")
+    arguments = parser.parse_args()
+    if arguments.action == "make":
+        print(json.dumps(make(arguments.folder)))
     else:
-        print(json.dumps(train(location, sys.argv[3], json.load(sys.stdin))))
+        print(json.dumps(train(arguments.folder, arguments.kind, json.load(sys.stdin))))
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -167,4 +166,4 @@ def prepared(workload: workloads.Workload) -> engine.Prepared:
 
 
 if __name__ == "__main__":
-    side.serve(Ours(sys.argv[1]))
+    side.main(Ours, __doc__)

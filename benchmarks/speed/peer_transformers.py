@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -163,4 +162,4 @@ def llama(weights: Any) -> transformers.LlamaForCausalLM:
 
 
 if __name__ == "__main__":
-    side.serve(Transformers(sys.argv[1]))
+    side.main(Transformers, __doc__)

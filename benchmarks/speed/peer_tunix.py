@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -223,4 +222,4 @@ def llama(weights: Any) -> llama3.Llama3:
 
 
 if __name__ == "__main__":
-    side.serve(Tunix(sys.argv[1]))
+    side.main(Tunix, __doc__)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from benchmarks import figures
 from benchmarks.speed import workloads
 from benchmarks.speed.workloads import Workload
 
@@ -66,6 +67,13 @@ class Side(Protocol):
     def rates(self) -> dict[str, float]:
         """{"matmul": operations/s of a large f32 product, "copy": bytes/s of a large copy}."""
         ...
+
+
+def main(make: Callable[[str], Side], doc: str | None) -> None:
+    """The program of a side: makes it from the weights that it is given, and serves it."""
+    parser = figures.parser_of(doc)
+    parser.add_argument("weights", metavar="WEIGHTS.npz", help="weights and logits of our model")
+    serve(make(parser.parse_args().weights))
 
 
 def serve(side: Side) -> None:
