@@ -15,11 +15,13 @@ DOCUMENTS = [
 SOURCES = [path for path in structure.python_files() if path != pathlib.Path(__file__)]
 # First parts of paths in a run directory, which docs/run_directory.md describes.
 OF_A_RUN = {"RUN", "runs", "iterations", "partial", "checkpoints"}
+NAMES = {path.name for path in SOURCES}  # a room's `programs.py`
 FOLDERS = (ROOT, ROOT / structure.PACKAGE)
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _QUOTED = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-_PATH = re.compile(r"(?:--config=)?((?:\w[\w-]*|\.\w+)(?:/[\w.-]+)+/?|\w[\w-]*/)(?::\w+)?")
+_PATH = re.compile(r"(?:--config=)?((?:\w[\w-]*|\.\w+)(?:/[\w.-]+)+/?|\w[\w-]*/|\w+\.py)(?::\w+)?")
+_IN_A_COMMAND = re.compile(r"(?<![\w./-])(?:tests|configs|launch|docs|benchmarks)/[\w./-]+\.\w+")
 _MODULE = re.compile(r"python -m ((?:bstar_jax|benchmarks|tests)(?:\.\w+)+)")
 _SILENCED = re.compile(r"#\s*(?:noqa|type: ignore|pyright: ignore)\b(.*)")
 _RULES = r"(?:: [A-Z]+\d+(?:, [A-Z]+\d+)*|\[[\w-]+(?:, [\w-]+)*\])"
@@ -46,17 +48,20 @@ def broken_links(document):
 
 
 def missing_paths(document):
-    """Paths in backquotes, those of run directories aside, that are not there."""
-    quoted = " ".join(_QUOTED.findall(document.read_text())).split()
-    paths = [match[1] for match in map(_PATH.fullmatch, quoted) if match]
+    """Paths in backquotes and commands that are not there; NAME stands for any."""
+    text = document.read_text()
+    quoted = " ".join(_QUOTED.findall(text)).split()
+    paths = {match[1] for match in map(_PATH.fullmatch, quoted) if match}
+    paths |= set(_IN_A_COMMAND.findall(text))
     folders = (*FOLDERS, document.parent)
-    return [
+    return sorted(
         path
         for path in paths
-        if path.partition("/")[0] not in OF_A_RUN
-        and not re.fullmatch(r"\d+/\d+", path)
+        if path not in NAMES
+        and path.partition("/")[0] not in OF_A_RUN
+        and not re.fullmatch(r"\d+/\d+|(?:.*/)?[A-Z]+(?:/|\.py)", path)
         and not any((folder / path).exists() for folder in folders)
-    ]
+    )
 
 
 def missing_modules(path):
@@ -98,11 +103,11 @@ def test_the_finders_find(tmp_path):
     document.write_text(
         "[a](b.md) [b](b.md#a-b-of-c-and-d) [c](#nowhere) [d](c.md) [e](b.md#e) [f](https://x.y)\n"
         "`tests/nothing.py`, `configs/none.py:prm`, `kernels/`, `bash .ci/run`, `1/3`, `RUN/x`,\n"
-        "`--config=configs/none.py` and `tests/structure.py`\n"
+        "`--config=configs/none.py`, `tests/structure.py`, `none.py`, `iterate.py`, `hub/NAME.py`\n"
         "`python -m bstar_jax.nowhere`, python -m bstar_jax.main, python -m benchmarks.A.NAME\n"
     )
     assert broken_links(document) == ["#nowhere", "c.md", "b.md#e"]
-    assert missing_paths(document) == ["tests/nothing.py", "configs/none.py", "configs/none.py"]
+    assert missing_paths(document) == ["configs/none.py", "none.py", "tests/nothing.py"]
     assert missing_modules(document) == ["bstar_jax.nowhere"]
     for line, is_fine in (
         ("x = 1  # noqa: E501  (a table)", True),

@@ -158,8 +158,8 @@ class Rollouts:
         Raises:
           ValueError: If the columns are not those of `SCHEMA`.
         """
-        # The stub lacks None, which keeps folder names from becoming columns.
-        table = pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]
+        # Without None, names of folders become columns.
+        table = pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]  # the stub lacks None
         if table.schema.remove_metadata() != SCHEMA:
             raise ValueError(f"{path}: columns are {table.schema.names}, expected {SCHEMA.names}")
         metadata = table.schema.metadata or {}
