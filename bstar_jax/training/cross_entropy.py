@@ -10,8 +10,6 @@ Source: Liger kernels, arXiv:2410.10989; cut cross-entropy, arXiv:2411.09009.
 
 On a mesh every device has its own rows and its own part of the vocabulary. Over `tensor` devices
 exchange three numbers a token and the sum of dh, over the other axes only dW, once.
-
-Axes besides the legend's: M tokens of a chunk.
 """
 
 from __future__ import annotations
