@@ -19,21 +19,21 @@ class MeshConfig(Section):
 
     data: int = setting(
         -1,
-        "Copies of the parameters.",
+        "Copies of the parameters; -1 is as many as the devices allow.",
         when="Raise it above 1 only where rows would not divide, or over slow links.",
         unit="copies",
         low=-1,
     )
     fsdp: int = setting(
         1,
-        "Devices that share the storage of one copy.",
+        "Devices that share the storage of one copy; -1 is as many as there are.",
         when="Raise it until parameters and optimizer state fit.",
         unit="devices",
         low=-1,
     )
     tensor: int = setting(
         1,
-        "Devices that share each matrix product.",
+        "Devices that share each matrix product; -1 is as many as there are.",
         when="Raise it until the sampling weights fit, at most to the devices of a host.",
         unit="devices",
         low=-1,

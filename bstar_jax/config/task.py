@@ -46,7 +46,7 @@ class FieldNames(Section):
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig(Section):
-    """What is asked: the queries, their prompts, and where an answer is found."""
+    """The task: its queries, their prompts, and how an answer is found in a response."""
 
     prefix = "task."
 

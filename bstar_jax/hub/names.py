@@ -68,7 +68,7 @@ class NameTable:
     tensors: Mapping[str, Tensor]
 
     def changed(self, tensors: Mapping[str, Tensor]) -> NameTable:
-        """The table of a family in which some tensors differ."""
+        """Returns the table with some tensors replaced, for a family that differs in these."""
         return NameTable({**self.tensors, **tensors})
 
     @property

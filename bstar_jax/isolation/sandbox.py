@@ -255,7 +255,7 @@ class Sandbox:
         said, deadline = b"", time.monotonic() + _START_SECONDS
         while not said.rstrip().endswith(b"}"):
             if not _is_ready(told, select.POLLIN, deadline):
-                raise Broken(f"bubblewrap did not begin within {_START_SECONDS:g} s")
+                raise Broken(f"bubblewrap did not start within {_START_SECONDS:g} s")
             piece = os.read(told, 4096)
             if not piece:
                 raise Broken(self._last_words())

@@ -66,7 +66,7 @@ class Occupancy:
 
     @property
     def known(self) -> int:
-        """Bytes of everything but the temporaries."""
+        """The bytes that are known without compiling: everything but the temporaries."""
         return total(self.program.arguments) + total(self.resident)
 
     @property

@@ -177,7 +177,7 @@ def read_records(file: pathlib.Path, remedy: str = "") -> Iterator[Record]:
 
 
 def kind(value: object) -> str:
-    """Returns what a decoded value is called in messages."""
+    """Returns the word that messages use for the type of a decoded value."""
     kinds = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
     return "null" if value is None else kinds.get(type(value), "a number")
 

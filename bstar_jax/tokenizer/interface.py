@@ -33,11 +33,11 @@ class Tokenizer(Protocol):
     fingerprint: str
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text that continues another one; special tokens in it are plain text."""
+        """Encodes a text that continues another one. Special tokens in it are plain text."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of many texts."""
+        """Encodes many texts as `encode` does."""
         ...
 
     def encode_prompt(self, prompt: str) -> list[int]:
