@@ -1,4 +1,4 @@
-"""Which responses are kept: rewards, selection, and the reference's second choice of a filter."""
+"""Selection of responses: their rewards, ranks, and the reference's second choice of a filter."""
 
 import dataclasses
 from functools import partial

@@ -49,7 +49,7 @@ class OptimizerConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(Section):
-    """How the rows of an optimizer step are computed, in every phase that trains.
+    """The way the rows of an optimizer step are computed, in every phase that trains.
 
     Neither setting changes what is learnt, other than by rounding.
     """

@@ -1,4 +1,4 @@
-"""How far a phase is, how fast it goes, and how long the rest will take."""
+"""Progress of a phase: how much is done, how fast, and how long the rest will take."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class Progress:
-    """How far one phase is. Made by `Console.progress`.
+    """Progress of one phase. Made by `Console.progress`.
 
     Attributes:
       title: Iteration and phase.

@@ -28,7 +28,7 @@ Path = tuple[str, ...]
 
 
 class Tensor(NamedTuple):
-    """How a file holds one parameter, or each layer of one.
+    """The form in which a file stores one parameter, or each layer of one.
 
     Attributes:
       name: Name of the tensor; `{layer}` stands for the number of the layer.

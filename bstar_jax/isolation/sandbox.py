@@ -50,7 +50,7 @@ module.main()
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a program may use.
+    """Limits on what a program may use.
 
     Time counts for each process. A program is one process from its loading to its last test; but a
     program that reads standard input is a new process for each test.

@@ -47,7 +47,7 @@ class Record:
         return UserError(f"{self.place}: field {self.inside + name!r}{finding}")
 
     def has(self, name: str) -> bool:
-        """Tells whether the field is there and says something; null, "" and spaces do not."""
+        """Tells whether the field exists and is not empty; null, "" and spaces do not."""
         value = self.values.get(name)
         return value is not None and not (isinstance(value, str) and not value.strip())
 

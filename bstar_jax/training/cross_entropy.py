@@ -114,14 +114,14 @@ def _on_mesh(
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    """Of which model, whether with gradients, and whether on several devices."""
+    """The model, whether to compute gradients, and whether there are several devices."""
 
     config: ModelConfig
     differentiate: bool
     is_spread: bool
 
     def across(self, reduce: Callable, x: Any, axes: str | tuple[str, ...]) -> jax.Array:
-        """A reduction over devices; `x` itself where there is only one."""
+        """Reduces `x` over devices; returns it unchanged if there is only one."""
         return reduce(x, axes) if self.is_spread else x
 
 
