@@ -49,7 +49,7 @@ class Tokenizer(Protocol):
         ...
 
     def ends(self, text: str) -> list[int]:
-        """Returns the end of each token of `encode` in the text, in characters; never decreasing."""
+        """Returns the end of each token of `encode` in the text, in characters, in order."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -58,8 +58,8 @@ def total_cross_entropy(
     Example: a vocabulary of 2, hidden state [0.], targets [1], weights [0.5] -> 0.5 log 2.
 
     Args:
-      config: The model; used are its true vocabulary, beyond which the padding has no probability,
-        and the cap of its scores.
+      config: The model. Its true vocabulary and the cap of its scores are used; padding beyond the
+        vocabulary has no probability.
       hidden_BLD: Final hidden states.
       weight_DV: The head, or the transposed embedding; f32.
       targets_BL: Target tokens, in [0, config.vocab_size).
