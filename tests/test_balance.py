@@ -454,7 +454,7 @@ def test_bad_settings_stop_with_the_value_and_the_rule():
     with pytest.raises(ValueError, match="is_eligible must be boolean, got int64"):
         wrong = dataclasses.replace(graded, is_eligible=graded.is_eligible.astype(np.int64))
         balance.select(wrong, threshold=0.0, process_weight=1.0)
-    with pytest.raises(ValueError, match=r"arrays must be \[Q, N\], alike and not empty"):
+    with pytest.raises(ValueError, match=r"arrays must have one shape \[Q, N\] and not be empty"):
         balance.select(dataclasses.replace(graded, tie_rank=graded.tie_rank[:1]), threshold=0.0,
                        process_weight=1.0)  # fmt: skip
     with pytest.raises(ValueError, match="target_total=0 and max_cap=64 must be at least 1"):

@@ -181,9 +181,9 @@ def built(**sections):
         (built(monitor=MonitorConfig(ks=(4, 4))), r"monitor.ks is \(4, 4\); name each K once"),
         (
             built(calibrate=CalibrateConfig(temperatures=(1.0, 0.5))),
-            r"calibrate.temperatures is \(1.0, 0.5\); its values must grow, each once",
+            r"calibrate.temperatures is \(1.0, 0.5\); each value must be above the last",
         ),
-        (built(calibrate=CalibrateConfig(top_ks=(5, 5))), "calibrate.top_ks .* must grow"),
+        (built(calibrate=CalibrateConfig(top_ks=(5, 5))), "calibrate.top_ks .* above the last"),
         (built(calibrate=CalibrateConfig(queries=0)), "calibrate.queries is 0, but the grid has"),
         (
             built(balance=BalanceConfig(rules="reference")),

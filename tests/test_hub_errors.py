@@ -145,7 +145,9 @@ def test_no_config(source):
     refused(source, "has no config.json; give a directory with it")
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "no group of fields")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is not JSON"), ("[]", "not a group of fields")]
+)
 def test_a_broken_config(source, text, message):
     (source / "config.json").write_text(text)
     refused(source, f"{source / 'config.json'}")

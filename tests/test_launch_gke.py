@@ -252,8 +252,8 @@ def test_xpk_gets_the_flags_as_they_are(launch, tmp_path):
         ({"slices": "two"}, "--slices is 'two'; it takes a whole number from 1"),
         ({"claim": ""}, "--claim and --bucket are missing"),
         ({"bucket": "b"}, "--claim=runs and --bucket=b are both given; drop one"),
-        ({"mount": "/data"}, "--workdir is '/runs/a b'; it must lie on the volume"),
-        ({"image": "a\x07"}, "$'a\\a' holds a control character"),
+        ({"mount": "/data"}, "--workdir is '/runs/a b'; it must be on the volume"),
+        ({"image": "a\x07"}, "$'a\\a' contains a control character"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(launch, tmp_path, change, message):

@@ -237,7 +237,7 @@ def test_a_preempted_run_saves_in_time_and_goes_on_to_the_same_bytes(undisturbed
     code, err, seconds, is_over = said[stop]
     assert code == 75, err
     assert seconds < 10
-    assert "stopped: the state is saved; the same command goes on from here" in err
+    assert "stopped: the state is saved; the same command continues from here" in err
     assert "Traceback" not in err
     assert not is_over
     assert_same_run(directory, undisturbed)

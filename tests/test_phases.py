@@ -186,7 +186,7 @@ def test_sigterm_is_noticed_where_the_state_is_whole():
         stop.check()
         signal.raise_signal(signal.SIGTERM)
         assert stop.is_set
-        with pytest.raises(Preempted, match="the same command goes on from here"):
+        with pytest.raises(Preempted, match="the same command continues from here"):
             stop.check()
     finally:
         signal.signal(signal.SIGTERM, before)

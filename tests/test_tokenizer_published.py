@@ -384,7 +384,7 @@ def test_special_tokens_in_settings_are_refused(directories, tmp_path):
     console = Console(quiet=True, stderr=io.StringIO())
     config = chat_config(directories["qwen"], prompt="<|im_start|>user\n{question}")
     with (
-        pytest.raises(UserError, match=r"task.prompt holds '<\|im_start\|>', a special token"),
+        pytest.raises(UserError, match=r"task.prompt contains '<\|im_start\|>', a special token"),
         open_run(tmp_path / "run", config, console),
     ):
         pass

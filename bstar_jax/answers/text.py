@@ -52,7 +52,7 @@ def read_answer(text: str, marker: str) -> str | None:
 
     The first occurrence of the marker ends the solution. The answer is the next line that is not
     empty; it may begin on the marker's own line or below it. What follows that line is not read:
-    a model that goes on cannot change its answer, or add to it.
+    a model that writes more cannot change its answer, or add to it.
 
     Examples with the marker `####`:
       "3+4=7\n#### 7"         -> "7"

@@ -45,7 +45,7 @@ _COPIED = (
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """What a header says of a tensor.
+    """The entry of a tensor in the header of a file.
 
     Attributes:
       dtype: Dtype as safetensors files call it, such as BF16.
@@ -145,7 +145,7 @@ def check_tensors(
       path: The checkpoint, for messages.
       config: The model.
       table: Names of its tensors.
-      headers: The tensors that are there.
+      headers: The tensors in the files.
 
     Raises:
       UserError: With the first tensor that is missing, unknown, or of another dtype or shape.

@@ -59,7 +59,7 @@ class Outcome:
 class WorkerPool:
     """Worker processes that apply one function to items.
 
-    A context manager: workers start on entering, while the parent goes on, and are gone on
+    A context manager: workers start on entering, while the parent continues, and are gone on
     leaving. They also end with the parent, even if it is killed. What the function prints is
     dropped. Only one run at a time.
 

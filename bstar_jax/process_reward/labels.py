@@ -253,8 +253,8 @@ def _completer_data(
     data, too_long = encode(tokenizer, examples, **length_limits(config))
     if len(data) == 0:
         raise UserError(
-            f"prm.completer_data is {wanted!r}, but none of {len(responses)} responses is a right "
-            "one to a train query; warm up longer (sft.steps), or raise prm.queries"
+            f"prm.completer_data is {wanted!r}, but none of {len(responses)} responses answers a "
+            "train query correctly; warm up longer (sft.steps), or raise prm.queries"
         )
     if too_long:
         console.warn(

@@ -228,7 +228,7 @@ def _check_row(row: object) -> None:
                 "its phase and its wall_seconds"
             )
     if "step" in row and (not isinstance(row["step"], int) or isinstance(row["step"], bool)):
-        raise ValueError(f"'step' is {row['step']!r}; it is the integer optimizer step")
+        raise ValueError(f"'step' is {row['step']!r}; it must be an integer, the optimizer step")
     where = f"iteration {row['iteration']} {row['phase']}"
     for key, value in row.items():
         _check_value(value, f"{where}: {key!r}")

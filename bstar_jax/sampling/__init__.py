@@ -3,6 +3,13 @@
 The work is cut into units of equal shape, fixed by the list of queries alone, so that a unit
 sampled again after an interruption has the same bytes. The next unit is handed to the device
 before the host turns the previous one into text.
+
+Axes of this room, instead of the project's: D shards of the rows, U lanes of a shard (in `keys`
+queries), R slots of a lane (in `keys` responses), K prompts of a lane, Q queries of a shard,
+N responses a query, W rows of a shard (a row is a response of the unit), B lanes or prompts of all
+shards, P prompt tokens, L tokens of a response, V vocabulary, A states of the stop automaton,
+C values of a byte, Y layers, G key-value heads, H attention heads of a key-value head, E head
+width, X stored tokens or head width.
 """
 
 from __future__ import annotations

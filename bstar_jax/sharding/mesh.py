@@ -180,7 +180,7 @@ def refusal(mesh: Mesh) -> str:
 
 
 def on_sampling_mesh(sampling: SamplingMesh, tree: Any) -> Any:
-    """Returns a process's part of arrays on the sampling map; moves and copies nothing."""
+    """Returns this process's part of arrays that are sharded for sampling, without a copy."""
 
     def here(array: Any) -> jax.Array:
         target = NamedSharding(sampling.mesh, array.sharding.spec)

@@ -13,16 +13,16 @@ _JOINING = "((Replace|Metaspace) ?)*((ByteFallback|ByteLevel) ?)?(Fuse)?"
 
 
 def decoding_steps(decoder: dict | None) -> list[dict] | None:
-    """The steps that a decoder applies to each token before it joins them.
+    """Reads the steps that a decoder applies to each token before it joins them.
 
     Args:
-      decoder: The decoder as `tokenizer.json` has it, for texts that continue others.
+      decoder: The decoder in `tokenizer.json`, for texts that continue others.
 
     Returns:
-      The steps; None where tokens are joined by spaces.
+      The steps; None if the decoder joins tokens with spaces.
 
     Raises:
-      UserError: If the decoder does more than that.
+      UserError: If the decoder does more than this.
     """
     if decoder is None:
         return None

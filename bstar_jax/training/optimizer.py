@@ -17,7 +17,7 @@ from bstar_jax.model import adapters
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What an optimizer step reads and replaces.
+    """The state that an optimizer step reads and replaces.
 
     Attributes:
       params: The parameters that are trained, f32, as `model.init` makes them.
