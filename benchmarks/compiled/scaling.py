@@ -1,4 +1,4 @@
-"""What devices exchange a token, at 16, 64 and 256 chips, by the compiler; the curve it predicts.
+"""Asks the compiler what 16, 64 and 256 chips exchange a token, and what curve that allows.
 
     python -m benchmarks.compiled.scaling --config=configs/math_mistral7b.py --json=scaling.json
 
@@ -6,22 +6,22 @@ Weak scaling on TPU v5e: rows of an optimizer step, rows of a unit and slots gro
 and `fsdp` with them, `tensor` as the config has it. The optimizer step, the gathering of sampling
 weights and decoding are compiled for each size. Prints bytes received a token, and tokens a second
 and chip as the peak rates bound them: with exchanges hidden behind the rest, and with none hidden.
-Nothing is measured: no latency, no congestion, no imbalance. Needs libtpu, no TPU.
+Nothing is measured: latency, congestion and imbalance are not in it. Needs libtpu, no TPU.
 
-What is in the JSON file is not compiled again. A process that samples on its own devices runs the
-same decode program at every size.
+What is in the JSON file is not compiled again, and says which commit compiled it. A process that
+samples on its own devices runs the same decode program at every size.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import os
 import pathlib
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from benchmarks import figures
 from bstar_jax import planning
 from bstar_jax.config import Config
 from bstar_jax.flags import load
@@ -30,30 +30,14 @@ from bstar_jax.planning.arithmetic import with_changes
 
 TOPOLOGIES = ("v5e:4x4", "v5e:8x8", "v5e:16x16")
 PROGRAMS = ("step", "gather", "decode")
-
-
-def main():
-    """Compiles what is missing, writes, prints."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--config", default="configs/math_mistral7b.py")
-    parser.add_argument("--json", type=pathlib.Path, required=True)
-    parser.add_argument("--store", type=pathlib.Path, help="as of plan; beside the JSON file")
-    args = parser.parse_args()
-    config = load(args.config)
-    store = planning.Store(args.store or args.json.with_suffix(".store"))
-    found = json.loads(args.json.read_text()) if args.json.exists() else {}
-    for name in TOPOLOGIES:
-        for program in PROGRAMS:
-            if program not in found.setdefault(name, {}):
-                found[name][program] = figures(config, name, program, store)
-                args.json.write_text(json.dumps(found, indent=1) + "\n")
-    print("\n".join(tables(found)))
+CHIPS = 64  # of the config's own topology
+Found = dict[str, dict[str, dict[str, Any]]]  # {topology: {program: figures}}
 
 
 def grown(config: Config, chips: int) -> Config:
-    """The config with as much work a chip on a number of chips as it has on its own 64."""
-    tensor, times = config.mesh.tensor, chips / 64
-    changes = {
+    """The config with as much work a chip on some chips as it has on its own 64."""
+    tensor, times = config.mesh.tensor, chips / CHIPS
+    changes: dict[str, object] = {
         "mesh.data": 1,
         "mesh.fsdp": chips // tensor,
         "sft.batch": int(config.sft.batch * times),
@@ -66,8 +50,14 @@ def grown(config: Config, chips: int) -> Config:
     return with_changes(bare, changes)
 
 
-def figures(config: Config, name: str, program: str, store: planning.Store) -> dict:
-    """One program on one topology: memory and work of a device, and its least times."""
+def compile_program(
+    config: Config, name: str, program: str, store: planning.Store
+) -> dict[str, Any]:
+    """Compiles one program for one topology: memory and work of a device, and its least times.
+
+    Raises:
+      SystemExit: If it does not fit a device.
+    """
     topology = planning.find(name)
     config = grown(config, topology.count)
     programs = placing.place(config, published.resolve(config), topology)
@@ -78,76 +68,102 @@ def figures(config: Config, name: str, program: str, store: planning.Store) -> d
     print(f"{name} {program}: compiled in {done.seconds:.0f} s", flush=True)
     time = compiling.time_of(done.work, topology.chip)
     return {
+        "commit": figures.commit(),
         "mesh": placing.mesh_of(programs),
         "tokens": moment.tokens,
         "compile_seconds": round(done.seconds, 1),
         "held": done.held,
         "flops": done.work.flops,
         "bytes": done.work.bytes,
-        "received": _by_axis(done.work),
+        "received": _by_axis(done.work.exchanges),
         "seconds": dataclasses.asdict(time),
     }
 
 
-def _by_axis(work) -> dict[str, float]:
+def _by_axis(exchanges: Any) -> dict[str, float]:
+    """Bytes that a device receives, by the axes that it receives them over."""
     received: dict[str, float] = {}
-    for each in work.exchanges:
+    for each in exchanges:
         axes = "+".join(each.axes)
         received[axes] = received.get(axes, 0.0) + each.received
     return received
 
 
-def tables(found: dict) -> list[str]:
-    """The figures as Markdown."""
-    lines = [
-        "| chips | program | compiled in | GiB a device | received a token, over fsdp "
-        "| over tensor | products ms | memory ms | exchange ms |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+def programs_table(found: Found) -> str:
+    """What each program takes and exchanges on each topology."""
+    rows = []
     for name, parts in found.items():
         chips = planning.find(name).count
         for program, each in parts.items():
-            a_token = lambda axis, each=each, chips=chips: (  # noqa: E731
-                _size(each["received"].get(axis, 0) * chips / each["tokens"])
-                if each["tokens"]
-                else f"{each['received'].get(axis, 0) / 2**30:.2f} GiB in all"
+            rows.append(
+                [
+                    chips,
+                    program,
+                    f"{each['compile_seconds']:.0f} s",
+                    f"{each['held'] / 2**30:.2f}",
+                    _received(each, "fsdp", chips),
+                    _received(each, "tensor", chips),
+                    *(f"{1e3 * value:.2f}" for value in each["seconds"].values()),
+                ]
             )
-            seconds = " | ".join(f"{1e3 * value:.2f}" for value in each["seconds"].values())
-            lines.append(
-                f"| {chips} | {program} | {each['compile_seconds']:.0f} s | "
-                f"{each['held'] / 2**30:.2f} | "
-                f"{a_token('fsdp')} | {a_token('tensor')} | {seconds} |"
-            )
-    return [*lines, "", *_curve(found)]
+    header = (
+        "chips,program,compiled in,GiB a device,received a token over fsdp,over tensor,"
+        "products ms,memory ms,exchange ms"
+    )
+    return figures.table(header.split(","), rows)
 
 
-def _size(size: float) -> str:
-    return f"{size / 2**20:.2f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
+def _received(each: dict[str, Any], axis: str, chips: int) -> str:
+    """Bytes over an axis: of all devices by token, or of a device where no token is involved."""
+    size = each["received"].get(axis, 0)
+    if not each["tokens"]:
+        return f"{size / 2**30:.2f} GiB in all"
+    a_token = size * chips / each["tokens"]
+    return f"{a_token / 2**20:.2f} MiB" if a_token >= 2**20 else f"{a_token / 2**10:.1f} KiB"
 
 
-def _curve(found: dict) -> list[str]:
-    """Tokens a second and chip, with all exchanges hidden and with none."""
-    lines = [
-        "| chips | trained a second and chip, exchanges hidden | of 16 chips | none hidden | "
-        "of 16 chips | drawn, hidden | of 16 chips | none hidden | of 16 chips |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    first: list[float] = []
+def curve_table(found: Found) -> str:
+    """Tokens a second and chip, with all exchanges hidden and with none; beside the first size."""
+    rows, first = [], list[float]()
     for name, parts in found.items():
         chips, rates = planning.find(name).count, []
         for program in ("step", "decode"):
             seconds, tokens = parts[program]["seconds"], parts[program]["tokens"] / chips
             work = max(seconds["compute"], seconds["memory"])
-            rates += [
-                tokens / max(work, seconds["exchange"]),
-                tokens / (work + seconds["exchange"]),
-            ]
+            hidden = max(work, seconds["exchange"])
+            rates += [tokens / hidden, tokens / (work + seconds["exchange"])]
         first = first or rates
         cells = [
-            f"{rate:,.0f} | {rate / start:.0%}" for rate, start in zip(rates, first, strict=True)
+            text
+            for rate, start in zip(rates, first, strict=True)
+            for text in (f"{rate:,.0f}", f"{rate / start:.0%}")
         ]
-        lines.append(f"| {chips} | {' | '.join(cells)} |")
-    return lines
+        rows.append([chips, *cells])
+    of_first = f"of {planning.find(next(iter(found))).count} chips"
+    names = ("trained, exchanges hidden", "none hidden", "sampled, hidden", "none hidden")
+    header = ["chips", *(text for name in names for text in (name, of_first))]
+    return figures.table(header, rows)
+
+
+def main() -> None:
+    """Compiles what is missing, writes after each program, prints the tables."""
+    parser = figures.flags(__doc__, needs_json=True)
+    parser.add_argument(
+        "--config", default="configs/math_mistral7b.py", help="a config for 64 chips"
+    )
+    parser.add_argument(
+        "--store", type=pathlib.Path, help="compiled reports, as of plan; beside the JSON file"
+    )
+    arguments = parser.parse_args()
+    config = load(arguments.config)
+    store = planning.Store(arguments.store or arguments.json.with_suffix(".store"))
+    found: Found = figures.read(arguments.json)
+    for name in TOPOLOGIES:
+        for program in PROGRAMS:
+            if program not in found.setdefault(name, {}):
+                found[name][program] = compile_program(config, name, program, store)
+                figures.write(arguments.json, found)
+    print(f"{programs_table(found)}\n\nTokens a second and chip:\n\n{curve_table(found)}")
 
 
 if __name__ == "__main__":

@@ -3,23 +3,24 @@
     python -m benchmarks.compiled.tpu_sampling --topology=v5e:4x4 --json=tpu.json
     python -m benchmarks.compiled.tpu_sampling --topology=v5e:4x4 --data=2 --tensor=8 --slots=1024
 
-Model: the shape of Qwen2.5-7B (28 layers, width 3584, 28 heads, 4 key-value heads, feed-forward
-18944, vocabulary 152,064) in bf16. Prefill and one decode step of `slots` slots, prompt and
-response 512 tokens each, all devices as one mesh. Prints what the compiler says of memory and
-what it moves a device beside the floor: weights, prompts and responses read once. Needs libtpu, no
-TPU. `python -m bstar_jax.plan` does this for the programs of a run.
+The model has the shape of Qwen2.5-7B in bf16. Prefill and one decode step of `slots` slots are
+compiled, with prompts and responses of 512 tokens and all devices as one mesh. Prints what the
+compiler says of memory, and what a step moves on a device beside the floor: weights, prompts and
+responses read once. Needs libtpu, no TPU. `python -m bstar_jax.plan` does this for the programs of
+a run.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
-import pathlib
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from benchmarks import figures
+from benchmarks.compiled.seven_b import SEVEN_B
 from bstar_jax import planning, sharding
 from bstar_jax.config import (
     CalibrateConfig,
@@ -27,64 +28,38 @@ from bstar_jax.config import (
     GenerateConfig,
     LoopConfig,
     MeshConfig,
-    ModelConfig,
     MonitorConfig,
 )
 from bstar_jax.planning import compiling, loads, moments, placing
 from bstar_jax.planning.published import Shape
 from bstar_jax.planning.shapes import bytes_on_device
 
-SEVEN_B = ModelConfig(
-    vocab_size=152_064, width=3584, layers=28, heads=28, kv_heads=4, head_width=128,
-    feed_forward=18_944, tied=False, dtype="bfloat16",
-)  # fmt: skip
+PROGRAMS = ("prefill", "decode")
+SIZES = ("rollout_weights", "cache", "temporaries", "bytes")
 
 
-def main():
-    flags = _flags()
-    topology = planning.find(flags.topology)
-    programs = placing.place(_config(flags), Shape(SEVEN_B, "this file"), topology)
-    unit = loads.units(programs.config, sharding.row_shards(programs.mesh))[0]
-    report = {
-        "topology": flags.topology,
-        "mesh": placing.mesh_of(programs),
-        "layout": unit.layout.shape,
-        "floor": floor(programs, unit),
-    }
-    for moment in moments.moments(programs):
-        if moment.name in ("prefill", "decode"):
-            done = compiling.compiled(moment, topology.chip)
-            report[moment.name] = {
-                "compile_seconds": done.seconds,
-                **{name: size for name, size in done.memory.items() if size},
-                **dataclasses.asdict(done.work),
-            }
-    _print(report)
-    if flags.json:
-        pathlib.Path(flags.json).write_text(json.dumps(report, indent=2) + "\n")
-
-
-def _config(flags) -> Config:
+def make_config(arguments: argparse.Namespace) -> Config:
+    """A config whose one sampling unit is as the flags say."""
     return Config(
         model=SEVEN_B,
-        mesh=MeshConfig(data=flags.data, fsdp=1, tensor=flags.tensor, sampling="global"),
+        mesh=MeshConfig(data=arguments.data, fsdp=1, tensor=arguments.tensor, sampling="global"),
         loop=LoopConfig(iterations=1),
         calibrate=CalibrateConfig(
-            queries=0, responses=flags.responses, temperatures=(1.0,), thresholds=(0.5,)
+            queries=0, responses=arguments.responses, temperatures=(1.0,), thresholds=(0.5,)
         ),
         generate=GenerateConfig(
-            queries=flags.queries, responses=flags.responses, slots=flags.slots,
-            batch=flags.queries * flags.responses, max_prompt_tokens=flags.prompt,
-            max_tokens=flags.response + 1, weights="bfloat16",
+            queries=arguments.queries, responses=arguments.responses, slots=arguments.slots,
+            batch=arguments.queries * arguments.responses, max_prompt_tokens=arguments.prompt,
+            max_tokens=arguments.response + 1, weights="bfloat16",
         ),
         monitor=MonitorConfig(queries=1, responses=1, ks=(1,), s=1),
     )  # fmt: skip
 
 
-def floor(programs, unit) -> dict[str, float]:
-    """Bytes a device must read in a step."""
+def floor(programs: Any, unit: Any) -> dict[str, float]:
+    """Bytes that a device must read in a step."""
     weights = programs.weights()
-    # Of the embedding a step reads the rows of its tokens.
+    # Of the embedding a step reads the rows of its tokens alone.
     read = bytes_on_device(weights) - bytes_on_device(weights["embedding"])
     cache = programs.cache(unit)
     lanes = (cache.prompt_key, cache.prompt_value)
@@ -96,36 +71,83 @@ def floor(programs, unit) -> dict[str, float]:
     }
 
 
-def _print(report):
-    gib = lambda size: f"{size / 2**30:.3f} GiB"  # noqa: E731
-    print(
-        f"{report['topology']}, mesh {report['mesh']}, (lanes, slots, prompts) {report['layout']}"
-    )
-    parts = report["floor"]
-    print("floor a step, a device:", {name: gib(size) for name, size in parts.items()})
-    for name in ("prefill", "decode"):
-        each = report[name]
-        print(f"{name}: compiled in {each['compile_seconds']:.0f} s")
-        for key in ("rollout_weights", "cache", "temporaries", "bytes"):
-            print(f"  {key}: {gib(each.get(key, 0))}")
-        for exchange in each["exchanges"]:
-            print(f"  {exchange['kind']} over {exchange['axes']}: {gib(exchange['received'])}")
-    ratio = report["decode"]["bytes"] / sum(parts.values())
-    print(f"a step reads and writes {gib(report['decode']['bytes'])}, {ratio:.2f} times the floor")
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compiles both programs: what the compiler says of each, and the floor of a step.
+
+    Raises:
+      SystemExit: If a program does not fit a device.
+    """
+    topology = planning.find(arguments.topology)
+    programs = placing.place(make_config(arguments), Shape(SEVEN_B, "this file"), topology)
+    unit = loads.units(programs.config, sharding.row_shards(programs.mesh))[0]
+    report: dict[str, Any] = {
+        "topology": arguments.topology,
+        "mesh": placing.mesh_of(programs),
+        "layout": unit.layout.shape,
+        "floor": floor(programs, unit),
+    }
+    for moment in moments.moments(programs):
+        if moment.name in PROGRAMS:
+            done = compiling.compiled(moment, topology.chip)
+            if done.work is None:
+                raise SystemExit(f"{moment.name} does not fit {arguments.topology}")
+            report[moment.name] = {
+                "compile_seconds": done.seconds,
+                **{name: size for name, size in done.memory.items() if size},
+                **dataclasses.asdict(done.work),
+            }
+    return report
 
 
-def _flags():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--topology", default="v5e:4x4")
-    parser.add_argument("--data", type=int, default=4)
-    parser.add_argument("--tensor", type=int, default=4)
-    parser.add_argument("--slots", type=int, default=512)
-    parser.add_argument("--queries", type=int, default=64)
-    parser.add_argument("--responses", type=int, default=64)
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--response", type=int, default=512)
-    parser.add_argument("--json", default="")
+def show(report: dict[str, Any]) -> None:
+    """Prints the report."""
+    shape = f"(lanes, slots, prompts) {report['layout']}"
+    print(f"{report['topology']}, mesh {report['mesh']}, {shape}\n")
+    rows = [
+        [
+            name,
+            f"{report[name]['compile_seconds']:.0f} s",
+            *(_gib(report[name].get(size, 0)) for size in SIZES),
+        ]
+        for name in PROGRAMS
+    ]
+    print(figures.table(["program", "compiled in", *SIZES], rows), "\n")
+    exchanges = [
+        [name, exchange["kind"], "+".join(exchange["axes"]), _gib(exchange["received"])]
+        for name in PROGRAMS
+        for exchange in report[name]["exchanges"]
+    ]
+    print(figures.table(["program", "exchange", "over", "received"], exchanges), "\n")
+    floor = report["floor"]
+    print("floor of a step on a device:", {name: _gib(size) for name, size in floor.items()})
+    moved = report["decode"]["bytes"]
+    print(f"a step moves {_gib(moved)}, {moved / sum(floor.values()):.2f} times the floor")
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3f} GiB"
+
+
+def parse() -> argparse.Namespace:
+    """Reads the flags."""
+    parser = figures.flags(__doc__)
+    parser.add_argument("--topology", default="v5e:4x4", help="as of plan")
+    parser.add_argument("--data", type=int, default=4, help="size of the mesh axis data")
+    parser.add_argument("--tensor", type=int, default=4, help="size of the mesh axis tensor")
+    parser.add_argument("--slots", type=int, default=512, help="slots at once")
+    parser.add_argument("--queries", type=int, default=64, help="queries of the unit")
+    parser.add_argument("--responses", type=int, default=64, help="responses a query")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens of a prompt")
+    parser.add_argument("--response", type=int, default=512, help="tokens of a response")
     return parser.parse_args()
+
+
+def main() -> None:
+    """Compiles, prints the report and writes it."""
+    arguments = parse()
+    report = measure(arguments)
+    show(report)
+    figures.write(arguments.json, report)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ways to state a choice, and texts that state none; used by `grading.py`."""
+"""Ways to state a choice, and texts that state none."""
 
 PHRASINGS = (
     "Final answer: {label}",

@@ -1,4 +1,4 @@
-"""Transformers' `generate`, and its model under torch's AdamW, on the CPU; see `peers`.
+"""Transformers' `generate`, and its model under torch's AdamW, on the CPU; see `side`.
 
     python -m benchmarks.speed.peer_transformers WEIGHTS.npz
 
@@ -10,26 +10,29 @@ from __future__ import annotations
 import copy
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
 
-from benchmarks.speed import peers, workloads
+from benchmarks.speed import side, workloads
 
 
 class Transformers:
-    """See `peers.Side`."""
+    """See `side.Side`."""
 
     def __init__(self, path: str):
+        """Reads the weights that `peer_ours` wrote to `path`."""
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         torch.manual_seed(0)
         with np.load(path) as weights:
-            self._model = llama(weights)
+            self._model: Any = llama(weights)
             with torch.inference_mode():
                 logits = self._model(torch.from_numpy(workloads.probe())).logits.numpy()
             difference = float(np.abs(logits - weights["probe_logits"]).max())
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "model": type(self._model).__name__,
@@ -37,32 +40,26 @@ class Transformers:
             "logit_difference": difference,
         }
 
-    def forget(self):
+    def forget(self) -> None:
         """Nothing is compiled."""
 
-    def run(self, workload, batch):
-        tokens = slot_steps = 0
-        for temperature in workload.temperatures:
-            for part in workload.cut(batch):
-                longest = int(workload.limits_QN[part].max())
-                drawn_BL = self._generate(workload, part, temperature, longest)
-                limits_B = workload.limits_QN[part].ravel()
-                kept_BL = np.arange(drawn_BL.shape[1]) < limits_B[:, None]
-                tokens += int((kept_BL & (drawn_BL >= 0)).sum())
-                slot_steps += longest * workload.limits_QN[part].size
-        return {"tokens": tokens, "slot_steps": slot_steps}
+    def run(self, workload: workloads.Workload, batch: int) -> dict[str, Any]:
+        """Draws all responses, a batch at a time."""
+        return side.run_in_batches(workload, batch, self._generate)
 
-    def best(self, workload):
-        return peers.fastest_batch(workload, self._generate)
+    def best(self, workload: workloads.Workload) -> dict[str, Any]:
+        """Tries every batch size for a few steps."""
+        return side.fastest_batch(workload, self._generate)
 
-    def trainer(self, micro_rows):
+    def trainer(self, micro_rows: int) -> Callable[[], float]:
+        """An optimizer step of the common batch."""
         model = copy.deepcopy(self._model).train()
         adam = torch.optim.AdamW(
             model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True
         )
         texts = torch.from_numpy(workloads.train_texts()).long()
 
-        def step():
+        def step() -> float:
             total = 0.0
             for rows in texts.split(micro_rows):
                 logits = model(rows[:, :-1], use_cache=False).logits
@@ -79,17 +76,22 @@ class Transformers:
 
         return step
 
-    def rates(self):
-        square, long = torch.ones(peers.SIZE, peers.SIZE), torch.ones(2**24)
-        target, room = torch.empty_like(square), torch.empty_like(long)
-        return peers.rates_of(
+    def memory(self) -> dict[str, Any]:
+        """Not asked."""
+        return {}
+
+    def rates(self) -> dict[str, float]:
+        """The rates as torch reaches them."""
+        square, long = torch.ones(side.SIZE, side.SIZE), torch.ones(2**24)
+        target, copied = torch.empty_like(square), torch.empty_like(long)
+        return side.rates_of(
             lambda: torch.matmul(square, square, out=target),
-            lambda: room.copy_(long),
+            lambda: copied.copy_(long),
             2 * long.nbytes,
         )
 
     def _generate(self, workload, part: slice, temperature: float, steps: int) -> np.ndarray:
-        """Response tokens [B, steps] of some queries, all responses of a query side by side."""
+        """Response tokens [B, steps] of some queries, all responses of a query together."""
         lengths_Q = workload.lengths_Q[part]
         width = int(lengths_Q.max())
         prompts_QP = workload.prompts_QP[part, :width]
@@ -119,7 +121,7 @@ class Transformers:
         return drawn[:, width:].numpy()
 
 
-def llama(weights) -> transformers.LlamaForCausalLM:
+def llama(weights: Any) -> transformers.LlamaForCausalLM:
     """The Llama with the weights of an .npz file as `peer_ours` writes it."""
     names = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
     attention = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
@@ -161,4 +163,4 @@ def llama(weights) -> transformers.LlamaForCausalLM:
 
 
 if __name__ == "__main__":
-    peers.serve(Transformers(sys.argv[1]))
+    side.serve(Transformers(sys.argv[1]))

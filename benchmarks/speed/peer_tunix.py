@@ -1,4 +1,4 @@
-"""Tunix's sampler and trainer with its Llama; see `peers`.
+"""Tunix's sampler and trainer with its Llama; see `side`.
 
     python -m benchmarks.speed.peer_tunix WEIGHTS.npz
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -19,30 +21,35 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from tunix.generate import sampler
-from tunix.models.llama3 import model as llama3
-from tunix.sft import peft_trainer
+from tunix.generate import sampler  # type: ignore[import-not-found]  # in Tunix's environment alone
+from tunix.models.llama3 import model as llama3  # type: ignore[import-not-found]  # the same
+from tunix.sft import peft_trainer  # type: ignore[import-not-found]  # the same
 
-from benchmarks.speed import peers, workloads
+from benchmarks.speed import side, workloads
 
 
 class Ids:
-    """A tokenizer for texts that are numbers; turning ids into text costs nothing."""
+    """A tokenizer of texts that are numbers; turning ids into text costs nothing."""
 
     def encode(self, text: str) -> list[int]:
+        """The numbers in a text."""
         return [int(word) for word in text.split()]
 
     def decode(self, ids: list[int]) -> str:
+        """No text: none is read."""
         return ""
 
     def bos_id(self) -> int:
-        return 0  # none
+        """There is no start of text."""
+        return 0
 
     def eos_id(self) -> int:
+        """Never drawn."""
         return workloads.NEVER
 
     def pad_id(self) -> int:
-        return -1  # no response token is taken for padding
+        """Below 0, so that no response token is taken for padding."""
+        return -1
 
 
 class StoppingSampler(sampler.Sampler):
@@ -50,15 +57,17 @@ class StoppingSampler(sampler.Sampler):
 
     steps = 0
 
-    def init_sample_state(self, all_input_ids, *args, **settings):
+    def init_sample_state(self, all_input_ids: Any, *args: Any, **settings: Any) -> Any:
+        """The state, with `steps` decode steps to go."""
         state = super().init_sample_state(all_input_ids, *args, **settings)
         return state.replace(total_sampling_steps=all_input_ids.shape[1] + self.steps)
 
 
 class Tunix:
-    """See `peers.Side`."""
+    """See `side.Side`."""
 
     def __init__(self, path: str):
+        """Reads the weights that `peer_ours` wrote to `path`."""
         with np.load(path) as weights:
             self._model = llama(weights)
             probe = jnp.asarray(workloads.probe())
@@ -66,33 +75,29 @@ class Tunix:
             below = jnp.tril(jnp.ones((1, probe.shape[1], probe.shape[1]), bool))
             logits, _ = self._model(probe, positions, None, below)
             difference = float(np.abs(np.asarray(logits) - weights["probe_logits"]).max())
-        self._samplers = {}
-        self.facts = {
+        self._samplers = dict[int, StoppingSampler]()
+        self.facts: dict[str, Any] = {
             "jax": jax.__version__,
             "tunix": importlib.metadata.version("google-tunix"),
             "model": type(self._model).__name__,
             "logit_difference": difference,
         }
 
-    def forget(self):
+    def forget(self) -> None:
+        """Drops what was compiled."""
         self._samplers = {}
         jax.clear_caches()
 
-    def run(self, workload, batch):
-        tokens = slot_steps = 0
-        for temperature in workload.temperatures:
-            for part in workload.cut(batch):
-                longest = int(workload.limits_QN[part].max())
-                rows = self._generate(workload, part, temperature, longest)
-                pairs = zip(rows, workload.limits_QN[part].ravel(), strict=True)
-                tokens += sum(int((row[:limit] >= 0).sum()) for row, limit in pairs)
-                slot_steps += longest * workload.limits_QN[part].size
-        return {"tokens": tokens, "slot_steps": slot_steps}
+    def run(self, workload: workloads.Workload, batch: int) -> dict[str, Any]:
+        """Draws all responses, a batch at a time."""
+        return side.run_in_batches(workload, batch, self._generate)
 
-    def best(self, workload):
-        return peers.fastest_batch(workload, self._generate)
+    def best(self, workload: workloads.Workload) -> dict[str, Any]:
+        """Tries every batch size for a few steps."""
+        return side.fastest_batch(workload, self._generate)
 
-    def trainer(self, micro_rows):
+    def trainer(self, micro_rows: int) -> Callable[[], float]:
+        """An optimizer step of the common batch."""
         parts = workloads.TRAIN_ROWS // micro_rows
         adam = optax.adamw(1e-3, b1=0.9, b2=0.98, weight_decay=0.01)
         trainer = peft_trainer.PeftTrainer(
@@ -112,18 +117,25 @@ class Tunix:
             for part in texts
         ]
 
-        def step():
+        def step() -> float:
             values = [run(each)[0] for each in rows]
             jax.block_until_ready(nnx.state(trainer.model))
             return float(np.mean(values))
 
         return step
 
-    def rates(self):
-        return peers.rates_of_jax()
+    def memory(self) -> dict[str, Any]:
+        """Not asked."""
+        return {}
 
-    def _generate(self, workload, part: slice, temperature: float, steps: int) -> list:
-        """Response tokens of every row of some queries, from `steps` on padding."""
+    def rates(self) -> dict[str, float]:
+        """The rates as JAX reaches them."""
+        return side.rates_of_jax()
+
+    def _generate(
+        self, workload: workloads.Workload, part: slice, temperature: float, steps: int
+    ) -> list[np.ndarray]:
+        """Response tokens of every row of some queries; behind `steps` of them padding."""
         prompt = workload.prompts_QP.shape[1]
         size = prompt + workload.longest
         if size not in self._samplers:
@@ -154,8 +166,8 @@ class Tunix:
         ).tokens
 
 
-def with_positions(rows) -> dict:
-    """What the model takes, of rows without padding."""
+def with_positions(rows: Any) -> dict[str, Any]:
+    """The inputs of the model, of rows without padding."""
     length = rows.input_tokens.shape[1]
     return {
         "input_tokens": rows.input_tokens,
@@ -165,7 +177,7 @@ def with_positions(rows) -> dict:
     }
 
 
-def llama(weights) -> llama3.Llama3:
+def llama(weights: Any) -> llama3.Llama3:
     """The Llama with the weights of an .npz file as `peer_ours` writes it; layouts are alike."""
     config = llama3.ModelConfig(
         num_layers=workloads.MODEL["layers"],
@@ -196,7 +208,7 @@ def llama(weights) -> llama3.Llama3:
         "lm_head/w": "head",
     }
 
-    def ours(path):
+    def ours(path: tuple[str, ...]) -> np.ndarray:
         if path[0] != "layers":
             return weights[outer["/".join(path)]]
         return weights["blocks/" + names["/".join(path[2:])]][int(path[1])]
@@ -211,4 +223,4 @@ def llama(weights) -> llama3.Llama3:
 
 
 if __name__ == "__main__":
-    peers.serve(Tunix(sys.argv[1]))
+    side.serve(Tunix(sys.argv[1]))

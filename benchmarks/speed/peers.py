@@ -1,185 +1,41 @@
-"""One program a framework: `sampling` or `training` asks, each answers with its own timings.
+"""Sides that `sampling` and `training` compare: each a program of its own that times itself.
 
-A request is a line of JSON on standard input, the answer a line on standard output; weights and
-the logits to agree with go through an .npz file. So no interpreter ever holds two frameworks.
+A request is a line of JSON on standard input, the answer a line on standard output; weights and the
+logits to agree with go through an .npz file. So no interpreter ever holds two frameworks.
 
     {"do": "rates"}                                          -> {"matmul": FLOP/s, "copy": B/s}
     {"do": "calibrate", "workload": "B", "small": false}     -> {"batch": 128, ...}
-    {"do": "run", "workload": "B", "batch": 128, "cold": true}   -> {"seconds": ..., "tokens": ...}
+    {"do": "run", "workload": "B", "small": false, "batch": 128, "cold": true}
+                                                             -> {"seconds": ..., "tokens": ...}
     {"do": "train", "micro_rows": 4}                         -> {"seconds": ..., "loss": ...}
+    {"do": "memory"}                                         -> {"fused": bytes, "plain": bytes}
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pathlib
-import resource
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from typing import Protocol
+from typing import Any
 
-from benchmarks import launching
-from benchmarks.speed import workloads
+from benchmarks import figures
 
-SIZE = 2048  # of the square matrices whose product gives the rate of operations
-CALIBRATION_STEPS = 48
-
-
-class Side(Protocol):
-    """What a peer's program offers.
-
-    Attributes:
-      facts: Versions, model, and how far its logits are from ours on the probe.
-    """
-
-    facts: dict
-
-    def forget(self) -> None:
-        """Drops what was compiled."""
-        ...
-
-    def run(self, workload: workloads.Workload, batch: int) -> dict:
-        """Draws all responses.
-
-        Returns:
-          {"tokens": kept, counted in what came back, "slot_steps": rows that took part in a
-          decode step, summed over the steps, ...}.
-        """
-        ...
-
-    def best(self, workload: workloads.Workload) -> dict:
-        """{"batch": the best of `workload.batches`, ...}."""
-        ...
-
-    def trainer(self, micro_rows: int) -> Callable[[], float]:
-        """An optimizer step on `workloads.train_texts`, so many rows at once: hands back the loss.
-
-        The first step starts from the common weights; AdamW, gradients clipped to norm 1.
-        """
-        ...
-
-    def rates(self) -> dict:
-        """{"matmul": operations/s of a large f32 product, "copy": bytes/s of a large copy}."""
-        ...
-
-
-def serve(side: Side) -> None:
-    """Answers requests until there are no more."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a framework prints is no answer
-
-    def answer(record):
-        answers.write(json.dumps(record) + "\n")
-        answers.flush()
-
-    trainers = {}
-    answer(side.facts)
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request["do"] == "train":
-            rows = request["micro_rows"]
-            if rows not in trainers:
-                trainers[rows] = side.trainer(rows)
-            answer(timed(trainers[rows]))
-            continue
-        if request["do"] == "memory":
-            answer(side.memory())
-            continue
-        if request["do"] == "rates":
-            answer(side.rates())
-            continue
-        workload = workloads.load(request["workload"], request["small"])
-        if request["do"] == "calibrate":
-            answer(side.best(workload))
-            continue
-        if request["cold"]:
-            side.forget()
-        started = time.perf_counter()
-        record = side.run(workload, request["batch"])
-        record["seconds"] = time.perf_counter() - started
-        record["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        answer(record)
-
-
-def timed(step: Callable[[], float]) -> dict:
-    """Wall and processor seconds of an optimizer step, and its loss."""
-    started, used = time.perf_counter(), time.process_time()
-    loss = step()
-    return {
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": time.process_time() - used,
-        "loss": loss,
-        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-    }
-
-
-def median_seconds(action: Callable[[], object], repeats: int = 7) -> float:
-    """Median time of an action that waits for its result; called once before."""
-    action()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
-def rates_of(matmul: Callable[[], object], copy: Callable[[], object], copied: int) -> dict:
-    """Rates from a product of SIZE and an action that reads and writes `copied` bytes.
-
-    "matmul_cpu" is operations by processor seconds: what others do on the machine changes it less.
-    """
-    used = time.process_time()
-    seconds = median_seconds(matmul)
-    used = (time.process_time() - used) / 8
-    return {
-        "matmul": 2 * SIZE**3 / seconds,
-        "matmul_cpu": 2 * SIZE**3 / used,
-        "copy": copied / median_seconds(copy),
-    }
-
-
-def rates_of_jax() -> dict:
-    """The rates as JAX reaches them."""
-    import jax
-    import jax.numpy as jnp
-
-    square, long = jnp.ones((SIZE, SIZE)), jnp.ones(2**24)
-    product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda a: a + 1)
-    return rates_of(
-        lambda: jax.block_until_ready(product(square)),
-        lambda: jax.block_until_ready(copy(long)),
-        2 * long.nbytes,
-    )
-
-
-def fastest_batch(workload: workloads.Workload, generate: Callable[..., object]) -> dict:
-    """Tries batch sizes for a few steps each; `generate(workload, part, temperature, steps)`."""
-    steps = min(CALIBRATION_STEPS, workload.longest)
-
-    def timed(batch):
-        part = workload.cut(batch)[0]
-        generate(workload, part, 1.0, 2)
-        started = time.perf_counter()
-        generate(workload, part, 1.0, steps)
-        return (time.perf_counter() - started) / steps
-
-    seconds = {batch: timed(batch) for batch in workload.batches}
-    return {
-        "batch": workloads.best_batch(workload, seconds),
-        "seconds_a_step": {str(batch): value for batch, value in seconds.items()},
-    }
+MOST_LOGIT_DIFFERENCE = 1e-3
 
 
 class Peer:
-    """A side's program, from outside."""
+    """A side's program, from outside.
+
+    Attributes:
+      name: ours, transformers or tunix.
+      facts: What the side says of itself; see `side.Side`.
+    """
 
     def __init__(self, name: str, python: str, weights: pathlib.Path, log: pathlib.Path):
-        """Starts it; it is ready when `facts` is read.
+        """Starts it and waits until it is ready.
 
         Raises:
           SystemExit: If it ends instead of answering, with the end of its log.
@@ -188,30 +44,81 @@ class Peer:
         with open(log, "wb") as file:
             self._process = subprocess.Popen(
                 [python, "-m", f"benchmarks.speed.peer_{name}", str(weights)],
-                cwd=launching.ROOT,
+                cwd=figures.ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
             )
+        assert self._process.stdin and self._process.stdout
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         self.facts = self._read()
 
-    def ask(self, **request) -> dict:
+    def ask(self, **request: object) -> dict[str, Any]:
         """Sends a request and waits for its answer."""
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        self._requests.write(json.dumps(request) + "\n")
+        self._requests.flush()
         return self._read()
 
     def close(self) -> None:
         """Ends it."""
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._requests.close()
+        self._answers.close()
         self._process.wait()
 
-    def _read(self) -> dict:
-        line = self._process.stdout.readline()
+    def _read(self) -> dict[str, Any]:
+        line = self._answers.readline()
         if not line:
             self._process.wait()
             tail = self._log.read_text(errors="replace")[-3000:]
             raise SystemExit(f"{self.name} ended with {self._process.returncode}:\n{tail}")
         return json.loads(line)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that name the interpreters of the peers."""
+    parser.add_argument("--tunix-python", default="", help="interpreter that has google-tunix")
+    parser.add_argument(
+        "--transformers-python", default=sys.executable, help="interpreter that has torch"
+    )
+
+
+def start_all(arguments: argparse.Namespace, folder: pathlib.Path) -> dict[str, Peer]:
+    """Starts the sides, ours first: it writes the weights that the others read.
+
+    Raises:
+      SystemExit: If a side's logits are not ours.
+    """
+    pythons = {
+        "ours": sys.executable,
+        "transformers": arguments.transformers_python,
+        "tunix": arguments.tunix_python,
+    }
+    sides = {}
+    for name, python in pythons.items():
+        if not python:
+            print(f"{name} is left out: --{name}-python is empty")
+            continue
+        sides[name] = Peer(name, python, folder / "weights.npz", folder / f"{name}.log")
+        difference = sides[name].facts.get("logit_difference", 0.0)
+        if not difference <= MOST_LOGIT_DIFFERENCE:
+            raise SystemExit(f"{name}: logits differ from ours by {difference}: not the same model")
+        print(f"{name}: {json.dumps(sides[name].facts)}")
+    return sides
+
+
+def close_all(sides: dict[str, Peer]) -> dict[str, Any]:
+    """Ends all sides and returns what a record says of them: cores, and their facts."""
+    for peer in sides.values():
+        peer.close()
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "sides": {name: peer.facts for name, peer in sides.items()},
+    }
+
+
+def ratio_text(ratio: figures.Spread | None) -> str:
+    """How many times faster ours is: "2.10 x [2.07, 2.12]"; "" of ours itself."""
+    if ratio is None:
+        return ""
+    return f"{ratio.median:.2f} x [{ratio.smallest:.2f}, {ratio.largest:.2f}]"

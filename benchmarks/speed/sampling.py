@@ -1,14 +1,14 @@
-"""Our engine, Transformers' `generate` and Tunix's sampler: same weights, same work, one run.
+"""Compares our engine with Transformers' `generate` and Tunix's sampler: same weights, same work.
 
     python -m benchmarks.speed.sampling --tunix-python=VENV/bin/python --json=sampling.json
     python -m benchmarks.speed.sampling --workloads=A --repeats=1 --small
-    python -m benchmarks.speed.sampling --workloads=B --progress=B.json ...      # B takes two hours
+    python -m benchmarks.speed.sampling --workloads=B --progress=B.json ...     # B takes two hours
 
-Tunix needs an environment of its own (`pip install google-tunix`), Transformers torch beside it
-(`--transformers-python`, by default this interpreter); either is left out where its flag is empty.
-Every side is a program of its own that stays up and times itself; the sides take turns, so that a
-load on the machine falls on all. Workloads, and what the machine must at least do for them, are in
-`workloads`; what a side is asked, in `peers`.
+Tunix needs an environment of its own (`pip install google-tunix`), Transformers needs torch beside
+it (`--transformers-python`, by default this interpreter); a side is left out where its flag is
+empty. Every side is a program of its own that stays up and times itself; the sides take turns, so
+that load on the machine falls on all. `workloads` has the workloads, and what the machine must at
+least do for them; `peers` has what a side is asked.
 
     tokens/s                kept tokens by seconds from prompts to tokens on the host: the median of
                             the repeats [smallest, largest]
@@ -19,58 +19,44 @@ load on the machine falls on all. Workloads, and what the machine must at least 
     utilisation             kept tokens / rows that took part in decode steps, one a row and step
     idle                    seconds in which our host had queued nothing on the device
 
-Every batch size of the workload is tried in a short run first, and each side goes on with its
-best. C has eight temperatures in one call: Tunix compiles for each, our engine once.
+Every batch size of the workload is tried in a short run first, and each side goes on with its best.
+C has eight temperatures in one call: Tunix compiles for each, our engine once.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import pathlib
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
-from benchmarks.speed import workloads
+from benchmarks import figures
+from benchmarks.figures import Notebook, Spread
+from benchmarks.speed import peers, workloads
 from benchmarks.speed.peers import Peer
 
-MOST_LOGIT_DIFFERENCE = 1e-3
+Record = dict[str, Any]
+Turn = dict[str, Record]  # what every side answered to the same request
 
 
-class Progress:
-    """What was measured so far; after every turn of all sides it is on disk, if anywhere."""
-
-    def __init__(self, path: pathlib.Path | None):
-        self._path = path
-        is_there = path is not None and path.exists()
-        self.record = json.loads(path.read_text()) if is_there else {"rates": []}
-
-    def of(self, name: str) -> dict:
-        """The measurements of a workload: {"calibrations": ..., "cold": [...], "warm": [...]}."""
-        return self.record.setdefault(name, {"calibrations": {}, "cold": [], "warm": []})
-
-    def save(self) -> None:
-        if self._path is not None:
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.record, indent=1) + "\n")
-            os.replace(temporary, self._path)
-
-
-def measure(sides: dict[str, Peer], name: str, repeats: int, small: bool, so_far: Progress) -> dict:
-    """All sides on one workload: the record of the JSON file."""
+def measure(
+    sides: dict[str, Peer], name: str, repeats: int, small: bool, notebook: Notebook
+) -> Record:
+    """Measures all sides on one workload, and goes on from what the notebook has of it."""
     workload = workloads.load(name, small)
     ask = {"workload": name, "small": small}
-    done = so_far.of(name)
+    empty = {"calibrations": {}, "cold": [], "warm": []}
+    done = notebook.record.setdefault(name, empty)
     if done["calibrations"].keys() != sides.keys():
         done["calibrations"] = {
             side: peer.ask(do="calibrate", **ask) for side, peer in sides.items()
         }
-    calibrations = done["calibrations"]
-    batches = {side: calibrations[side]["batch"] for side in sides}
+    batches = {side: done["calibrations"][side]["batch"] for side in sides}
 
-    def turn(kind):
+    def turn(kind: str) -> Turn:
         answers = {}
         for side, peer in sides.items():
             answer = peer.ask(do="run", batch=batches[side], cold=kind == "cold", **ask)
@@ -81,39 +67,56 @@ def measure(sides: dict[str, Peer], name: str, repeats: int, small: bool, so_far
             answer["rate"] = workload.kept / answer["seconds"]
             answers[side] = answer
             print(f"{name} {side} {kind}: {answer['rate']:.0f} tokens/s", file=sys.stderr)
-        done[kind].append(answers)
-        so_far.save()
+        return answers
 
     turns = {"cold": repeats, "warm": 1} if workload.cold else {"cold": 1, "warm": repeats}
     for kind, wanted in turns.items():
         while len(done[kind]) < wanted:
-            turn(kind)
-    runs = {
-        side: {kind: [answers[side] for answers in done[kind]] for kind in ("cold", "warm")}
-        for side in sides
-    }
-    record = {"counts": "with compilation" if workload.cold else "without compilation"}
+            done[kind].append(turn(kind))
+            notebook.save()
+    record = summary(workload, list(sides), done["cold"], done["warm"])
+    return record | {"batch": batches, "calibrations": done["calibrations"]}
+
+
+def summary(
+    workload: workloads.Workload, sides: Sequence[str], cold: Sequence[Turn], warm: Sequence[Turn]
+) -> Record:
+    """The figures of a workload: keys of a side begin with its name."""
+    counted = cold if workload.cold else warm
+    record: Record = {"counts": "with compilation" if workload.cold else "without compilation"}
+    rates = {side: [turn[side]["rate"] for turn in counted] for side in sides}
     for side in sides:
-        record |= rates_of(side, runs[side], workload.cold)
-    ours = runs["ours"]["cold" if workload.cold else "warm"]
-    for side in sides:
-        theirs = runs[side]["cold" if workload.cold else "warm"]
-        ratios = [a["rate"] / b["rate"] for a, b in zip(ours, theirs, strict=True)]
+        first = warm[0][side]
+        record |= Spread.of(rates[side]).entries(side)
+        record |= {
+            f"{side}_with_compilation": statistics.median(turn[side]["rate"] for turn in cold),
+            f"{side}_without_compilation": statistics.median(turn[side]["rate"] for turn in warm),
+            f"{side}_utilisation": first["tokens"] / first["slot_steps"],
+            f"{side}_peak_bytes": max(turn[side]["peak_bytes"] for turn in [*cold, *warm]),
+        }
         if side != "ours":
-            record[f"ratio_to_{side}"] = statistics.median(ratios)
-            record[f"ratio_to_{side}_spread"] = [min(ratios), max(ratios)]
-    record["idle_seconds"] = statistics.median(run["idle_seconds"] for run in ours)
-    record["slots"] = ours[0]["slots"]
-    record |= {"kept_tokens": workload.kept, "batch": batches, "calibrations": calibrations}
-    return record | {"runs": runs}
+            record |= Spread.of_ratios(rates["ours"], rates[side]).entries(f"ratio_to_{side}")
+    ours = [turn["ours"] for turn in counted]
+    return record | {
+        "idle_seconds": statistics.median(run["idle_seconds"] for run in ours),
+        "slots": ours[0]["slots"],
+        "kept_tokens": workload.kept,
+        "runs": {
+            side: {
+                "cold": [turn[side] for turn in cold],
+                "warm": [turn[side] for turn in warm],
+            }
+            for side in sides
+        },
+    }
 
 
-def machine_rates(sides: dict[str, Peer]) -> dict[str, dict]:
+def machine_rates(sides: dict[str, Peer]) -> Turn:
     """Operations and bytes a second that every side reaches now."""
     return {side: peer.ask(do="rates") for side, peer in sides.items()}
 
 
-def add_bounds(record: dict, name: str, small: bool, rates: dict) -> None:
+def add_bounds(record: Record, name: str, small: bool, rates: dict[str, float]) -> None:
     """Adds what the machine allows, from its rates of operations and bytes."""
     workload = workloads.load(name, small)
     slots = min(record["slots"], workload.rows)
@@ -121,98 +124,57 @@ def add_bounds(record: dict, name: str, small: bool, rates: dict) -> None:
     record["achieved"] = record["ours"] / record["bound"]
 
 
-def rates_of(side: str, runs: dict, cold: bool) -> dict:
-    """tokens/s of a side: its own key counts compilation where the workload does."""
-    median = {
-        kind: statistics.median(run["rate"] for run in records) for kind, records in runs.items()
-    }
-    counted = [run["rate"] for run in runs["cold" if cold else "warm"]]
-    return {
-        side: statistics.median(counted),
-        f"{side}_spread": [min(counted), max(counted)],
-        f"{side}_with_compilation": median["cold"],
-        f"{side}_without_compilation": median["warm"],
-        f"{side}_utilisation": runs["warm"][0]["tokens"] / runs["warm"][0]["slot_steps"],
-        f"{side}_peak_bytes": max(run["peak_bytes"] for run in runs["cold"] + runs["warm"]),
-    }
-
-
-def table(results: dict, sides: list[str]) -> str:
+def sides_table(results: dict[str, Record], sides: Sequence[str]) -> str:
     """The sides beside each other, a line a workload and side."""
-    lines = [
-        "| workload | side | batch | tokens/s | with compilation | without | ours is "
-        "| utilisation | peak MiB so far |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, record in results.items():
         for side in sides:
-            ratio = ""
-            if side != "ours":
-                low, high = record[f"ratio_to_{side}_spread"]
-                ratio = f"{record[f'ratio_to_{side}']:.2f} x [{low:.2f}, {high:.2f}]"
-            low, high = record[f"{side}_spread"]
-            lines.append(
-                f"| {name} | {side} | {record['batch'][side]} "
-                f"| {record[side]:,.0f} [{low:,.0f}, {high:,.0f}] "
-                f"| {record[f'{side}_with_compilation']:,.0f} "
-                f"| {record[f'{side}_without_compilation']:,.0f} "
-                f"| {ratio} | {record[f'{side}_utilisation']:.0%} "
-                f"| {record[f'{side}_peak_bytes'] / 2**20:,.0f} |"
+            ratio = None if side == "ours" else Spread.from_entries(record, f"ratio_to_{side}")
+            rows.append(
+                [
+                    name,
+                    side,
+                    record["batch"][side],
+                    f"{Spread.from_entries(record, side):,.0f}",
+                    f"{record[f'{side}_with_compilation']:,.0f}",
+                    f"{record[f'{side}_without_compilation']:,.0f}",
+                    peers.ratio_text(ratio),
+                    f"{record[f'{side}_utilisation']:.0%}",
+                    f"{record[f'{side}_peak_bytes'] / 2**20:,.0f}",
+                ]
             )
-    return "\n".join(lines)
+    header = (
+        "workload,side,batch,tokens/s,with compilation,without,ours is,utilisation,peak MiB so far"
+    )
+    return figures.table(header.split(","), rows)
 
 
-def roofline(results: dict) -> str:
+def bounds_table(results: dict[str, Record]) -> str:
     """What the machine allows, and how much of it our engine has."""
-    lines = [
-        "| workload | slots | GFLOP a step | MiB a step | matmul bound | bound | achieved "
-        "| idle s |",
-        "|---|---|---|---|---|---|---|---|",
+    rows = [
+        [
+            name,
+            record["slots"],
+            f"{record['operations_a_step'] / 1e9:.2f}",
+            f"{record['bytes_a_step'] / 2**20:.0f}",
+            f"{record['matmul_bound']:,.0f}",
+            f"{record['bound']:,.0f}",
+            f"{record['achieved']:.0%}",
+            f"{record['idle_seconds']:.2f}",
+        ]
+        for name, record in results.items()
     ]
-    for name, record in results.items():
-        lines.append(
-            f"| {name} | {record['slots']} | {record['operations_a_step'] / 1e9:.2f} "
-            f"| {record['bytes_a_step'] / 2**20:.0f} | {record['matmul_bound']:,.0f} "
-            f"| {record['bound']:,.0f} | {record['achieved']:.0%} "
-            f"| {record['idle_seconds']:.2f} |"
-        )
-    return "\n".join(lines)
-
-
-def started(arguments, folder: pathlib.Path) -> dict[str, Peer]:
-    """The sides, ours first: it writes the weights that the others read.
-
-    Raises:
-      SystemExit: If a side's logits are not ours.
-    """
-    pythons = {
-        "ours": sys.executable,
-        "transformers": arguments.transformers_python,
-        "tunix": arguments.tunix_python,
-    }
-    sides = {}
-    for name, python in pythons.items():
-        if not python:
-            print(f"{name} is left out: --{name}-python is empty")
-            continue
-        sides[name] = Peer(name, python, folder / "weights.npz", folder / f"{name}.log")
-        difference = sides[name].facts.get("logit_difference", 0.0)
-        if not difference <= MOST_LOGIT_DIFFERENCE:
-            raise SystemExit(f"{name}: logits differ from ours by {difference}: not the same model")
-        print(f"{name}: {json.dumps(sides[name].facts)}")
-    return sides
+    header = "workload,slots,GFLOP a step,MiB a step,matmul bound,bound,achieved,idle s"
+    return figures.table(header.split(","), rows)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Reads the flags."""
+    parser = figures.flags(__doc__)
     parser.add_argument("--workloads", default="A,B,C", help="some of A,B,C")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tunix-python", default="", help="interpreter that has google-tunix")
-    parser.add_argument("--transformers-python", default=sys.executable)
+    parser.add_argument("--repeats", type=int, default=5, help="alternating repeats, 5 or more")
+    peers.add_flags(parser)
     parser.add_argument("--small", action="store_true", help="tiny workloads; no figures to keep")
-    parser.add_argument("--json", type=pathlib.Path, help="write the record to this file")
     parser.add_argument(
         "--progress", type=pathlib.Path, help="keep each turn here, and go on from what is there"
     )
@@ -226,37 +188,33 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Measures all workloads, prints the tables and writes the figures."""
     arguments = parse()
+    notebook = Notebook(arguments.progress, {"rates": []})
+    measured: list[Turn] = notebook.record["rates"]
     with tempfile.TemporaryDirectory() as folder:
-        sides = started(arguments, pathlib.Path(folder))
-        so_far = Progress(arguments.progress)
-        measured = so_far.record["rates"]
+        sides = peers.start_all(arguments, pathlib.Path(folder))
         measured.append(machine_rates(sides))
         results = {}
         for name in arguments.workloads:
-            results[name] = measure(sides, name, arguments.repeats, arguments.small, so_far)
+            results[name] = measure(sides, name, arguments.repeats, arguments.small, notebook)
             measured.append(machine_rates(sides))
-            so_far.save()
-        facts = {name: peer.facts for name, peer in sides.items()}
-        for peer in sides.values():
-            peer.close()
-    # What the machine can do is the best it was seen to do.
+            notebook.save()
+        machine = peers.close_all(sides)
+    # What the machine can do is the best that any side was seen to reach.
     rates = {
         kind: max(one[kind] for turn in measured for one in turn.values())
         for kind in ("matmul", "copy")
     }
     for name, record in results.items():
         add_bounds(record, name, arguments.small, rates)
-    cores = len(os.sched_getaffinity(0))
     print(
-        f"{cores} cores; product of 2048 x 2048 f32 at {rates['matmul'] / 1e9:.0f} GFLOP/s, copy "
-        f"at {rates['copy'] / 1e9:.1f} GB/s, the best of all sides and times"
+        f"{machine['cores']} cores; product of 2048 x 2048 f32 at {rates['matmul'] / 1e9:.0f} "
+        f"GFLOP/s, copy at {rates['copy'] / 1e9:.1f} GB/s, the best of all sides and times"
     )
-    print(f"\n{table(results, list(sides))}\n\n{roofline(results)}")
-    if arguments.json:
-        machine = {"cores": cores, "rates": measured, "sides": facts, "small": arguments.small}
-        text = json.dumps({**results, "machine": machine}, indent=1)
-        arguments.json.write_text(text + "\n")
+    print(f"\n{sides_table(results, list(sides))}\n\n{bounds_table(results)}")
+    machine |= {"rates": measured, "small": arguments.small}
+    figures.write(arguments.json, {**results, "machine": machine})
 
 
 if __name__ == "__main__":

@@ -1,16 +1,32 @@
 """What `sampling` and `training` measure: a model, workloads, and the least that they take.
 
-NumPy alone: the program of every side reads it, whatever framework that one runs.
+NumPy alone: the program of every side reads it, whatever its framework.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TypedDict
 
 import numpy as np
 
-MODEL = {
+
+class Shape(TypedDict):
+    """Fields of our `ModelConfig`, from which every side makes its model."""
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+    rope_theta: float
+    norm_epsilon: float
+    tied: bool
+
+
+MODEL: Shape = {
     "vocab_size": 32000,
     "width": 256,
     "layers": 6,
@@ -23,22 +39,22 @@ MODEL = {
 }
 HEAD_WIDTH = MODEL["width"] // MODEL["heads"]
 BYTES = 4  # of an f32
-FIRST_ID = 2  # prompts hold no padding and no end-of-text
-NEVER = MODEL["vocab_size"]  # an end-of-text that no side ever draws
+FIRST_ID = 2  # prompts hold no padding and no end of text
+NEVER = MODEL["vocab_size"]  # an end of text that no side ever draws
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """Responses to draw; V = 32,000.
+    """Responses to draw from a vocabulary of 32,000.
 
     Attributes:
       name: A, B or C.
       prompts_QP: Prompt tokens, padded on the right with 0.
       lengths_Q: Their true lengths.
-      limits_QN: Tokens of every response, which ends there; at each temperature.
-      temperatures: T of them, one after another for a side that cannot mix them.
+      limits_QN: Tokens after which each response ends, at each temperature.
+      temperatures: A side that cannot mix them draws at one after another.
       cold: Whether every repeat counts compilation.
-      batches: Rows at once that are worth trying.
+      batches: Batch sizes that are worth trying.
     """
 
     name: str
@@ -79,7 +95,7 @@ class Workload:
 
 
 def load(name: str, small: bool = False) -> Workload:
-    """A workload by name, the same numbers every time.
+    """Makes a workload by name, the same numbers every time.
 
     A   16 queries x 8 responses, prompts of 64 tokens, responses of 128
     B   64 queries x 32 responses, prompts of 16 to 128 tokens; each response ends at a length of
@@ -128,7 +144,7 @@ TRAIN_ROWS, TRAIN_TOKENS = 16, 256
 
 
 def train_texts() -> np.ndarray:
-    """Texts [16, 257] of an optimizer step: 256 tokens are fed, and the 256 after them learnt."""
+    """Texts [16, 257] of an optimizer step: from 256 tokens it learns the next ones."""
     shape = TRAIN_ROWS, TRAIN_TOKENS + 1
     texts = np.random.default_rng(1).integers(FIRST_ID, MODEL["vocab_size"], shape)
     return texts.astype(np.int32)
@@ -139,8 +155,8 @@ def train_operations() -> float:
 
         6 T (Y W + D V) + 12 Y A E T (L + 1) / 2    T tokens in rows of L, W weights a layer
 
-    A weight works once forward and twice backward. Of the attention's products, two forward and
-    four backward, what a token does not read is not counted. Nothing is computed twice.
+    A weight takes part in one product forward and two backward. Of attention's products, two
+    forward and four backward, only what a token reads is counted. Nothing is computed twice.
     """
     d, y, v = MODEL["width"], MODEL["layers"], MODEL["vocab_size"]
     tokens = TRAIN_ROWS * TRAIN_TOKENS
@@ -152,9 +168,9 @@ def train_operations() -> float:
 
 
 def best_batch(workload: Workload, seconds_a_step: dict[int, float]) -> int:
-    """The batch that decodes the workload soonest, each batch to its own longest response."""
+    """The batch size that is done soonest, each batch decoding to its own longest response."""
 
-    def seconds(batch):
+    def seconds(batch: int) -> float:
         steps = sum(int(workload.limits_QN[part].max()) for part in workload.cut(batch))
         return steps * seconds_a_step[batch]
 
@@ -162,7 +178,7 @@ def best_batch(workload: Workload, seconds_a_step: dict[int, float]) -> int:
 
 
 def needs(workload: Workload, slots: int) -> dict[str, float]:
-    """The least work that the responses take on `slots` rows at once.
+    """The least work that the responses take with `slots` rows at once.
 
     Operations are those of the products alone, two for a multiplication with an addition:
 
@@ -170,8 +186,8 @@ def needs(workload: Workload, slots: int) -> dict[str, float]:
         a prompt     2 Y W P + 2 Y A E P (P + 1)    once for all responses to it; no logits
 
     Bytes of a step: every weight once; the keys and values of the responses' own tokens once a
-    row, the new ones too; those of a prompt once for the `slots / N` queries that are at work.
-    Logits, drawing and activations are taken to cost nothing.
+    row, the new ones too; those of a prompt once for the `slots / N` queries under way. Logits,
+    drawing and activations are taken to cost nothing.
 
     Returns:
       `prompt_operations` in all; `steps`, kept tokens / slots; `operations_a_step` and
@@ -201,9 +217,14 @@ def needs(workload: Workload, slots: int) -> dict[str, float]:
     }
 
 
-def bounds(workload: Workload, slots: int, operations_a_second: float, bytes_a_second: float):
-    """Tokens/s that the machine allows: by its matrix products alone, and by the slower of
-    products and memory in every step (the roofline)."""
+def bounds(
+    workload: Workload, slots: int, operations_a_second: float, bytes_a_second: float
+) -> dict[str, float]:
+    """Tokens/s that the machine allows.
+
+    `matmul_bound` is by matrix products alone, `bound` by the slower of products and memory in
+    every step (the roofline).
+    """
     least = needs(workload, slots)
     step = max(
         least["operations_a_step"] / operations_a_second, least["bytes_a_step"] / bytes_a_second
