@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 
-PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-
 
 @dataclasses.dataclass(frozen=True)
 class Step:

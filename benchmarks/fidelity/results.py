@@ -1,25 +1,72 @@
-"""What two result files of the same kind differ in."""
+"""What two folders of results differ in: runs, exported models, graded lines, plans."""
 
 from __future__ import annotations
 
 import json
 import pathlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks import launching
 from benchmarks.fidelity.stored import arrays
 
-MOST_SHOWN = 5
-TIMES = ("seconds", "wall_seconds", "tokens_per_second")
+IGNORED = {"cache", "tensorboard", "checkpoints", "scratch"}
+IGNORED_FILES = {"done.json", "steps.json", "words.json"}
+TIMES = (*launching.TIMINGS, "seconds")
 Roots = tuple[pathlib.Path, pathlib.Path]
+Compared = tuple[int, list[str]]  # how much was compared, a line for each difference
+
+
+def compare(left: pathlib.Path, right: pathlib.Path) -> tuple[list[str], dict[str, int]]:
+    """Compares two finished runs, or other folders of results.
+
+    Not compared are logs, compiled programs, TensorBoard files, and checkpoint files as files.
+
+    Returns:
+      A line for each difference, and how much was compared, by kind.
+    """
+    mine, other = files(left), files(right)
+    found = [f"only in {left.parent}: {name}" for name in sorted(mine.keys() - other.keys())]
+    found += [f"only in {right.parent}: {name}" for name in sorted(other.keys() - mine.keys())]
+    counts = Counter[str]()
+    for name in sorted(mine.keys() & other.keys()):
+        kind, amount, lines = differences(mine[name], other[name], (left.parent, right.parent))
+        counts[kind] += amount
+        found += [f"{name}: {line}" for line in lines]
+    return found, dict(counts)
+
+
+def files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """What is compared of a folder, by path: files, checkpoints, and folders left over in a run."""
+    found, training = {}, {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        name = "/".join(parts)
+        if "checkpoints" in parts[:-1] and (path / "_CHECKPOINT_METADATA").exists():
+            if path.parent.name == "training":  # of these the newest counts
+                newest = training.get(path.parent)
+                if newest and int(newest[1].name) > int(path.name):
+                    continue
+                training[path.parent] = (name, path)
+            else:
+                found[name] = path
+        elif not IGNORED & set(parts) and (_is_result(path) or "iterations" in parts):
+            found[name] = path
+    return found | dict(training.values())
+
+
+def _is_result(path: pathlib.Path) -> bool:
+    is_log = path.suffix in (".log", ".tmp")
+    return path.is_file() and not is_log and path.name not in IGNORED_FILES
 
 
 def differences(
     left: pathlib.Path, right: pathlib.Path, roots: Roots
 ) -> tuple[str, int, list[str]]:
-    """Compares two files, or two checkpoints.
+    """Compares two files, two checkpoints, or two folders, which are both there.
 
     Args:
       left: One of them.
@@ -30,7 +77,8 @@ def differences(
       What was compared, how much of it there is, and a line for each difference.
     """
     if left.is_dir():
-        return ("arrays", *_checkpoints(left, right))
+        is_checkpoint = (left / "_CHECKPOINT_METADATA").exists()
+        return ("arrays", *_checkpoints(left, right)) if is_checkpoint else ("folders", 1, [])
     kind, compare = _KINDS.get(left.name) or _KINDS.get(left.suffix, ("bytes", None))
     if compare:
         return (kind, *compare(left, right, roots))
@@ -52,7 +100,7 @@ def _first_bytes(mine: bytes, other: bytes) -> str:
 # Parquet.
 
 
-def _parquet(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, list[str]]:
+def _parquet(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     del roots
     mine, other = (pq.read_table(file, partitioning=None) for file in (left, right))
     if not mine.schema.equals(other.schema, check_metadata=True):
@@ -90,7 +138,7 @@ def _first_line(mine, other) -> str:
 # Checkpoints.
 
 
-def _checkpoints(left: pathlib.Path, right: pathlib.Path) -> tuple[int, list[str]]:
+def _checkpoints(left: pathlib.Path, right: pathlib.Path) -> Compared:
     mine, other = arrays(left), arrays(right)
     lines = [f"array {path} only in one" for path in sorted(mine.keys() ^ other.keys())]
     for path in sorted(mine.keys() & other.keys()):
@@ -106,7 +154,7 @@ def _checkpoints(left: pathlib.Path, right: pathlib.Path) -> tuple[int, list[str
 # JSON.
 
 
-def _metrics(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, list[str]]:
+def _metrics(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     del roots
     mine, other = _metrics_rows(left), _metrics_rows(right)
     lines = [f"row {key} only in one" for key in sorted(mine.keys() ^ other.keys(), key=str)]
@@ -123,16 +171,14 @@ def _metrics_rows(file: pathlib.Path) -> dict[tuple, str]:
 
     A checkpoint that falls due by the clock writes a row of its own; those are left out.
     """
-    config = json.loads((file.parent / "config.json").read_text())["config"]
+    config, rows = launching.read_config(file.parent), launching.metrics_rows(file.parent)
     lasts = {name: config[name]["steps"] for name in ("sft", "prm", "improve")}
     lasts["completer"] = config["prm"]["completer_steps"]
-    rows = {}
-    for line in file.read_text().splitlines():
-        row = json.loads(line)
-        step = row.get("step")
-        if step is None or step % config["log"]["every"] == 0 or step == lasts[row["phase"]]:
-            rows[row["iteration"], row["phase"], step] = json.dumps(untimed(row))
-    return rows
+    return {
+        (iteration, phase, step): json.dumps(untimed(row))
+        for (iteration, phase, step), row in rows.items()
+        if step is None or step % config["log"]["every"] == 0 or step == lasts[phase]
+    }
 
 
 def untimed(value):
@@ -147,7 +193,7 @@ def is_time(name: str) -> bool:
     return name in TIMES or name.endswith("_seconds")
 
 
-def _lines(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, list[str]]:
+def _lines(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     """JSON Lines less times."""
     mine, other = (
         [json.dumps(untimed(json.loads(line))) for line in _text(file, root).splitlines()]
@@ -159,12 +205,12 @@ def _lines(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, 
     return len(mine), [f"line {n}: {_first_field(a, b)}" for n, (a, b) in pairs if a != b]
 
 
-def _config(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, list[str]]:
+def _config(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     """A run's config.json less the git revision, or a model's as it is."""
     return _json(left, right, roots, lambda value: _without(value, ("revision",)))
 
 
-def _plan(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, list[str]]:
+def _plan(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     """A plan less the time that compiling took; its other seconds are forecasts, and compared."""
 
     def reduced(value: dict) -> dict:
@@ -179,9 +225,7 @@ def _plan(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, l
     return _json(left, right, roots, reduced)
 
 
-def _json(
-    left: pathlib.Path, right: pathlib.Path, roots: Roots, reduced: Callable
-) -> tuple[int, list[str]]:
+def _json(left: pathlib.Path, right: pathlib.Path, roots: Roots, reduced: Callable) -> Compared:
     mine, other = (
         json.dumps(reduced(json.loads(_text(file, root))))
         for file, root in zip((left, right), roots, strict=True)

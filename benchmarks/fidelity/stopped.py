@@ -21,9 +21,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.fidelity.cases import Runner, write_json
-from benchmarks.fidelity.compare import compare
+from benchmarks.fidelity.cases import Runner
 from benchmarks.fidelity.matrix import ARITHMETIC, PRM, TINY, Case, flags, train
+from benchmarks.figures import write_json
 
 POLL_SECONDS = 0.002
 OFTEN = flags(log__every=1, checkpoint__minutes=0.0001, improve__steps=24, calibrate__queries=32)
@@ -134,6 +134,8 @@ class Stopper:
             if process.wait():
                 return [f"ended with exit code {process.returncode}, see {folder}/run.log"]
             write_json(folder / "continued.json", {})
+        from benchmarks.fidelity.results import compare  # and with it JAX
+
         found, counts = compare(stopped / f"undisturbed-{moment.kind}" / "run", folder / "run")
         amounts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
         print(f"stopped in {moment.name}: {found[0] if found else 'alike'} ({amounts})", flush=True)
