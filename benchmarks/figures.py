@@ -34,14 +34,19 @@ def flags(doc: str | None, *, needs_json: bool = False) -> argparse.ArgumentPars
       doc: The script's `__doc__`.
       needs_json: Whether the script cannot do without `--json`.
     """
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    found = parser(doc)
+    found.add_argument(
         "--json", type=pathlib.Path, metavar="FILE", required=needs_json,
         help="write the figures to this file",
     )  # fmt: skip
-    return parser
+    return found
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Returns the parser of a script that writes no figures: its docstring as help."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def write(file: pathlib.Path | None, figures: Mapping[str, Any]) -> None:

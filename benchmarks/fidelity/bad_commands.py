@@ -10,7 +10,6 @@ words.json, {command: first line of the error}. Words may change for the better;
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pathlib
@@ -18,6 +17,8 @@ import runpy
 import shutil
 import sys
 import warnings
+
+from benchmarks import figures
 
 ARITHMETIC = "--config=configs/arithmetic.py"
 
@@ -147,7 +148,7 @@ def first_error(log: pathlib.Path, places: dict[str, str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = figures.parser(__doc__)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     output = parser.parse_args().output.absolute()
     scratch = output / "scratch"

@@ -14,7 +14,6 @@ is noted in DIR/CASE/done.json. --data names the folder of the published files (
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pathlib
@@ -23,10 +22,9 @@ import subprocess
 import sys
 import time
 
-from benchmarks import launching
+from benchmarks import figures, launching
 from benchmarks.fidelity import inputs
 from benchmarks.fidelity.matrix import CASES, Case, Step
-from benchmarks.figures import write_json
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2]
 
@@ -56,10 +54,10 @@ class Runner:
                     )
                     return False
                 codes[step.name] = code
-                write_json(folder / "steps.json", codes)
+                figures.write_json(folder / "steps.json", codes)
         seconds = round(time.monotonic() - began, 1)
         record = {"codes": codes, "cores": self._cores(), "seconds": seconds}
-        write_json(folder / "done.json", record)
+        figures.write_json(folder / "done.json", record)
         print(f"{case.name}: {seconds} s", flush=True)
         return True
 
@@ -132,7 +130,7 @@ def with_needs(names: list[str]) -> list[Case]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = figures.parser(__doc__)
     parser.add_argument("--root", type=pathlib.Path, required=True, help="the checkout to run")
     parser.add_argument("--python", required=True, help="an interpreter with its requirements")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="a folder for results")

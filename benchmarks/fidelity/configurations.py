@@ -7,15 +7,17 @@ Run in a checkout, whose package it imports. The order counts: it is the order o
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import importlib.util
 import json
 import pathlib
+from typing import Any
+
+from benchmarks import figures
 
 
-def package(*places: str):
+def package(*places: str) -> Any:
     """The first of these objects that the package has, such as "bstar_jax.model:init"."""
     for place in places:
         module, _, name = place.partition(":")
@@ -33,13 +35,14 @@ TO_DICT = ("bstar_jax.config:to_dict", "bstar_jax.schema:to_dict")
 def variants_of(file: pathlib.Path) -> list[str]:
     """The names in a config file's table of variants."""
     spec = importlib.util.spec_from_file_location(f"configs_{file.stem}", file)
+    assert spec is not None and spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return list(module.VARIANTS)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = figures.parser(__doc__)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
     load, to_dict = package(*LOAD), package(*TO_DICT)

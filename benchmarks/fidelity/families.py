@@ -9,14 +9,16 @@ and the logits (arrays.npz by their paths), and the exported directory.
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jax  # noqa: E402  (reads the environment at import)
-import numpy as np  # noqa: E402
+import jax
+import numpy as np
+
+from benchmarks import figures
 
 SMALL = {
     "vocab_size": 53, "hidden_size": 20, "intermediate_size": 28, "num_hidden_layers": 3,
@@ -69,14 +71,14 @@ def exercise(source: pathlib.Path, output: pathlib.Path) -> None:
 
     config, params = hub.import_checkpoint(source)
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-    logits = jax.jit(model.forward, static_argnums=0)(config, params, TOKENS)
-    np.savez(output / "arrays.npz", logits=np.asarray(logits), **arrays)
+    arrays: dict[str, Any] = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    arrays["logits"] = np.asarray(jax.jit(model.forward, static_argnums=0)(config, params, TOKENS))
+    np.savez(output / "arrays.npz", **arrays)
     hub.export_checkpoint(config, params, source, output / "export")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = figures.parser(__doc__)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     output = parser.parse_args().output.absolute()
     for name in FAMILIES:

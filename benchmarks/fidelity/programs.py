@@ -10,18 +10,19 @@ as programs are lowered and not run.
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
-import jax  # noqa: E402  (reads the environment at import)
+import jax
 
-from benchmarks.fidelity.configurations import LOAD, TO_DICT, package  # noqa: E402
+from benchmarks import figures
+from benchmarks.fidelity.configurations import LOAD, TO_DICT, package
 
 SMALL = {
     "model.width": 32, "model.layers": 2, "model.feed_forward": 64, "sft.batch": 32,
@@ -58,7 +59,7 @@ VARIANTS = {  # name -> file and variant, settings, (data, fsdp, tensor)
 }
 
 
-def lowered(config, mesh) -> Iterator[tuple[str, object]]:
+def lowered(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, jax.stages.Lowered]]:
     """Every program of a run on a mesh, with its name: what the planner lists.
 
     This alone depends on the planner's interface.
@@ -85,7 +86,7 @@ def plain(text: str) -> str:
     return re.sub(r'(?<!custom_call )@(?:[\w.$-]+|"[^"]*")', number, text)
 
 
-def changed(config, settings: dict, mesh: tuple[int, int, int]):
+def changed(config: Any, settings: dict[str, Any], mesh: tuple[int, int, int]) -> Any:
     """The config with some settings, named with dots, replaced, and its mesh set."""
     from_dict, values = package("bstar_jax.config:from_dict"), package(*TO_DICT)(config)
     axes = zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True)
@@ -99,7 +100,7 @@ def changed(config, settings: dict, mesh: tuple[int, int, int]):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = figures.parser(__doc__)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--variants", default=",".join(VARIANTS), help="names, with commas")
     arguments = parser.parse_args()

@@ -6,8 +6,10 @@ import json
 import pathlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import launching
@@ -102,7 +104,7 @@ def _first_bytes(mine: bytes, other: bytes) -> str:
 
 def _parquet(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     del roots
-    mine, other = (pq.read_table(file, partitioning=None) for file in (left, right))
+    mine, other = (pq.ParquetFile(file).read() for file in (left, right))
     if not mine.schema.equals(other.schema, check_metadata=True):
         return mine.num_rows, [f"schemas differ: {_first_line(mine.schema, other.schema)}"]
     if mine.num_rows != other.num_rows:
@@ -114,7 +116,7 @@ def _parquet(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     ]
 
 
-def _same_column(mine, other) -> bool:
+def _same_column(mine: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
     """Whether two columns hold the same bits; NaN equals NaN, and -0 is not 0."""
     return (
         mine.combine_chunks().to_pylist().__repr__()
@@ -122,13 +124,13 @@ def _same_column(mine, other) -> bool:
     )
 
 
-def _first_value(mine, other) -> str:
+def _first_value(mine: pa.ChunkedArray, other: pa.ChunkedArray) -> str:
     pairs = enumerate(zip(mine.to_pylist(), other.to_pylist(), strict=True))
     row, (a, b) = next((row, pair) for row, pair in pairs if repr(pair[0]) != repr(pair[1]))
     return f"row {row}: {a!r} | {b!r}"
 
 
-def _first_line(mine, other) -> str:
+def _first_line(mine: pa.Schema, other: pa.Schema) -> str:
     pairs = zip(f"{mine}\n".splitlines(), f"{other}\n".splitlines(), strict=False)
     return next(
         (f"{a} | {b}" for a, b in pairs if a != b), "one has more fields, or other metadata"
@@ -181,7 +183,7 @@ def _metrics_rows(file: pathlib.Path) -> dict[tuple, str]:
     }
 
 
-def untimed(value):
+def untimed(value: Any) -> Any:
     """A JSON value without the fields that are times or rates, at any depth, order kept."""
     if isinstance(value, dict):
         return {name: untimed(each) for name, each in value.items() if not is_time(name)}
@@ -233,7 +235,7 @@ def _json(left: pathlib.Path, right: pathlib.Path, roots: Roots, reduced: Callab
     return _leaves(json.loads(mine)), [] if mine == other else [_first_field(mine, other)]
 
 
-def _leaves(value) -> int:
+def _leaves(value: Any) -> int:
     """How many values a JSON value holds."""
     if isinstance(value, (dict, list)):
         return sum(map(_leaves, value.values() if isinstance(value, dict) else value))
@@ -254,7 +256,7 @@ def _first_field(mine: str, other: str) -> str:
     return next(_unlike(a, b, ""), "fields stand in another order")
 
 
-def _unlike(a, b, path: str) -> Iterator[str]:
+def _unlike(a: Any, b: Any, path: str) -> Iterator[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         for name in [*a, *(name for name in b if name not in a)]:
             yield from _unlike(a.get(name, "<absent>"), b.get(name, "<absent>"), f"{path}.{name}")

@@ -13,7 +13,6 @@ revisions give the same table.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import collections
 import dataclasses
@@ -22,6 +21,8 @@ import pathlib
 import random
 import subprocess
 from collections.abc import Iterator
+
+from benchmarks import figures
 
 PACKAGE = "bstar_jax"
 LEFT_OUT = ("sampling", "kernels")
@@ -101,12 +102,14 @@ def _inside(node: ast.AST, path: tuple[str, ...], *, is_public: bool):
             text = _string(child.exc.args[0])
             if text:
                 yield "error", ".".join(path), text
-        name = (*path, child.target.id) if _is_field(child) else path
-        yield from _inside(child, name, is_public=is_public)
+        yield from _inside(child, (*path, *_field(child)), is_public=is_public)
 
 
-def _is_field(node: ast.AST) -> bool:
-    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+def _field(node: ast.AST) -> tuple[str, ...]:
+    """The name of a field that a class declares, as a part of a dotted name."""
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return (node.target.id,)
+    return ()
 
 
 def _called(call: ast.Call) -> str:
@@ -125,7 +128,9 @@ def _string(node: ast.expr) -> str | None:
         return node.value if isinstance(node.value, str) else None
     if isinstance(node, ast.JoinedStr):
         return "".join(
-            part.value if isinstance(part, ast.Constant) else f"{{{ast.unparse(part.value)}}}"
+            f"{{{ast.unparse(part.value)}}}"
+            if isinstance(part, ast.FormattedValue)
+            else str(ast.literal_eval(part))
             for part in node.values
         )
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
@@ -185,7 +190,7 @@ def _cell(text: Text | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = figures.parser(__doc__)
     parser.add_argument("--before", required=True, metavar="REVISION")
     parser.add_argument("--after", default="HEAD", metavar="REVISION")
     parser.add_argument("--renames", type=pathlib.Path, metavar="FILE")

@@ -13,7 +13,6 @@ undisturbed run. Exit code 3 where something differs. What stands already is not
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import pathlib
 import shutil
@@ -21,9 +20,9 @@ import sys
 import time
 from collections.abc import Callable
 
+from benchmarks import figures
 from benchmarks.fidelity.cases import Runner
 from benchmarks.fidelity.matrix import ARITHMETIC, PRM, TINY, Case, flags, train
-from benchmarks.figures import write_json
 
 POLL_SECONDS = 0.002
 OFTEN = flags(log__every=1, checkpoint__minutes=0.0001, improve__steps=24, calibrate__queries=32)
@@ -106,10 +105,9 @@ class Stopper:
             run = folder / "run"
             shutil.copytree(whole / "run" / "cache", run / "cache")  # nothing compiles twice
             if self._strike(moment, folder) and not moment.is_past(run):
-                stands = sorted(
-                    str(path.relative_to(run)) for path in run.glob("iterations/*/**/*")
-                )
-                write_json(folder / "stopped.json", {"moment": moment.name, "iterations": stands})
+                found = sorted(str(path.relative_to(run)) for path in run.glob("iterations/*/**/*"))
+                record = {"moment": moment.name, "iterations": found}
+                figures.write_json(folder / "stopped.json", record)
                 print(f"stopped in {moment.name}", flush=True)
                 return
         raise SystemExit(f"the moment {moment.name!r} was missed 20 times")
@@ -133,7 +131,7 @@ class Stopper:
             (process,) = self.runner.start(Case(folder.name, ()), KINDS[moment.kind])
             if process.wait():
                 return [f"ended with exit code {process.returncode}, see {folder}/run.log"]
-            write_json(folder / "continued.json", {})
+            figures.write_json(folder / "continued.json", {})
         from benchmarks.fidelity.results import compare  # and with it JAX
 
         found, counts = compare(stopped / f"undisturbed-{moment.kind}" / "run", folder / "run")
@@ -143,7 +141,7 @@ class Stopper:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = figures.parser(__doc__)
     parser.add_argument("action", choices=("stop", "continue"))
     parser.add_argument("--root", type=pathlib.Path, required=True, help="the checkout to run")
     parser.add_argument("--python", required=True, help="an interpreter with its requirements")
