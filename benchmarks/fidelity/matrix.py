@@ -246,7 +246,7 @@ CASES = (
             plan("v5e", ARITHMETIC, "v5e:2x2", "--nosearch", *TINY),
         ),
     ),
-    Case("families", (tool("families", "checkpoints"),)),
+    Case("families", (tool("families", "exercised"),)),
     Case("programs", (tool("programs", "lowered"),)),
     Case("default", (train("run", ARITHMETIC),)),
 )

@@ -33,6 +33,8 @@ def compare(left: pathlib.Path, right: pathlib.Path) -> tuple[list[str], dict[st
     mine, other = files(left), files(right)
     found = [f"only in {left.parent}: {name}" for name in sorted(mine.keys() - other.keys())]
     found += [f"only in {right.parent}: {name}" for name in sorted(other.keys() - mine.keys())]
+    if not mine:
+        found.append(f"{left} holds nothing to compare")
     counts = Counter[str]()
     for name in sorted(mine.keys() & other.keys()):
         kind, amount, lines = differences(mine[name], other[name], (left.parent, right.parent))
