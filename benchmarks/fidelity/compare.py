@@ -6,7 +6,7 @@
 DIR_A and DIR_B are outputs of `cases`. Compared are
 
     balance.json, safetensors, tokenizers and every other file   byte for byte
-    Parquet files            schema and every row, all columns, exactly
+    Parquet files            schema and every row, all columns, exactly; not the file's `seconds`
     checkpoints              paths, types and bits of every array, optimizer state included
     metrics.jsonl            the last row of every (iteration, phase, step), less times and rates
     config.json              settings in their order, versions and devices; not the git revision
