@@ -64,13 +64,13 @@ def lowered(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, jax.sta
 
     This alone depends on the planner's interface.
     """
-    from bstar_jax.planning import moments, published
-    from bstar_jax.planning.programs import Programs
-
-    programs = Programs(config, published.resolve(config).model, mesh, mesh)
-    for moment in moments.moments(programs):
-        if moment.lower:
-            yield moment.name, moment.lower()
+    planned_model = package("bstar_jax.planning.models:planned_model")
+    placement = package("bstar_jax.sharding.program:Placement")(
+        config, planned_model(config).model, mesh, mesh
+    )
+    for occupancy in package("bstar_jax.planning.memory:timeline")(placement):
+        if occupancy.program.lower:
+            yield occupancy.program.name, occupancy.program.lower()
 
 
 def plain(text: str) -> str:
