@@ -265,9 +265,9 @@ def main() -> None:
     arguments = parse()
     with launching.SameSource():
         whole, killed, found = measure(arguments)
-    from benchmarks.fidelity import stored  # and with it JAX, which --help need not wait for
+    from benchmarks.fidelity import results  # and with it JAX, which --help need not wait for
 
-    differing, counts = stored.compare(whole, killed)
+    differing, counts = results.compare(whole, killed)
     print(
         f"killed {found['killed']} times, times that did not come: {found['missed']}; "
         f"compared {counts}"
