@@ -1,6 +1,5 @@
 """Estimators: what a model can do, from n responses a query.
 
-
 K responses are tried and S correct ones wanted. Every `@K` figure but majority is the expectation
 over *all* K-subsets of the n responses, not over one sampled subset, so it does not depend on the
 order of the responses.
