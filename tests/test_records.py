@@ -226,7 +226,7 @@ def test_json_is_one_line_with_its_end_and_holds_no_nan(tmp_path):
 
 
 def test_a_full_disk_is_explained_and_other_errors_pass():
-    message = "cannot write here: No space left.*; make room there and"
+    message = "cannot write here: No space left.*; free space there and"
     with pytest.raises(UserError, match=message), full_disk_explained("here"):
         raise OSError(errno.ENOSPC, "full")
     with pytest.raises(PermissionError), full_disk_explained("here"):

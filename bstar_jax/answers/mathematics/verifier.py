@@ -187,9 +187,7 @@ class MathVerifier:
             grades[pair] = grade._replace(seconds=grade.seconds + grades[pair].seconds)
         return grades
 
-    def _run(
-        self, pairs: Sequence[tuple[str, str]], **options: Any
-    ) -> dict[tuple[str, str], MathVerdict]:
+    def _run(self, pairs: Sequence[_Pair], **options: Any) -> dict[_Pair, MathVerdict]:
         outcomes = self._pool.run(pairs, **options)
         return dict(zip(pairs, map(_verdict, outcomes), strict=True))
 
