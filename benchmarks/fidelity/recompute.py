@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import pathlib
 import sys
 from collections import Counter, defaultdict
@@ -76,6 +77,13 @@ class Report:
             for name, item in self.items.items()
             if not item["largest"] <= item["limit"] or item["compared"] == 0
         ]
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """The items; "largest" is None where only one side has a value."""
+        return {
+            name: {**item, "largest": item["largest"] if math.isfinite(item["largest"]) else None}
+            for name, item in self.items.items()
+        }
 
     def show(self) -> None:
         """Prints a line an item."""
@@ -283,7 +291,7 @@ def main() -> None:
         done, report = recomputation.check(), recomputation.report
         print(f"{run}: iterations {', '.join(map(str, done))}")
         report.show()
-        results[str(run)] = {"iterations": done, "wrong": report.wrong, "items": report.items}
+        results[str(run)] = {"iterations": done, "wrong": report.wrong, "items": report.to_json()}
     figures.write(arguments.json, results)
     sys.exit(1 if any(result["wrong"] for result in results.values()) else 0)
 
