@@ -111,9 +111,9 @@ def _processor() -> str:
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """Formats a Markdown table.
+    r"""Formats a Markdown table.
 
-    Example: table(["a", "b"], [[1, 2]]) -> "| a | b |\\n|---|---|\\n| 1 | 2 |".
+    Example: table(["a", "b"], [[1, 2]]) -> "| a | b |\n|---|---|\n| 1 | 2 |".
     """
     lines = [_line(header), "|" + "---|" * len(header), *map(_line, rows)]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -82,6 +83,13 @@ def mesh_sizes(text: str) -> tuple[int, ...]:
 def pinned(command: Sequence[str], cpus: str) -> list[str]:
     """The command held to these CPU cores ("0", "0-3"); "" leaves it free."""
     return ["taskset", "--cpu-list", cpus, *command] if cpus else list(command)
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def start(

@@ -1,15 +1,15 @@
-"""Scores a checkpoint: `python -m bstar_jax.evaluate RUN[@ITERATION]`, or `--checkpoint=DIR`.
+r"""Scores a checkpoint: `python -m bstar_jax.evaluate RUN[@ITERATION]`, or `--checkpoint=DIR`.
 
-    python -m bstar_jax.evaluate runs/first                    # its last iteration, held out
+    python -m bstar_jax.evaluate runs/first               # its last iteration, held-out queries
     python -m bstar_jax.evaluate runs/first@2 --split=train
     python -m bstar_jax.evaluate runs/first --config.monitor.responses=128 --json=scores.json
-    python -m bstar_jax.evaluate --checkpoint=/models/Qwen3-0.6B --config=configs/gsm8k.py \\
+    python -m bstar_jax.evaluate --checkpoint=/models/Qwen3-0.6B --config=configs/gsm8k.py \
         --config.task.path=gsm8k/
 
-The draws are those of the run's own monitor phase: with the run's settings the held-out split
-gives the figures that the run wrote, to the last digit. Settings are the run's; `monitor.*`,
+The draws are those of the run's own monitor phase: with the run's settings the held-out split gives
+the figures that the run logged, to the last digit. The settings are those of the run; `monitor.*`,
 `generate.batch`, `generate.slots` and `mesh.*` may be overridden. A Hugging Face checkpoint is
-scored as iteration 0 of a run with the settings of `--config`; it has no learnt process reward.
+scored as iteration 0 of a run with the settings of `--config`, without a learnt process reward.
 
 Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
@@ -30,17 +30,24 @@ from bstar_jax.console import Console, silence_libraries
 
 silence_libraries()
 
-from bstar_jax import processes  # noqa: E402
-from bstar_jax.config import Config, UserError  # noqa: E402
-from bstar_jax.phases.monitor import evaluate  # noqa: E402
-from bstar_jax.phases.opening import open_run  # noqa: E402
-from bstar_jax.phases.run import Run  # noqa: E402
-from bstar_jax.records import SPLITS  # noqa: E402
-from bstar_jax.run.workspace import read_config  # noqa: E402
+from bstar_jax import processes
+from bstar_jax.config import Config, UserError
+from bstar_jax.phases.monitor import evaluate
+from bstar_jax.phases.opening import open_run
+from bstar_jax.phases.run import Run
+from bstar_jax.records import SPLITS
+from bstar_jax.run.workspace import read_config
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the door."""
+    """Runs the command.
+
+    Args:
+      argv: The command line; its first word is the program.
+
+    Raises:
+      UserError: If a flag or a setting is wrong, or there is no such run, checkpoint or split.
+    """
     is_run = not any(word.startswith("--checkpoint") for word in argv)
     directory, iteration = run_target("evaluate", argv) if is_run else ("", None)
     stored = read_config(directory) if is_run else None
@@ -59,18 +66,18 @@ def main(argv: Sequence[str]) -> None:
             iteration = checkpoints.latest() if iteration is None else iteration
             params = checkpoints.restore_params(iteration)
         else:
-            room = stack.enter_context(tempfile.TemporaryDirectory())
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
             config = _config_for_checkpoint(line)
-            run = stack.enter_context(open_run(room, config, console, write=False, team=team))
+            run = stack.enter_context(open_run(folder, config, console, write=False, team=team))
             iteration, params = 0, run.policy.initial_params()
         _score(run, iteration, params, line)
 
 
 def _score(run: Run, iteration: int, params: dict, line: CommandLine) -> None:
-    """Answers, prints, and writes the file that was asked for."""
+    """Answers the queries, prints the figures, and writes them to the file of --json."""
     queries = run.task.splits[line.flags.split][: run.config.monitor.queries]
     if not queries:
-        raise UserError(f"split {line.flags.split} of the run has no queries")
+        raise UserError(f"split {line.flags.split} of the run has no queries; name another --split")
     with run.collecting(params) as collect:
         figures = evaluate(run.config, run.task, collect, iteration, queries)
     row = {
@@ -86,14 +93,14 @@ def _score(run: Run, iteration: int, params: dict, line: CommandLine) -> None:
 
 
 def _config_for_checkpoint(line: CommandLine) -> Config:
-    """The settings of `--config`, for a run that starts from the checkpoint and goes nowhere."""
+    """Returns the settings of `--config` for a run that only evaluates the checkpoint."""
     if line.arguments:
         raise UserError(
             f"evaluate scores a run or a --checkpoint, not both; drop {line.arguments[0]!r}"
         )
     if not line.config_file:
         raise UserError(
-            "--checkpoint needs the task and settings to score it by; add --config=FILE, such as "
+            "--checkpoint needs a task and settings; add --config=FILE, such as "
             "--config=configs/gsm8k.py"
         )
     return line.config.changed(
@@ -108,12 +115,13 @@ def _config_for_checkpoint(line: CommandLine) -> Config:
 
 def _define(values: flags.FlagValues) -> None:
     processes.define_flags(values)
-    text = "Score this Hugging Face directory or hub name, not a run."
+    text = "Score the checkpoint in this Hugging Face directory, or of this hub name, not a run."
     flags.DEFINE_string("checkpoint", "", text, flag_values=values)
-    flags.DEFINE_enum("split", "heldout", SPLITS, "Queries to answer.", flag_values=values)
+    text = "The split whose queries are answered."
+    flags.DEFINE_enum("split", "heldout", SPLITS, text, flag_values=values)
     flags.DEFINE_string("json", "", "Also write the figures to this file.", flag_values=values)
-    flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
-    flags.DEFINE_boolean("verbose", False, "Also details.", flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "Show no progress.", flag_values=values)
+    flags.DEFINE_boolean("verbose", False, "Show details too.", flag_values=values)
 
 
 def _text(value) -> str:

@@ -1,13 +1,13 @@
-"""Writes a run for Transformers: `python -m bstar_jax.export RUN[@ITERATION] --output=DIR`.
+"""Exports a run to Transformers: `python -m bstar_jax.export RUN[@ITERATION] --output=DIR`.
 
     python -m bstar_jax.export runs/first --output=/models/first       # its last iteration
     python -m bstar_jax.export runs/first@2 --output=/models/second
     python -m bstar_jax.export runs/lora --adapter --output=/models/adapter    # for PEFT
 
-The directory is one that Transformers loads: config, safetensors, tokenizer. A run that started
-from a checkpoint gives that checkpoint's family, names, dtypes and files; one that started from
-random parameters a Llama in f32, with the run's tokenizer. An output that holds something is left
-alone. Settings are the run's; `mesh.*` may be overridden.
+Transformers loads the directory: it has config, safetensors and tokenizer. If the run started from
+a checkpoint, the export has the family, names, dtypes and files of that checkpoint; if it started
+from random parameters, the export is a Llama in f32 with the run's tokenizer. An output that is not
+empty is refused. The settings are those of the run; `mesh.*` may be overridden.
 
 Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
@@ -25,21 +25,30 @@ from bstar_jax.console import Console, silence_libraries
 
 silence_libraries()
 
-from bstar_jax import hub  # noqa: E402
-from bstar_jax.config import Config, UserError  # noqa: E402
-from bstar_jax.phases.opening import open_run  # noqa: E402
-from bstar_jax.run.policy import Policy  # noqa: E402
-from bstar_jax.run.workspace import read_config  # noqa: E402
+from bstar_jax import hub
+from bstar_jax.config import Config, UserError
+from bstar_jax.phases.opening import open_run
+from bstar_jax.run.policy import Policy
+from bstar_jax.run.workspace import read_config
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the door."""
+    """Runs the command.
+
+    Args:
+      argv: The command line; its first word is the program.
+
+    Raises:
+      UserError: If a flag or a setting is wrong, or there is no such run or checkpoint.
+    """
     directory, iteration = run_target("export", argv)
     line = parse(argv, _define, stored=read_config(directory))
     silence_libraries(verbose=line.flags.verbose)
     check_overrides(line, "export")
     if not line.flags.output:
-        raise UserError("export writes a directory; say which, as --output=DIR")
+        raise UserError(
+            "--output is missing; export writes a directory: say which, as --output=DIR"
+        )
     console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
     with open_run(directory, line.config, console, write=False) as run:
         iteration = run.policy.checkpoints.latest() if iteration is None else iteration
@@ -51,21 +60,27 @@ def main(argv: Sequence[str]) -> None:
 def export(config: Config, policy: Policy, iteration: int, output: pathlib.Path) -> None:
     """Writes the parameters after an iteration as a Hugging Face directory, adapters merged.
 
+    Args:
+      config: The settings of the run.
+      policy: The model, with its checkpoints.
+      iteration: The iteration, from 0.
+      output: The directory to write; it must not exist or be empty.
+
     Raises:
-      UserError: If there is no such checkpoint, the output holds something, or the model is one
-        that Transformers has no class for.
+      UserError: If there is no such checkpoint, the output is not empty, or Transformers has no
+        class for the model.
     """
     params = policy.merged(policy.checkpoints.restore_params(iteration), dtype="float32")
-    words = policy.tokenizer
-    ids = {"bos_token_id": words.start_id, "eos_token_id": words.end_id}
-    ids |= {"pad_token_id": words.pad_id}
+    tokenizer = policy.tokenizer
+    ids = {"bos_token_id": tokenizer.start_id, "eos_token_id": tokenizer.end_id}
+    ids |= {"pad_token_id": tokenizer.pad_id}
     keeps_tokenizer = policy.source and not config.tokenizer.path
 
-    def add_tokenizer(place: pathlib.Path) -> None:
+    def add_tokenizer(folder: pathlib.Path) -> None:
         for pattern in hub.TOKENIZER_FILES:
-            for file in place.glob(pattern):
+            for file in folder.glob(pattern):
                 file.unlink()
-        words.save(place)
+        tokenizer.save(folder)
 
     hub.export_checkpoint(
         policy.merged_model,
@@ -80,26 +95,32 @@ def export(config: Config, policy: Policy, iteration: int, output: pathlib.Path)
 def export_adapter(config: Config, policy: Policy, iteration: int, output: pathlib.Path) -> None:
     """Writes the adapters after an iteration for PEFT, without the model that they belong to.
 
+    Args:
+      config: The settings of the run.
+      policy: The model, with its checkpoints.
+      iteration: The iteration, from 0.
+      output: The directory to write; it must not exist or be empty.
+
     Raises:
-      UserError: If the run has no adapters, or they belong to random parameters, which nobody
-        else has; if there is no such checkpoint, or the output holds something.
+      UserError: If the run has no adapters, or they belong to random parameters, which nobody else
+        has; if there is no such checkpoint; or if the output is not empty.
     """
     base = config.model.checkpoint
     if not base:
         raise UserError(
-            "--adapter writes what belongs to a checkpoint, but the run started from random "
-            "parameters; drop it"
+            "--adapter writes adapters of a published checkpoint, but the run started from random "
+            "parameters; drop the flag"
         )
     params = policy.checkpoints.restore_params(iteration)
     hub.export_adapter(policy.model, params, base, output, source=policy.source)
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("output", "", "The directory to make.", flag_values=values)
-    text = "Write the adapters alone, as PEFT reads them."
+    flags.DEFINE_string("output", "", "The directory to write.", flag_values=values)
+    text = "Write only the adapters, in the format of PEFT."
     flags.DEFINE_boolean("adapter", False, text, flag_values=values)
-    flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
-    flags.DEFINE_boolean("verbose", False, "Also details.", flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "Show no progress.", flag_values=values)
+    flags.DEFINE_boolean("verbose", False, "Show details too.", flag_values=values)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Grades responses in a file: `python -m bstar_jax.grade --task=gsm8k --input=FILE --output=FILE`.
+r"""Grades responses in a file: `python -m bstar_jax.grade --task=gsm8k --input=FILE --output=FILE`.
 
     python -m bstar_jax.grade --task=math --input=responses.jsonl --output=graded.jsonl
-    python -m bstar_jax.grade --task=mbpp --input=programs.jsonl --output=graded.jsonl \\
+    python -m bstar_jax.grade --task=mbpp --input=programs.jsonl --output=graded.jsonl \
         --config.rewards.workers=8 --config.rewards.code.cpu_seconds=10
 
-Each line of the input holds the task's own fields and a `response`. The output has the same
-lines, in their order, with `correct`, `answer`, `reason` and `seconds`; for programs also with
-`message` and `first_failing`; and where solution steps are checked, with `process_reward` and
-`step_rewards`. These replace fields of the same name. For task `jsonl`, `--config.task.*` names
-the fields and the reward.
+Each line of the input has the fields of the task and a `response`. The output has the same lines in
+the same order, with `correct`, `answer`, `reason` and `seconds` added; for programs also `message`
+and `first_failing`; and if solution steps are checked, `process_reward` and `step_rewards`. These
+replace fields of the same name. For task `jsonl`, `--config.task.*` names the fields and the
+reward.
 
 Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
@@ -39,13 +39,22 @@ _AT_ONCE = 256  # responses between two updates of the progress
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the door."""
-    sys.set_int_max_str_digits(0)  # numbers are written back as they were read, however long
+    """Runs the command.
+
+    Args:
+      argv: The command line; its first word is the program.
+
+    Raises:
+      UserError: If a flag, a setting or a line of the input is wrong.
+    """
+    sys.set_int_max_str_digits(0)  # numbers of any length are written back as they were read
     line = parse(argv, _define)
     source, target = _paths(line)
     for name in line.overridden:
         if not name.startswith(("task.", "rewards.")):
-            raise UserError(f"{name} changes no grade; grade takes settings of task and rewards")
+            raise UserError(
+                f"{name} changes no grade; grade takes only settings of task and rewards"
+            )
     settings = dataclasses.replace(line.config.task, name=line.flags.task or line.config.task.name)
     task, responses, lines = tasks.load_responses(source, settings)
     queries = task.splits["train"]
@@ -72,10 +81,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("task", "", f"One of {', '.join(tasks.TASKS)}.", flag_values=values)
-    flags.DEFINE_string("input", "", "JSON Lines with responses.", flag_values=values)
-    flags.DEFINE_string("output", "", "Where the graded lines go.", flag_values=values)
-    flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
+    text = f"The task of the responses: one of {', '.join(tasks.TASKS)}."
+    flags.DEFINE_string("task", "", text, flag_values=values)
+    text = "The file of JSON Lines that has the responses."
+    flags.DEFINE_string("input", "", text, flag_values=values)
+    flags.DEFINE_string("output", "", "The file to write graded lines to.", flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "Show no progress.", flag_values=values)
 
 
 def _paths(line: CommandLine) -> tuple[pathlib.Path, pathlib.Path]:
@@ -88,13 +99,13 @@ def _paths(line: CommandLine) -> tuple[pathlib.Path, pathlib.Path]:
     if target.is_dir():
         raise UserError(f"--output={target} is a folder; name a file in it")
     if not target.parent.is_dir():
-        raise UserError(f"--output={target}: there is no folder {target.parent}; make it first")
+        raise UserError(f"--output={target}: there is no folder {target.parent}; create it first")
     return source, target
 
 
 @contextlib.contextmanager
 def _output(target: pathlib.Path) -> Iterator[IO[str]]:
-    """Opens the output, which takes its name once all is written."""
+    """Opens the output file, which gets its name when it is complete."""
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(atomic_file(target))
@@ -104,7 +115,7 @@ def _output(target: pathlib.Path) -> Iterator[IO[str]]:
 
 
 def _with_grade(line: str, response: Response, grade: Grade) -> str:
-    """Returns the line as it was given, with the grade after its fields."""
+    """Returns the line with the grade after its fields."""
     added = {
         "correct": grade.correct,
         "answer": grade.answer,
@@ -118,7 +129,7 @@ def _with_grade(line: str, response: Response, grade: Grade) -> str:
     given = json.loads(line)
     if given.keys() & added.keys():
         return json.dumps({**given, **added})
-    # Not decoded and encoded again, which would change how numbers are written.
+    # The line is not decoded and encoded again, because that could change how numbers are written.
     return line.strip().removesuffix("}") + ", " + json.dumps(added)[1:]
 
 

@@ -2,19 +2,19 @@
 
 After warm-up (iteration 0), each iteration has six phases:
 
-    calibrate   answer the calibration queries in every cell of the grid, score the cells, choose
-    generate    answer the training queries as the chosen cell says; grade each response as it comes
-    grade       log what the grades say
-    select      of each query keep the distinct responses with a reward above the threshold
-    improve     take optimizer steps on what was selected
-    monitor     measure on held-out queries; the iteration is then on disk
+    calibrate   answer the calibration queries over the grid, score every cell, choose one
+    generate    answer the training queries as the chosen cell says, and grade the responses
+    grade       log a summary of the grades
+    select      keep the distinct responses of each query with a reward above the threshold
+    improve     take optimizer steps on the selected responses
+    monitor     measure the policy on held-out queries; the iteration is then on disk
 
 A cell is (temperature, top-k, threshold, process weight). A query with n selected responses, n' of
 them correct, scores min(n'/n*, 1) * n'/n, where n* responses are wanted: the first factor asks for
 exploration, the second for exploitation. The balance score of a cell is the mean over queries.
 
-STaR, RFT, ReST-EM, iterative and online RFT are settings of this loop: a grid of one cell, and
-where the parameters, the optimizer state and the data of an iteration come from.
+STaR, RFT, ReST-EM, iterative and online RFT are settings of this loop: a grid of one cell, and the
+choice of where the parameters, the optimizer state and the data of an iteration come from.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bstar_jax.process_reward.learning import learn_process_reward
 
 
 def self_train(run: Run) -> None:
-    """Takes a run to its last iteration, from wherever it stands."""
+    """Runs the iterations of a run that are not complete yet."""
     config, task, workspace, policy = run.config, run.task, run.workspace, run.policy
     check_inputs(config, task, policy.tokenizer)
     workspace.begin(config, policy)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on TPU slices of a GKE cluster, as a JobSet that starts again when it was preempted.
+# Trains on TPU slices of a GKE cluster, as a JobSet that restarts when it was preempted.
 #
 #   launch/gke.sh --name=mistral --image=REGION-docker.pkg.dev/PROJECT/REPO/bstar_jax \
 #       --accelerator=tpu-v5-lite-podslice --topology=4x4 [--slices=2] [--chips-per-host=4] \
@@ -9,26 +9,26 @@
 #   launch/gke.sh --xpk --name=mistral --image=... --cluster=NAME --device-type=v5litepod-16 \
 #       [--slices=2] [--grace-seconds=300] [--dry-run] --config=... --workdir=... [flags]
 #
-# Every other flag goes to `python -m bstar_jax.main` as it is. --dry-run prints the manifest, or
-# with --xpk the command, and starts nothing. The image is that of launch/Dockerfile.
+# Every other flag is passed to `python -m bstar_jax.main` unchanged. --dry-run prints the manifest,
+# or with --xpk the command, and starts nothing. The image is that of launch/Dockerfile.
 #
-# A slice is a Job of topology / chips-per-host pods; several find each other over the data center
-# network. --accelerator and --topology are the labels of the node pool,
+# A slice is a Job of topology / chips-per-host pods. Several slices find each other over the data
+# center network. --accelerator and --topology are the labels of the node pool,
 # cloud.google.com/gke-tpu-accelerator and gke-tpu-topology. --claim names a PersistentVolumeClaim
-# that all pods may write to (ReadWriteMany, such as Filestore); --bucket mounts a Cloud Storage
-# bucket by Cloud Storage FUSE, as the --service-account that may write to it. Its renames of
-# folders are atomic only in a bucket with hierarchical namespace.
+# that all pods may write to (ReadWriteMany, such as Filestore). --bucket mounts a Cloud Storage
+# bucket with Cloud Storage FUSE, as the --service-account that may write to it. Renaming a folder
+# is atomic only in a bucket with hierarchical namespace.
 #
-# What restarts. Exit code 75 (preempted, the state saved) recreates all pods once all old ones are
-# gone, as often as it happens. Any other code, and a pod that is lost without one, fails the
-# JobSet: `kubectl get jobset NAME`, and the pod's log, tell which. A pod that is evicted gets
-# SIGTERM and --grace-seconds to save; a spot node gives it 15 seconds at most, whatever is asked.
-# This script itself ends with the exit code of kubectl (or xpk), when the JobSet is created. To
-# go on later, `kubectl delete jobset NAME` and give the same command.
+# Restarts. After exit code 75 (preempted, the state saved) all pods are created again when all old
+# ones are gone, without a limit. Any other code, or a pod that is lost without a code, fails the
+# JobSet: `kubectl get jobset NAME` and the log of the pod show which. A pod that is evicted gets
+# SIGTERM and has --grace-seconds to save, but on a spot node at most 15 seconds. This script ends
+# with the exit code of kubectl (or xpk) when the JobSet is created. To continue later, run
+# `kubectl delete jobset NAME` and give the same command.
 #
-# Needs kubectl, set up for the cluster, and JobSet 0.7 there. --xpk leaves the manifest to xpk,
-# which mounts the storage that was attached to its cluster. It counts restarts (50 here), and
-# restarts on 42 and 127 to 255 as well: that cannot be switched off.
+# This needs kubectl, set up for the cluster, and JobSet 0.7 there. With --xpk, xpk makes the
+# manifest and mounts the storage that is attached to its cluster. It limits restarts (50 here), and
+# it restarts on 42 and 127 to 255 too, which cannot be switched off.
 set -euo pipefail
 
 preempted=75
@@ -110,14 +110,14 @@ positive --chips-per-host "$chips_per_host" 4
 hosts=$((chips / chips_per_host))
 [[ -n "$claim" || -n "$bucket" ]] || fail "--claim and --bucket are missing; the run directory needs one of them, such as --claim=runs"
 [[ -z "$claim" || -z "$bucket" ]] || fail "--claim=$claim and --bucket=$bucket are both given; drop one"
-[[ "$workdir" == "$mount"/* ]] || fail "--workdir is '$workdir'; it must lie on the volume, which is mounted at $mount, such as --workdir=$mount/$name"
+[[ "$workdir" == "$mount"/* ]] || fail "--workdir is '$workdir'; it must be on the volume, which is mounted at $mount, such as --workdir=$mount/$name"
 
 for value in "$image" "$accelerator" "$claim" "$bucket" "$mount" "$namespace" "$service_account" "${flags[@]}"; do
   bare=${value//[$'\n\t']/}
-  [[ "$bare" != *[[:cntrl:]]* ]] || fail "$(printf '%q' "$value") holds a control character; only line breaks and tabs are passed on"
+  [[ "$bare" != *[[:cntrl:]]* ]] || fail "$(printf '%q' "$value") contains a control character; only line breaks and tabs are passed on"
 done
 
-# A string as YAML reads it, in double quotes.
+# Prints a string in double quotes, as YAML reads it.
 text() {
   local escaped=${1//\\/\\\\}
   escaped=${escaped//\"/\\\"}
@@ -125,7 +125,7 @@ text() {
   printf '"%s"' "${escaped//$'\t'/\\t}"
 }
 
-# Strings as a YAML list. Kubernetes replaces $(NAME) in a command, and reads $$ as $.
+# Prints strings as a YAML list. Kubernetes replaces $(NAME) in a command, and reads $$ as $.
 items() {
   local word
   for word in "$@"; do printf '                    - %s\n' "$(text "${word//\$/\$\$}")"; done
@@ -138,14 +138,14 @@ words+=("${flags[@]}")
 fuse='' account='' spot_label='' volume="persistentVolumeClaim: {claimName: $(text "$claim")}"
 if [[ -n "$bucket" ]]; then
   fuse='metadata: {annotations: {gke-gcsfuse/volumes: "true"}}'
-  # Processes wait for each other's files: nothing about them may come from a cache.
+  # Processes wait for each other's files, so no information about files may come from a cache.
   options=implicit-dirs,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0
   volume="csi: {driver: gcsfuse.csi.storage.gke.io, volumeAttributes: {bucketName: $(text "$bucket"), mountOptions: \"$options\"}}"
 fi
 if [[ -n "$service_account" ]]; then account="serviceAccountName: $(text "$service_account")"; fi
 if "$spot"; then spot_label='cloud.google.com/gke-spot: "true"'; fi
 
-# The manifest; lines that are empty without their flag are left out.
+# Prints the manifest. Lines that are empty because their flag is not given are left out.
 manifest() {
   sed '/^ *$/d' <<END
 apiVersion: jobset.x-k8s.io/v1alpha2

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains on this host, and starts again when the run was preempted.
+# Trains on this host, and restarts the run when it was preempted.
 #
 #   launch/local.sh [--dry-run] --config=configs/arithmetic.py --workdir=runs/first [flags]
 #
-# Every other flag goes to `python -m bstar_jax.main` as it is. Exit code 75 means preempted
-# with the state saved, and is the only one that starts it again; any other is passed on.
-# PYTHON names the interpreter; without it .venv is used where there is one.
+# Every other flag is passed to `python -m bstar_jax.main` unchanged. Exit code 75 means that the
+# run was preempted and its state is saved. Only this code restarts the run; the script ends with
+# any other. PYTHON names the interpreter; by default it is that of .venv, if there is one.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -29,7 +29,7 @@ if "$dry_run"; then
   exit 0
 fi
 
-# A signal to this script is meant for the run: it is passed on, and nothing starts again.
+# A signal to this script is meant for the run: it is passed on, and the run is not restarted.
 stopping=false
 child=
 trap 'stopping=true; if [[ -n "$child" ]]; then kill -TERM "$child" 2>/dev/null || true; fi' INT TERM

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Trains on the GPUs of several SLURM nodes, and queues itself again when the run was preempted.
+# Trains on the GPUs of several SLURM nodes, and queues the job again when it was preempted.
 #
 #   sbatch [--nodes=4] [--gpus-per-node=4] [--time=24:00:00] launch/slurm.sh \
 #       --config=configs/math_mistral7b.py --workdir=/shared/runs/mistral [flags]
 #   launch/slurm.sh --dry-run --config=... --workdir=... [flags]
 #
-# Submit from the root of the checkout. The checkout, its .venv and the run directory lie on a
-# file system that all nodes share, and the nodes reach each other at all TCP ports. What stands
-# in the #SBATCH lines below is replaced by the same option before `launch/slurm.sh`.
+# Submit it in the root of the checkout. The checkout, its .venv and the run directory must be on a
+# file system that all nodes share, and the nodes must reach each other at all TCP ports. An option
+# before `launch/slurm.sh` replaces the same option in the #SBATCH lines below.
 #
-# Each node runs one task, which uses all GPUs of the job there. Every other flag goes to
-# `python -m bstar_jax.main` as it is. --dry-run prints what would run, and starts nothing.
+# Each node runs one task, which uses all GPUs of the job on that node. Every other flag is passed
+# to `python -m bstar_jax.main` unchanged. --dry-run prints the command and starts nothing.
 #
 # Two minutes before the time limit SLURM sends SIGTERM to the tasks. They save together and end
-# with exit code 75, which is the only one that queues the job again; any other is passed on. A
-# job that is cancelled (scancel) saves as well, and is not queued again. Where one task fails
-# srun ends the others.
+# with exit code 75. Only this code queues the job again; the job ends with any other. A job that
+# is cancelled (scancel) saves too, and is not queued again. If one task fails, srun ends the
+# others.
 #
-# PYTHON names the interpreter; without it .venv is used where there is one.
+# PYTHON names the interpreter; by default it is that of .venv, if there is one.
 #
 #SBATCH --job-name=bstar_jax
 #SBATCH --nodes=2
@@ -52,7 +52,7 @@ while (($#)); do
 done
 [[ -n "$workdir" ]] || fail "--workdir is missing; name a run directory that all nodes share, such as --workdir=/shared/runs/first"
 
-# SLURM runs a copy of this script, which lies elsewhere.
+# SLURM runs a copy of this script in another folder.
 root=$(dirname "${BASH_SOURCE[0]}")/..
 if [[ ! -f "$root/bstar_jax/main.py" ]]; then root=${SLURM_SUBMIT_DIR:-.}; fi
 [[ -f "$root/bstar_jax/main.py" ]] || fail "$root holds no bstar_jax/main.py; run sbatch in the root of the checkout"
@@ -62,9 +62,9 @@ if [[ -z "${PYTHON:-}" ]]; then
   PYTHON=python3
   if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
 fi
-# Of this start of this job; the tasks create it when they were preempted.
+# The tasks create this file when they are preempted. Every start of every job has its own.
 mark=$workdir/.preempted-${SLURM_JOB_ID:-JOB}-${SLURM_RESTART_COUNT:-0}
-# All CPUs of a node are for its one task: graders use those that training leaves idle.
+# The one task of a node gets all CPUs: graders use those that training leaves idle.
 step=(
   srun --kill-on-bad-exit=1 --cpu-bind=none launch/slurm_task.sh "$mark"
   "$PYTHON" -m bstar_jax.main --distributed=slurm "${flags[@]}"
@@ -79,7 +79,7 @@ if "$dry_run"; then
 fi
 [[ -n "${SLURM_JOB_ID:-}" ]] || fail "SLURM_JOB_ID is not set, so this is no SLURM job; submit it: sbatch launch/slurm.sh ..."
 
-# SIGTERM here means that somebody ends the job. The tasks have theirs from SLURM.
+# SIGTERM to this script means that somebody ends the job. SLURM itself signals the tasks.
 stopping=false
 trap 'stopping=true' INT TERM
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# What launch/slurm.sh starts as each task: a command, whose exit code 75 leaves a mark instead.
+# Runs a command as a task of launch/slurm.sh, and turns its exit code 75 into a file.
 #
 #   launch/slurm_task.sh MARK COMMAND [ARGUMENTS]
 #
 # `srun --kill-on-bad-exit=1` ends all tasks as soon as one reports an exit code other than 0, and
-# itself returns the highest of them. So a code 75 would cut the others short, and, coming from
-# those that are told to end because one failed, it would hide that one's code. Preempted tasks
-# report 0 therefore and create the file MARK; any other exit code is reported as it is.
+# returns the highest code of all. If a preempted task reported 75, the others would end before they
+# have saved. And if a task fails with a lower code, the others are told to end, and their 75 would
+# hide that code. A preempted task therefore reports 0 and creates the file MARK. Any other exit code
+# is reported unchanged.
 set -euo pipefail
 
 preempted=75

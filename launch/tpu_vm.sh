@@ -1,27 +1,28 @@
 #!/usr/bin/env bash
-# Trains on all workers of a Cloud TPU VM, and starts again when the run was preempted.
+# Trains on all workers of a Cloud TPU VM, and restarts the run when it was preempted.
 #
 #   launch/tpu_vm.sh --name=my-pod --zone=us-east5-b [--project=my-project] [--dir=bstar_jax] \
 #       [--setup] [--dry-run] --config=configs/math_mistral7b.py --workdir=/shared/runs/mistral [flags]
 #
-# Every other flag goes to `python -m bstar_jax.main` as it is, behind --distributed=tpu, the same
-# on every worker. --setup first copies the last commit of this checkout into --dir of every
-# worker and installs it there; without --workdir it stops after that. --dry-run prints the
-# commands instead. The run directory lies on storage that all workers mount, such as Filestore.
+# Every other flag is passed to `python -m bstar_jax.main` unchanged, after --distributed=tpu, on
+# every worker. --setup first copies the last commit of this checkout to --dir on every worker and
+# installs it there; without --workdir the script then ends. --dry-run prints the commands and runs
+# none. The run directory must be on storage that all workers mount, such as Filestore.
 #
-# Needs gcloud, logged in, and `ssh-add ~/.ssh/google_compute_engine` for more than one worker. Run
-# it where it can stay connected, such as in tmux on a small VM of the zone: a worker whose
-# connection is lost ends at its next line of output, and the others with it.
+# This needs gcloud, logged in, and for more than one worker `ssh-add
+# ~/.ssh/google_compute_engine`. Run it where it can stay connected, such as in tmux on a small VM
+# of the zone: a worker that loses its connection ends at its next line of output, and the others
+# end with it.
 #
-# Exit codes. gcloud waits for all workers and passes on the code of the first, by number, that
-# failed; 255 is ssh itself. 75 means preempted with the state saved, and is the only one that
-# starts the run again. SIGINT or SIGTERM to this script reaches every worker as SIGTERM: the
-# run saves, and nothing starts again.
+# Exit codes. gcloud waits for all workers and returns the code of the failed worker with the lowest
+# number; 255 comes from ssh itself. 75 means that the run was preempted and its state is saved.
+# Only this code restarts the run. SIGINT or SIGTERM to this script reaches every worker as SIGTERM:
+# the run saves and is not restarted.
 #
-# A spot VM that is taken away is no code 75, as a rule: the machine goes down with its
-# connection, and gcloud ends with 1 or 255. Nor does a preempted TPU VM come back by itself. Get
-# another (`gcloud compute tpus queued-resources create`), run this with --setup, and the run goes
-# on from the last state that it stored.
+# When a spot VM is taken away, there is usually no code 75: the connection ends with the machine,
+# and gcloud returns 1 or 255. A preempted TPU VM does not come back by itself. Create another
+# (`gcloud compute tpus queued-resources create`) and run this script with --setup; the run
+# continues from its last stored state.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -68,7 +69,7 @@ fi
 where=(--zone="$zone" --worker=all)
 if [[ -n "$project" ]]; then where+=(--project="$project"); fi
 
-# Words as any shell reads them back.
+# Prints words so that any shell reads them back unchanged.
 quote() {
   local word apostrophe="'" escaped="'\\''"
   for word in "$@"; do
@@ -106,8 +107,8 @@ command -v python3.11 >/dev/null || { sudo apt-get update -qq; sudo apt-get inst
   if [[ -z "$workdir" ]]; then exit 0; fi
 fi
 
-# gcloud gives the same command again on a worker that it lost: the lock keeps a second process
-# away from a run that goes on, and tells whether there is one to stop.
+# If gcloud loses a worker, it runs the same command there again. The lock keeps a second process out
+# while the run is active, and tells whether there is a process to stop.
 train="cd $folder && exec 9>.tpu_vm.lock && { flock -n 9 || { echo 'tpu_vm.sh: a run is under way on this worker' >&2; exit 1; }; } && echo \$\$ >.tpu_vm.pid && exec .venv/bin/python -m bstar_jax.main --distributed=tpu $(quote "${flags[@]}")"
 stop_workers() { on_workers "cd $folder && { flock -n .tpu_vm.lock true || kill -TERM \"\$(cat .tpu_vm.pid)\"; }"; }
 

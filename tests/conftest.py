@@ -37,9 +37,9 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-import hypothesis  # noqa: E402
-import jax  # noqa: E402  the environment above has to stand first
-import pytest  # noqa: E402
+import hypothesis
+import jax
+import pytest
 
 # Arrays of different rank combine only where the code says how.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -51,8 +51,11 @@ hypothesis.settings.load_profile("seeded")
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_are_let_go(request):
-    """Drops what a file compiled: Linux lets a process map 65,530 pieces of memory, no more, and a
-    compiled program has dozens; beyond that the compiler ends the process."""
+    """Drops what a file compiled.
+
+    Linux lets a process map 65,530 pieces of memory, no more, and a compiled program has dozens;
+    beyond that the compiler ends the process.
+    """
     before = jax.config.read("jax_disable_most_optimizations")
     if request.node.get_closest_marker("optimized"):
         jax.config.update("jax_disable_most_optimizations", False)

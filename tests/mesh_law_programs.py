@@ -9,7 +9,7 @@ import json
 import re
 import sys
 
-import tests.conftest  # noqa: F401  first: it sets the stage before JAX is imported
+import tests.conftest  # noqa: F401  (sets the stage before JAX is imported)
 
 # isort: split
 import jax

@@ -45,7 +45,7 @@ def pytest_configure():
     """Counts what this process compiles, and what it finds among the programs kept."""
     if "MINUTES_FILE" not in os.environ:  # the workers of xdist inherit it
         os.environ["MINUTES_FILE"] = tempfile.mkstemp(suffix=".jsonl")[1]
-    import tests.conftest  # noqa: F401  first: it sets the stage before JAX is imported
+    import tests.conftest  # noqa: F401  (sets the stage before JAX is imported)
 
     # isort: split
     import jax
@@ -84,6 +84,7 @@ def table(lines) -> list[str]:
 def pytest_terminal_summary(terminalreporter, config):
     """Prints the table, once for all workers."""
     if not hasattr(config, "workerinput"):
-        lines = pathlib.Path(os.environ["MINUTES_FILE"]).read_text().splitlines()
+        file = pathlib.Path(os.environ["MINUTES_FILE"])
+        lines = file.read_text().splitlines() if file.exists() else []
         terminalreporter.section("what the minutes buy")
         terminalreporter.write_line("\n".join(table(lines)))

@@ -175,7 +175,7 @@ def main() -> None:
     print(f"{len(codes)} commands")
 
 
-class _Braces(dict[str, str]):
+class _Braces(dict):
     """Leaves braces alone that name no place."""
 
     def __missing__(self, name: str) -> str:

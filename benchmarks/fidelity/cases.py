@@ -18,14 +18,13 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 import time
 
-from benchmarks import figures
+from benchmarks import figures, launching
 from benchmarks.fidelity import inputs
-from benchmarks.fidelity.matrix import CASES, PATIENT, Case, Step
+from benchmarks.fidelity.matrix import CASES, Case, Step
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2]
 
@@ -36,7 +35,7 @@ class Runner:
     def __init__(self, root: pathlib.Path, python: str, output: pathlib.Path, cpus: str):
         self.root, self.output = root.absolute(), output.absolute()
         self.python = os.path.abspath(shutil.which(python) or python)
-        self.prefix = ["taskset", "--cpu-list", cpus] if cpus else []
+        self.cpus = cpus
 
     def run(self, case: Case) -> bool:
         """Runs what is left of a case: whether every step ended as it must."""
@@ -67,18 +66,14 @@ class Runner:
         return json.loads(record.read_text()) if record.exists() else {}
 
     def _cores(self) -> int:
-        command = [
-            *self.prefix,
-            sys.executable,
-            "-c",
-            "import os; print(len(os.sched_getaffinity(0)))",
-        ]
+        count = "import os; print(len(os.sched_getaffinity(0)))"
+        command = launching.pinned([sys.executable, "-c", count], self.cpus)
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    def start(self, case: Case, step: Step) -> list[subprocess.Popen[bytes]]:
+    def start(self, case: Case, step: Step) -> list[subprocess.Popen]:
         """Starts the process of a step, or all of them."""
         words = [word.format_map(self._places(case)) for word in step.words]
-        address, processes = f"--coordinator=127.0.0.1:{_free_port()}", []
+        address, processes = f"--coordinator=127.0.0.1:{launching.free_port()}", []
         for index in range(step.processes):
             more = [address, f"--processes={step.processes}", f"--process={index}"]
             command = [self.python, *words, *(more if step.processes > 1 else [])]
@@ -86,7 +81,7 @@ class Runner:
             with open(log, "wb") as file:
                 processes.append(
                     subprocess.Popen(
-                        [*self.prefix, *command],
+                        launching.pinned(command, self.cpus),
                         cwd=self.root, env=self._environment(step), stdout=file, stderr=file,
                     )
                 )  # fmt: skip
@@ -113,7 +108,7 @@ class Runner:
         environment.pop("XLA_FLAGS", None)
         if step.devices:
             devices = f"--xla_force_host_platform_device_count={step.devices}"
-            environment["XLA_FLAGS"] = f"{devices} {PATIENT}"
+            environment["XLA_FLAGS"] = f"{devices} {launching.PATIENT}"
         return environment
 
 
@@ -122,12 +117,6 @@ def _remove(place: pathlib.Path) -> None:
         shutil.rmtree(place)
     else:
         place.unlink(missing_ok=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def with_needs(names: list[str]) -> list[Case]:

@@ -6,7 +6,7 @@
 DIR_A and DIR_B are outputs of `cases`. Compared are
 
     balance.json, safetensors, tokenizers and every other file   byte for byte
-    Parquet files            schema and every row, all columns, exactly
+    Parquet files            schema and every row, all columns, exactly; not the file's `seconds`
     checkpoints              paths, types and bits of every array, optimizer state included
     metrics.jsonl            the last row of every (iteration, phase, step), less times and rates
     config.json              settings in their order, versions and devices; not the git revision
@@ -23,51 +23,12 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from benchmarks import figures
-from benchmarks.fidelity.results import MOST_SHOWN, differences
-
-IGNORED = {"cache", "tensorboard", "checkpoints", "scratch"}
-IGNORED_FILES = {"done.json", "steps.json", "words.json"}
 
 
-def files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """What is compared of a case, by its path in the case; a checkpoint is one entry."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if (
-            "checkpoints" in parts[:-1]
-            and path.is_dir()
-            and (path / "_CHECKPOINT_METADATA").exists()
-        ):
-            found["/".join(parts)] = path
-        elif not IGNORED & set(parts) and path.is_file() and _is_result(path):
-            found["/".join(parts)] = path
-    return found
-
-
-def _is_result(path: pathlib.Path) -> bool:
-    return path.suffix not in (".log", ".tmp") and path.name not in IGNORED_FILES
-
-
-def compare(left: pathlib.Path, right: pathlib.Path) -> tuple[list[str], Counter[str]]:
-    """What two folders of a case differ in, and how much was compared, by kind."""
-    mine, other = files(left), files(right)
-    found = [f"only in {left.parent}: {name}" for name in sorted(mine.keys() - other.keys())]
-    found += [f"only in {right.parent}: {name}" for name in sorted(other.keys() - mine.keys())]
-    counts = Counter[str]()
-    for name in sorted(mine.keys() & other.keys()):
-        kind, amount, lines = differences(mine[name], other[name], (left.parent, right.parent))
-        counts[kind] += amount
-        found += [f"{name}: {line}" for line in lines]
-    return found, counts
-
-
-def codes(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:
+def codes(left: dict, right: dict) -> Iterator[str]:
     """Steps that ended otherwise, and whether as many cores were there."""
     if left["cores"] != right["cores"]:
         yield f"run on {left['cores']} and {right['cores']} cores, so sums may differ by rounding"
@@ -89,14 +50,16 @@ def reworded(left: pathlib.Path, right: pathlib.Path) -> list[str]:
     ]
 
 
-def report(name: str, left: pathlib.Path, right: pathlib.Path, show: int) -> dict[str, Any]:
+def report(name: str, left: pathlib.Path, right: pathlib.Path, show: int) -> dict:
     """Compares one case and prints its line."""
     records = [folder / "done.json" for folder in (left, right)]
     unfinished = [str(file.parent) for file in records if not file.exists()]
     if unfinished:
         print(f"{name:16} NOT COMPARED: unfinished in {', '.join(unfinished)}", flush=True)
         return {"differences": [], "compared": {}, "unfinished": unfinished}
-    found, counts = compare(left, right)
+    from benchmarks.fidelity import results  # and with it JAX, which --help need not wait for
+
+    found, counts = results.compare(left, right)
     found = [*codes(*(json.loads(file.read_text()) for file in records)), *found]
     amounts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
     if not found:
@@ -109,15 +72,16 @@ def report(name: str, left: pathlib.Path, right: pathlib.Path, show: int) -> dic
     if words:
         print(f"{'':16} {len(words)} error messages read otherwise, which is not counted:")
         print("\n".join(f"    {line}" for line in words[:show]), flush=True)
-    return {"differences": found, "compared": dict(counts), "reworded": words}
+    return {"differences": found, "compared": counts, "reworded": words}
 
 
 def main() -> None:
+    """Compares what both folders hold; the exit code says whether it is alike."""
     parser = figures.flags(__doc__)
     parser.add_argument("left", type=pathlib.Path, metavar="DIR_A")
     parser.add_argument("right", type=pathlib.Path, metavar="DIR_B")
     parser.add_argument("--cases", default="", help="names, with commas; all that both hold")
-    parser.add_argument("--show", type=int, default=MOST_SHOWN, help="differences shown a case")
+    parser.add_argument("--show", type=int, default=5, help="differences shown a case")
     arguments = parser.parse_args()
     left, right = arguments.left.absolute(), arguments.right.absolute()
     stand = [path.parent.name for path in sorted(left.glob("*/done.json"), key=_age)]
@@ -126,9 +90,9 @@ def main() -> None:
     ]  # fmt: skip
     if not names:
         raise SystemExit(f"{left} and {right} hold no finished case in common")
-    results = {name: report(name, left / name, right / name, arguments.show) for name in names}
-    figures.write(arguments.json, results)
-    if any(one["differences"] or one.get("unfinished") for one in results.values()):
+    reports = {name: report(name, left / name, right / name, arguments.show) for name in names}
+    figures.write(arguments.json, reports)
+    if any(one["differences"] or one.get("unfinished") for one in reports.values()):
         sys.exit(3)
 
 

@@ -1,6 +1,6 @@
-"""Fine-tunes an imported checkpoint beside Transformers: the same batches, the same curve?
+r"""Fine-tunes an imported checkpoint beside Transformers: the same batches, the same curve?
 
-    python -m benchmarks.fidelity.finetune --data=gsm8k_train.jsonl --peer=PYTHON \\
+    python -m benchmarks.fidelity.finetune --data=gsm8k_train.jsonl --peer=PYTHON \
         --json=finetune.json
 
 Transformers writes a random Qwen2 (4 layers of 128); its tokenizer is trained here. It is imported,

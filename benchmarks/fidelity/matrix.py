@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 
-PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -248,7 +246,7 @@ CASES = (
             plan("v5e", ARITHMETIC, "v5e:2x2", "--nosearch", *TINY),
         ),
     ),
-    Case("families", (tool("families", "checkpoints"),)),
+    Case("families", (tool("families", "exercised"),)),
     Case("programs", (tool("programs", "lowered"),)),
     Case("default", (train("run", ARITHMETIC),)),
 )

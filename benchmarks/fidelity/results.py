@@ -1,9 +1,10 @@
-"""What two result files of the same kind differ in."""
+"""What two folders of results differ in: runs, exported models, graded lines, plans."""
 
 from __future__ import annotations
 
 import json
 import pathlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,17 +12,65 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks import launching
 from benchmarks.fidelity.stored import arrays
 
-MOST_SHOWN = 5
-TIMES = ("seconds", "wall_seconds", "tokens_per_second")
+IGNORED = {"cache", "tensorboard", "checkpoints", "scratch"}
+IGNORED_FILES = {"done.json", "steps.json", "words.json"}
+TIMES = (*launching.TIMINGS, "seconds")
 Roots = tuple[pathlib.Path, pathlib.Path]
+Compared = tuple[int, list[str]]  # how much was compared, a line for each difference
+
+
+def compare(left: pathlib.Path, right: pathlib.Path) -> tuple[list[str], dict[str, int]]:
+    """Compares two finished runs, or other folders of results.
+
+    Not compared are logs, compiled programs, TensorBoard files, and checkpoint files as files.
+
+    Returns:
+      A line for each difference, and how much was compared, by kind.
+    """
+    mine, other = files(left), files(right)
+    found = [f"only in {left.parent}: {name}" for name in sorted(mine.keys() - other.keys())]
+    found += [f"only in {right.parent}: {name}" for name in sorted(other.keys() - mine.keys())]
+    if not mine:
+        found.append(f"{left} holds nothing to compare")
+    counts = Counter[str]()
+    for name in sorted(mine.keys() & other.keys()):
+        kind, amount, lines = differences(mine[name], other[name], (left.parent, right.parent))
+        counts[kind] += amount
+        found += [f"{name}: {line}" for line in lines]
+    return found, dict(counts)
+
+
+def files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """What is compared of a folder, by path: files, checkpoints, and folders left over in a run."""
+    found, training = {}, {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        name = "/".join(parts)
+        if "checkpoints" in parts[:-1] and (path / "_CHECKPOINT_METADATA").exists():
+            if path.parent.name == "training":  # of these the newest counts
+                newest = training.get(path.parent)
+                if newest and int(newest[1].name) > int(path.name):
+                    continue
+                training[path.parent] = (name, path)
+            else:
+                found[name] = path
+        elif not IGNORED & set(parts) and (_is_result(path) or "iterations" in parts):
+            found[name] = path
+    return found | dict(training.values())
+
+
+def _is_result(path: pathlib.Path) -> bool:
+    is_log = path.suffix in (".log", ".tmp")
+    return path.is_file() and not is_log and path.name not in IGNORED_FILES
 
 
 def differences(
     left: pathlib.Path, right: pathlib.Path, roots: Roots
 ) -> tuple[str, int, list[str]]:
-    """Compares two files, or two checkpoints.
+    """Compares two files, two checkpoints, or two folders, which are both there.
 
     Args:
       left: One of them.
@@ -32,7 +81,8 @@ def differences(
       What was compared, how much of it there is, and a line for each difference.
     """
     if left.is_dir():
-        return ("arrays", *_checkpoints(left, right))
+        is_checkpoint = (left / "_CHECKPOINT_METADATA").exists()
+        return ("arrays", *_checkpoints(left, right)) if is_checkpoint else ("folders", 1, [])
     kind, compare = _KINDS.get(left.name) or _KINDS.get(left.suffix, ("bytes", None))
     if compare:
         return (kind, *compare(left, right, roots))
@@ -54,9 +104,9 @@ def _first_bytes(mine: bytes, other: bytes) -> str:
 # Parquet.
 
 
-def _parquet(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, list[str]]:
+def _parquet(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     del roots
-    mine, other = (pq.ParquetFile(file).read() for file in (left, right))
+    mine, other = (_table(file) for file in (left, right))
     if not mine.schema.equals(other.schema, check_metadata=True):
         return mine.num_rows, [f"schemas differ: {_first_line(mine.schema, other.schema)}"]
     if mine.num_rows != other.num_rows:
@@ -66,6 +116,14 @@ def _parquet(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int
         for name in mine.column_names
         if not _same_column(mine[name], other[name])
     ]
+
+
+def _table(file: pathlib.Path) -> pa.Table:
+    """The rows of a file with its metadata, of which the seconds of sampling are left out."""
+    table = pq.ParquetFile(file).read()
+    metadata = table.schema.metadata or {}
+    kept = {key: value for key, value in metadata.items() if not is_time(key.decode())}
+    return table.replace_schema_metadata(kept)
 
 
 def _same_column(mine: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
@@ -92,7 +150,7 @@ def _first_line(mine: pa.Schema, other: pa.Schema) -> str:
 # Checkpoints.
 
 
-def _checkpoints(left: pathlib.Path, right: pathlib.Path) -> tuple[int, list[str]]:
+def _checkpoints(left: pathlib.Path, right: pathlib.Path) -> Compared:
     mine, other = arrays(left), arrays(right)
     lines = [f"array {path} only in one" for path in sorted(mine.keys() ^ other.keys())]
     for path in sorted(mine.keys() & other.keys()):
@@ -108,7 +166,7 @@ def _checkpoints(left: pathlib.Path, right: pathlib.Path) -> tuple[int, list[str
 # JSON.
 
 
-def _metrics(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, list[str]]:
+def _metrics(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     del roots
     mine, other = _metrics_rows(left), _metrics_rows(right)
     lines = [f"row {key} only in one" for key in sorted(mine.keys() ^ other.keys(), key=str)]
@@ -120,21 +178,19 @@ def _metrics(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int
     return len(mine), lines
 
 
-def _metrics_rows(file: pathlib.Path) -> dict[tuple[int, str, int | None], str]:
+def _metrics_rows(file: pathlib.Path) -> dict[tuple, str]:
     """The last row of every (iteration, phase, step), less its times.
 
     A checkpoint that falls due by the clock writes a row of its own; those are left out.
     """
-    config = json.loads((file.parent / "config.json").read_text())["config"]
+    config, rows = launching.read_config(file.parent), launching.metrics_rows(file.parent)
     lasts = {name: config[name]["steps"] for name in ("sft", "prm", "improve")}
     lasts["completer"] = config["prm"]["completer_steps"]
-    rows = {}
-    for line in file.read_text().splitlines():
-        row = json.loads(line)
-        step = row.get("step")
-        if step is None or step % config["log"]["every"] == 0 or step == lasts[row["phase"]]:
-            rows[row["iteration"], row["phase"], step] = json.dumps(untimed(row))
-    return rows
+    return {
+        (iteration, phase, step): json.dumps(untimed(row))
+        for (iteration, phase, step), row in rows.items()
+        if step is None or step % config["log"]["every"] == 0 or step == lasts[phase]
+    }
 
 
 def untimed(value: Any) -> Any:
@@ -149,7 +205,7 @@ def is_time(name: str) -> bool:
     return name in TIMES or name.endswith("_seconds")
 
 
-def _lines(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, list[str]]:
+def _lines(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     """JSON Lines less times."""
     mine, other = (
         [json.dumps(untimed(json.loads(line))) for line in _text(file, root).splitlines()]
@@ -161,15 +217,15 @@ def _lines(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, 
     return len(mine), [f"line {n}: {_first_field(a, b)}" for n, (a, b) in pairs if a != b]
 
 
-def _config(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, list[str]]:
+def _config(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     """A run's config.json less the git revision, or a model's as it is."""
     return _json(left, right, roots, lambda value: _without(value, ("revision",)))
 
 
-def _plan(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, list[str]]:
+def _plan(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     """A plan less the time that compiling took; its other seconds are forecasts, and compared."""
 
-    def reduced(value: dict[str, Any]) -> dict[str, Any]:
+    def reduced(value: dict) -> dict:
         lists = ("programs", "would_fit_compiled")
         parts = {
             name: [_without(each, ("compile_seconds",)) for each in value[name]]
@@ -181,9 +237,7 @@ def _plan(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> tuple[int, l
     return _json(left, right, roots, reduced)
 
 
-def _json(
-    left: pathlib.Path, right: pathlib.Path, roots: Roots, reduced: Callable[[Any], object]
-) -> tuple[int, list[str]]:
+def _json(left: pathlib.Path, right: pathlib.Path, roots: Roots, reduced: Callable) -> Compared:
     mine, other = (
         json.dumps(reduced(json.loads(_text(file, root))))
         for file, root in zip((left, right), roots, strict=True)
@@ -191,14 +245,14 @@ def _json(
     return _leaves(json.loads(mine)), [] if mine == other else [_first_field(mine, other)]
 
 
-def _leaves(value: object) -> int:
+def _leaves(value: Any) -> int:
     """How many values a JSON value holds."""
     if isinstance(value, (dict, list)):
         return sum(map(_leaves, value.values() if isinstance(value, dict) else value))
     return 1
 
 
-def _without(value: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def _without(value: dict, names: Iterable[str]) -> dict:
     return {name: each for name, each in value.items() if name not in names}
 
 
@@ -212,7 +266,7 @@ def _first_field(mine: str, other: str) -> str:
     return next(_unlike(a, b, ""), "fields stand in another order")
 
 
-def _unlike(a: object, b: object, path: str) -> Iterator[str]:
+def _unlike(a: Any, b: Any, path: str) -> Iterator[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         for name in [*a, *(name for name in b if name not in a)]:
             yield from _unlike(a.get(name, "<absent>"), b.get(name, "<absent>"), f"{path}.{name}")

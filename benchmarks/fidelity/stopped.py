@@ -22,7 +22,6 @@ from collections.abc import Callable
 
 from benchmarks import figures
 from benchmarks.fidelity.cases import Runner
-from benchmarks.fidelity.compare import compare
 from benchmarks.fidelity.matrix import ARITHMETIC, PRM, TINY, Case, flags, train
 
 POLL_SECONDS = 0.002
@@ -106,12 +105,9 @@ class Stopper:
             run = folder / "run"
             shutil.copytree(whole / "run" / "cache", run / "cache")  # nothing compiles twice
             if self._strike(moment, folder) and not moment.is_past(run):
-                stands = sorted(
-                    str(path.relative_to(run)) for path in run.glob("iterations/*/**/*")
-                )
-                figures.write_json(
-                    folder / "stopped.json", {"moment": moment.name, "iterations": stands}
-                )
+                found = sorted(str(path.relative_to(run)) for path in run.glob("iterations/*/**/*"))
+                record = {"moment": moment.name, "iterations": found}
+                figures.write_json(folder / "stopped.json", record)
                 print(f"stopped in {moment.name}", flush=True)
                 return
         raise SystemExit(f"the moment {moment.name!r} was missed 20 times")
@@ -136,6 +132,8 @@ class Stopper:
             if process.wait():
                 return [f"ended with exit code {process.returncode}, see {folder}/run.log"]
             figures.write_json(folder / "continued.json", {})
+        from benchmarks.fidelity.results import compare  # and with it JAX
+
         found, counts = compare(stopped / f"undisturbed-{moment.kind}" / "run", folder / "run")
         amounts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
         print(f"stopped in {moment.name}: {found[0] if found else 'alike'} ({amounts})", flush=True)

@@ -1,7 +1,7 @@
-"""Kills a run again and again, and checks that it ends where an undisturbed one does.
+r"""Kills a run again and again, and checks that it ends where an undisturbed one does.
 
     python -m benchmarks.survival.kills --workdir=runs/kills --cpus=0 --json=runs/kills.json
-    python -m benchmarks.survival.kills --workdir=DIR --kills=5 \\
+    python -m benchmarks.survival.kills --workdir=DIR --kills=5 \
         --overrides='--config.loop.iterations=2'
 
 One run is left alone and watched. A second one, of the same command and on the same cores, is
@@ -265,9 +265,9 @@ def main() -> None:
     arguments = parse()
     with launching.SameSource():
         whole, killed, found = measure(arguments)
-    from benchmarks.fidelity import stored  # and with it JAX, which --help need not wait for
+    from benchmarks.fidelity import results  # and with it JAX, which --help need not wait for
 
-    differing, counts = stored.compare(whole, killed)
+    differing, counts = results.compare(whole, killed)
     print(
         f"killed {found['killed']} times, times that did not come: {found['missed']}; "
         f"compared {counts}"

@@ -30,7 +30,6 @@ import random
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -72,7 +71,7 @@ class ProcessRuns:
         devices = f"--xla_force_host_platform_device_count={math.prod(mesh) // count}"
         environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{devices} {launching.PATIENT}"}
         command = launching.main_command(self.config, self.workdir / name, flags)
-        address = f"--coordinator=127.0.0.1:{free_port()}"
+        address = f"--coordinator=127.0.0.1:{launching.free_port()}"
         started = []
         for index in range(count):
             own = [address, f"--processes={count}", f"--process={index}"] if count > 1 else []
@@ -110,13 +109,6 @@ class ProcessRuns:
         figures.write_json(record, {"seconds": seconds, "timeline": watch.timeline(began)})
         print(f"made {name} in {seconds:.0f} s", flush=True)
         return run
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def compare(one: pathlib.Path, other: pathlib.Path) -> Figures:
@@ -219,7 +211,7 @@ def kill_again_and_again(
     runs: ProcessRuns, whole: pathlib.Path, count: int, kills: int, seed: int
 ) -> tuple[dict[str, Any], list[str]]:
     """Kills one process at every time, and lets the run end: the figures, what is wrong."""
-    from benchmarks.fidelity import stored
+    from benchmarks.fidelity.results import compare as compare_bytes
 
     rng = random.Random(seed)
     notebook = figures.Notebook(runs.workdir / f"kills-{count}.json", {"kills": []})
@@ -232,7 +224,7 @@ def kill_again_and_again(
         results.append(strike(runs, name, count, kill, victim))
         notebook.save()
         print(f"{len(results)} of {kills}: {results[-1]}", flush=True)
-    differing, counts = stored.compare(whole, runs.run(name, count))
+    differing, counts = compare_bytes(whole, runs.run(name, count))
     wrong = [*differing]
     wrong += [f"too slow: {one}" for one in results if one["others_ended_after"] > MOST_SECONDS]
     wrong += [f"unnamed: {one}" for one in results if not one["all_name_it"]]

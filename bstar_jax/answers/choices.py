@@ -1,4 +1,4 @@
-"""Which option a response chooses: by its label, or in the option's own words.
+"""Reads which option a response chooses: by its label, or in the option's own words.
 
 Only a statement counts: what follows the marker `Final answer:`; without a marker, what follows
 words such as `the answer is`, or is in a box; without those, a line that is nothing but an option.

@@ -25,9 +25,9 @@ def answers_equal(kind: str, answer: str, reference: str) -> bool:
 
 
 def stated_answer(kind: str, marker: str, response: str, finish_reason: str) -> str | None:
-    """Reads the answer that a response states, in canonical form; None if none can be read.
+    r"""Reads the answer that a response states, in canonical form; None if none can be read.
 
-    A number may also be written as mathematics writes it: `$y = \\frac{54}{3}$` is 18.
+    A number may also be written as mathematics writes it: `$y = \frac{54}{3}$` is 18.
 
     Args:
       kind: "number" or "text".

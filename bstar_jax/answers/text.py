@@ -48,16 +48,16 @@ _LONGEST = 200  # characters; Python's own integers refuse a few thousand digits
 
 
 def read_answer(text: str, marker: str) -> str | None:
-    """Reads the answer that a solution states, as it is written there.
+    r"""Reads the answer that a solution states, as it is written there.
 
     The first occurrence of the marker ends the solution. The answer is the next line that is not
     empty; it may begin on the marker's own line or below it. What follows that line is not read:
-    a model that goes on cannot change its answer, or add to it.
+    a model that writes more cannot change its answer, or add to it.
 
     Examples with the marker `####`:
-      "3+4=7\\n#### 7"         -> "7"
-      "#### 7\\n\\n#### 8"      -> "7"
-      "####\\n\\n7 clips"       -> "7 clips"
+      "3+4=7\n#### 7"         -> "7"
+      "#### 7\n\n#### 8"      -> "7"
+      "####\n\n7 clips"       -> "7 clips"
       "The answer is 7", "####" -> None
     """
     _, found, rest = text.partition(marker)
@@ -79,14 +79,14 @@ def whole_lines(response: str, finish_reason: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    """Returns the content of the last box of a LaTeX text, without spaces around it.
+    r"""Returns the content of the last box of a LaTeX text, without spaces around it.
 
     A box without braces reaches to the end of its formula or line. Of nested boxes the inner one
     counts. None if there is no box, or it is empty or not closed.
 
     Examples:
-      "so $\\boxed{\\frac{1}{2}}$." -> "\\frac{1}{2}"     "\\boxed{3} or \\boxed{5}" -> "5"
-      "$\\boxed 7$ apples" -> "7"                     "\\boxed{\\frac{1}{2" -> None
+      "so $\boxed{\frac{1}{2}}$." -> "\frac{1}{2}"     "\boxed{3} or \boxed{5}" -> "5"
+      "$\boxed 7$ apples" -> "7"                     "\boxed{\frac{1}{2" -> None
     """
     boxes = list(_BOX.finditer(text))
     if not boxes:

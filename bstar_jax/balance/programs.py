@@ -1,4 +1,4 @@
-"""The program that scores the cells of the grid, by shapes alone."""
+"""The program that scores the cells of the grid, described by shapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_TEMPORARIES = 2**28
 
 
 def programs(placement: Placement) -> list[Program]:
-    """Lists the bootstrap over all cells; nothing where there is a single cell."""
+    """Lists the bootstrap over all cells; [] if there is only one cell."""
     config = placement.config
     if not config.loop.iterations or config.calibrate.is_single_cell:
         return []

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """How responses are selected, and over which queries scores are averaged.
+    """Rules of selecting responses, and of averaging scores over queries.
 
     Attributes:
       repeats_use_cap: Whether repeats of a text are removed after the cap, so that they use it up;

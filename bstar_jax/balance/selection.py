@@ -1,4 +1,4 @@
-"""Which responses are kept: rewards, selection, and the reference's second choice of a filter."""
+"""Selection of responses: their rewards, ranks, and the reference's second choice of a filter."""
 
 import dataclasses
 from functools import partial
@@ -51,7 +51,9 @@ class GradedResponses:
         shape = shapes["is_correct"]
         if len(shape) != num_axes or 0 in shape or set(shapes.values()) != {shape}:
             axes = "[Q, N]" if num_axes == 2 else "[T, K, Q, N]"
-            raise ValueError(f"graded arrays must be {axes}, alike and not empty, got {shapes}")
+            raise ValueError(
+                f"graded arrays must have one shape {axes} and not be empty, got {shapes}"
+            )
         for name in ("is_correct", "is_eligible", "is_first"):
             if arrays[name].dtype != bool:
                 raise ValueError(f"{name} must be boolean, got {arrays[name].dtype}")

@@ -142,7 +142,7 @@ class Surface:
 )
 @dataclasses.dataclass(frozen=True)
 class GridSearch:
-    """What the two device programs read; everything but `rules` and the shapes is traced.
+    """The input of the two device programs; everything but `rules` and the shapes is traced.
 
     Attributes:
       graded: Graded responses, arrays [T, K, Q, N].

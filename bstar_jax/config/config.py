@@ -99,7 +99,7 @@ def _check_monitor(config: Config) -> None:
 def _check_grid(config: Config) -> None:
     for name, values in dataclasses.asdict(config.calibrate).items():
         if isinstance(values, tuple) and list(values) != sorted(set(values)):
-            raise UserError(f"calibrate.{name} is {values}; its values must grow, each once")
+            raise UserError(f"calibrate.{name} is {values}; each value must be above the last")
     if not config.calibrate.is_single_cell and config.calibrate.queries == 0:
         raise UserError(
             "calibrate.queries is 0, but the grid has several cells; raise calibrate.queries to "

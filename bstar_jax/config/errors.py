@@ -1,4 +1,4 @@
-"""How a command ends: the errors that are foreseen, their exit codes, the line that says why."""
+"""The end of a command: expected errors, their exit codes, and the line that explains them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 class Preempted(Exception):
-    """The process was asked to stop. Its state is saved, and a restart goes on from there."""
+    """The process was asked to stop. Its state is saved, and a restart continues from there."""
 
 
 def run_door(main: Callable[[Sequence[str]], None]) -> None:
@@ -43,7 +43,7 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
         place = f" of {error.filename}" if error.filename else ""
         return FAILED, (
             f"error: the disk{place} is full; free space and give the same command again: a run "
-            "goes on from what is stored"
+            "continues from what is stored"
         )
     if isinstance(error, KeyboardInterrupt):
         return FAILED, "interrupted: the same command continues a run where it stopped"

@@ -9,7 +9,7 @@ from bstar_jax.config.schema import Section, setting
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig(Section):
-    """How the devices are laid out. The product of the three sizes is the number of devices.
+    """The layout of the devices. The product of the three sizes is the number of devices.
 
     One of the sizes may be -1: it then takes the devices that are left over.
     """
@@ -19,21 +19,21 @@ class MeshConfig(Section):
 
     data: int = setting(
         -1,
-        "Copies of the parameters.",
+        "Copies of the parameters; -1 is as many as the devices allow.",
         when="Raise it above 1 only where rows would not divide, or over slow links.",
         unit="copies",
         low=-1,
     )
     fsdp: int = setting(
         1,
-        "Devices that share the storage of one copy.",
+        "Devices that share the storage of one copy; -1 is as many as there are.",
         when="Raise it until parameters and optimizer state fit.",
         unit="devices",
         low=-1,
     )
     tensor: int = setting(
         1,
-        "Devices that share each matrix product.",
+        "Devices that share each matrix product; -1 is as many as there are.",
         when="Raise it until the sampling weights fit, at most to the devices of a host.",
         unit="devices",
         low=-1,
@@ -49,14 +49,14 @@ class MeshConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig(Section):
-    """How long self-training goes on."""
+    """The length of self-training."""
 
     prefix = "loop."
 
     iterations: int = setting(
         5,
         "Iterations of self-training; 0 stops after warm-up.",
-        when="Raise it while Pass@1 rises. A finished run goes on with more where the learning "
+        when="Raise it while Pass@1 rises. A finished run continues with more where the learning "
         "rate is constant.",
         unit="iterations",
         low=0,
@@ -114,7 +114,7 @@ class BalanceConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class MonitorConfig(Section):
-    """What is measured on held-out queries after every iteration."""
+    """Measurements on held-out queries after every iteration."""
 
     prefix = "monitor."
     may_differ_on = ("evaluate",)
@@ -166,7 +166,7 @@ class MonitorConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig(Section):
-    """What is kept on disk."""
+    """What a run keeps on disk."""
 
     prefix = "checkpoint."
     may_differ_on = ("resume",)
@@ -189,7 +189,7 @@ class CheckpointConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig(Section):
-    """What is written for people."""
+    """Logs and curves for people to read."""
 
     prefix = "log."
     may_differ_on = ("resume", "evaluate", "export")

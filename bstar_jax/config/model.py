@@ -178,7 +178,7 @@ class ModelConfig(Section):
         low=0,
     )
     logit_cap: float = setting(
-        0.0, "The same cap for the logits; 0 is off.", when=_OF_A_FAMILY, low=0
+        0.0, "Logits z become cap * tanh(z / cap); 0 is off.", when=_OF_A_FAMILY, low=0
     )
     tied: bool = setting(
         True,
@@ -216,8 +216,8 @@ class ModelConfig(Section):
     )
     lora_rank: int = setting(
         0,
-        "Rank of low-rank adapters, which are then all that is trained; 0 is no adapters.",
-        when="Set it, to 8 to 64, where the optimizer state of the whole model does not fit.",
+        "Rank of low-rank adapters. Only the adapters are then trained; 0 is no adapters.",
+        when="Set it to 8 to 64 if the optimizer state of the whole model does not fit.",
         low=0,
         may_differ_on=("import",),
     )

@@ -1,4 +1,4 @@
-"""The settings of what is sampled: the grid of calibration, and the answers to train queries."""
+"""The settings of sampling: the grid of calibration, and the answers to train queries."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class CalibrateConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class GenerateConfig(Section):
-    """How the training queries are answered."""
+    """Answers to the training queries."""
 
     prefix = "generate."
 
@@ -140,7 +140,7 @@ class GenerateConfig(Section):
     stop: tuple[str, ...] = setting(
         ("",),
         "Texts that end a response and are cut off it; an empty one has no effect.",
-        when="Set it for a pretrained model that goes on to the next question by itself.",
+        when="Set it for a pretrained model that writes another question after its answer.",
     )
     weights: str = setting(
         "same",

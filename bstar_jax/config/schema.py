@@ -1,7 +1,7 @@
-"""How settings are declared and checked, and how a config goes to and from dictionaries.
+"""Declares and checks settings, and converts a config to and from dictionaries.
 
 A section of the config is a frozen dataclass that derives from `Section`. Each of its fields is
-made by `setting`, which says all there is to know about it. Building a section checks every value.
+made by `setting`, which says everything about it. Building a section checks every value.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The settings of what is asked, how it becomes tokens, and how responses are graded."""
+"""The settings of the task, of its tokenizer, and of grading."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FieldNames(Section):
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig(Section):
-    """What is asked: the queries, their prompts, and where an answer is found."""
+    """The task: its queries, their prompts, and how an answer is found in a response."""
 
     prefix = "task."
 
@@ -112,7 +112,7 @@ class TaskConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig(Section):
-    """How text becomes tokens."""
+    """The tokenizer, which turns text into tokens."""
 
     prefix = "tokenizer."
 
@@ -133,7 +133,7 @@ class TokenizerConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class CodeConfig(Section):
-    """What a generated program may use in its sandbox."""
+    """Limits of a generated program in its sandbox."""
 
     prefix = "rewards.code."
 
@@ -174,7 +174,7 @@ class CodeConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class RewardsConfig(Section):
-    """How responses are graded."""
+    """Grading of responses."""
 
     prefix = "rewards."
 

@@ -29,13 +29,13 @@ class OptimizerConfig(Section):
     )
     epsilon: float = setting(
         1e-8,
-        "What is added to the square root of the second moment.",
+        "Number that is added to the square root of the second moment.",
         when="Raise it if early steps are unstable.",
         above=0,
     )
     weight_decay: float = setting(
         0.01,
-        "Share of each parameter that is subtracted in a step, times the learning rate.",
+        "A step subtracts this share of each parameter, times the learning rate.",
         when="Set it to 0 to fine-tune as the paper does.",
         low=0,
     )
@@ -49,7 +49,7 @@ class OptimizerConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(Section):
-    """How the rows of an optimizer step are computed, in every phase that trains.
+    """The way the rows of an optimizer step are computed, in every phase that trains.
 
     Neither setting changes what is learnt, other than by rounding.
     """
@@ -126,7 +126,7 @@ def _fall() -> str:
 def _schedule_steps() -> int:
     return setting(
         0,
-        "Steps that growth and fall span; 0 is all steps of the phase.",
+        "Steps over which the learning rate grows and falls; 0 is all steps of the phase.",
         when="Raise it to stop before the schedule ends, such as after one of three epochs.",
         unit="steps",
         low=0,

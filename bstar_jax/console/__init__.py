@@ -1,4 +1,4 @@
-"""What a person sees while a run works: one progress bar a phase, a table, a summary.
+"""The display of a run: a progress bar for each phase, a table, and a summary.
 
 On a terminal a phase shows a bar with its rate and the time left, and leaves one line behind.
 Elsewhere it prints plain lines: one about every ten seconds, and one at the end.

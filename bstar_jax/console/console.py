@@ -55,7 +55,7 @@ class Console:
     @classmethod
     def nobody(cls) -> Console:
         """A silent console. Of several processes only one speaks; the others get this one."""
-        sink = open(os.devnull, "w")  # stays open as long as the process
+        sink = open(os.devnull, "w")  # noqa: SIM115  (open as long as the process)
         return cls(quiet=True, stdout=sink, stderr=sink)
 
     @contextlib.contextmanager

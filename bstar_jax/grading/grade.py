@@ -1,4 +1,4 @@
-"""The grade of a response: what is known once its answer and its steps have been checked."""
+"""The grade of a response: the results of checking its answer and its steps."""
 
 from __future__ import annotations
 

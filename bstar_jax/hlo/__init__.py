@@ -1,4 +1,4 @@
-"""What a compiled program does, read from its text (HLO).
+"""The work of a compiled program, read from its text (HLO).
 
 `parsing` reads the instructions and how often each runs, `cost` counts products and memory
 traffic, `collectives` the exchanges between devices.

@@ -22,12 +22,12 @@ _HEAD = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """One array of a shape.
+    """An array in the shape of an HLO instruction, which may be a tuple of arrays.
 
     Attributes:
-      dtype: Its type in HLO, such as "bf16".
-      dims: Its dimensions.
-      is_main: Whether it lies in main memory, not on the processor.
+      dtype: The element type in HLO, such as "bf16".
+      dims: The dimensions.
+      is_main: Whether the array is in main memory, not in the processor's own.
     """
 
     dtype: str

@@ -182,7 +182,9 @@ def write_llama_config(config: ModelConfig, special_ids: Mapping[str, int]) -> d
         "mlp_bias": config.feed_forward_bias,
         "tie_word_embeddings": config.tied,
         "torch_dtype": "float32",
-        **{"bos_token_id": None, "eos_token_id": None, "pad_token_id": None},
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
         **special_ids,
     }
 

@@ -45,7 +45,7 @@ _COPIED = (
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """What a header says of a tensor.
+    """The entry of a tensor in the header of a file.
 
     Attributes:
       dtype: Dtype as safetensors files call it, such as BF16.
@@ -145,7 +145,7 @@ def check_tensors(
       path: The checkpoint, for messages.
       config: The model.
       table: Names of its tensors.
-      headers: The tensors that are there.
+      headers: The tensors in the files.
 
     Raises:
       UserError: With the first tensor that is missing, unknown, or of another dtype or shape.
@@ -265,8 +265,8 @@ def _read_header(file: pathlib.Path) -> dict[str, StoredTensor]:
         raise UserError(f"{file} is missing, which {_INDEX} names; fetch the checkpoint again")
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:
-            # An opened file has keys, but is not a mapping that can be iterated over.
-            parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            keys = opened.keys()  # which has them, but is not a mapping that can be iterated over
+            parts = {name: opened.get_slice(name) for name in keys}
             return {
                 name: StoredTensor(part.get_dtype(), tuple(part.get_shape()), file)
                 for name, part in parts.items()

@@ -131,7 +131,7 @@ def _qwen3(fields: Fields, layers: int) -> dict:
 
 
 def _gemma(fields: Fields, logit_cap: float) -> dict:
-    """What Gemma 2 and 3 share; `logit_cap` is the cap of logits where the file is silent."""
+    """Returns what Gemma 2 and 3 share; `logit_cap` is the cap if the file gives none."""
     bias = fields.flag("attention_bias", False)
     width = fields.integer("head_dim", 256)
     divisor = fields.number("query_pre_attn_scalar", 256)

@@ -99,5 +99,5 @@ def read_json(file: pathlib.Path) -> dict:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not JSON ({error}); fetch it again") from error
     if not isinstance(values, dict):
-        raise UserError(f"{file} holds no group of fields; fetch it again")
+        raise UserError(f"{file} is not a group of fields; fetch it again")
     return values

@@ -1,7 +1,7 @@
 """Reads parameters from a checkpoint of any size: every device gets its slice, and no more is read.
 
-This goes parameter by parameter, slice by slice, and a few MiB of a file at a time. Beside the
-parameters themselves it needs memory for one slice, of one parameter on one device.
+Parameters are read one after another, slice by slice, and a few MiB of a file at a time. Besides
+the parameters themselves, this needs memory for one slice of one parameter on one device.
 """
 
 from __future__ import annotations

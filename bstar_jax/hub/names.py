@@ -28,7 +28,7 @@ Path = tuple[str, ...]
 
 
 class Tensor(NamedTuple):
-    """How a file holds one parameter, or each layer of one.
+    """The form in which a file stores one parameter, or each layer of one.
 
     Attributes:
       name: Name of the tensor; `{layer}` stands for the number of the layer.
@@ -68,7 +68,7 @@ class NameTable:
     tensors: Mapping[str, Tensor]
 
     def changed(self, tensors: Mapping[str, Tensor]) -> NameTable:
-        """The table of a family in which some tensors differ."""
+        """Returns the table with some tensors replaced, for a family that differs in these."""
         return NameTable({**self.tensors, **tensors})
 
     @property

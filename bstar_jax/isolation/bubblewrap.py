@@ -124,6 +124,12 @@ def _files() -> tuple[str, ...]:
     return tuple(words)
 
 
+def base_interpreter() -> str:
+    """Returns the path of this interpreter, or of the one that this virtual environment is of."""
+    base = sys._base_executable  # pyright: ignore[reportAttributeAccessIssue]  # CPython has it
+    return os.path.realpath(base)
+
+
 def _python_files() -> list[str]:
     """Binds this interpreter, or the one that this virtual environment is of."""
     base = pathlib.Path(sys.base_prefix)

@@ -51,7 +51,7 @@ module.main()
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a program may use.
+    """Limits on what a program may use.
 
     Time counts for each process. A program is one process from its loading to its last test; but a
     program that reads standard input is a new process for each test.
@@ -80,7 +80,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            is_whole = name.endswith("_seconds") and name != "cpu_seconds" or value == int(value)
+            may_be_split = name in ("wall_seconds", "total_seconds")
+            is_whole = may_be_split or value == int(value)
             if not (is_whole and value > 0 and (name != "files" or value >= 8)):
                 raise UserError(
                     f"the limit {name} of a sandbox is {value!r}; it has to be above 0 "
@@ -269,7 +270,7 @@ class Sandbox:
         said, deadline = b"", time.monotonic() + _START_SECONDS
         while not said.rstrip().endswith(b"}"):
             if not _is_ready(told, select.POLLIN, deadline):
-                raise Broken(f"bubblewrap did not begin within {_START_SECONDS:g} s")
+                raise Broken(f"bubblewrap did not start within {_START_SECONDS:g} s")
             piece = os.read(told, 4096)
             if not piece:
                 raise Broken(self._last_words())

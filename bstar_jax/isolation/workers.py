@@ -22,6 +22,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from bstar_jax.isolation.serving import HEADER, frame
 from bstar_jax.isolation.signals import ignoring_sigterm
@@ -50,7 +51,7 @@ class Outcome:
     """
 
     kind: str
-    value: object
+    value: Any
     error: str
     seconds: float
 
@@ -58,7 +59,7 @@ class Outcome:
 class WorkerPool:
     """Worker processes that apply one function to items.
 
-    A context manager: workers start on entering, while the parent goes on, and are gone on
+    A context manager: workers start on entering, while the parent continues, and are gone on
     leaving. They also end with the parent, even if it is killed. What the function prints is
     dropped. Only one run at a time.
 

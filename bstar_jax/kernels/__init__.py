@@ -1,4 +1,11 @@
-"""Sampling kernels: one function, one contract, one place that chooses the implementation."""
+"""Sampling kernels: one function, one contract, one place that chooses the implementation.
+
+Axes of this room, instead of the project's: B rows, V vocabulary, W columns of a window, N blocks
+of columns, M tiles, T tiles of a block, C columns of a tile or block, I noise indices, P pairs of
+noise indices, R rows of one turn of the exact path, S shards of the vocabulary (in `attention`
+queries of a key-value head: tokens of all its attention heads), L tokens, A attention heads,
+G key-value heads, E head width.
+"""
 
 import functools
 

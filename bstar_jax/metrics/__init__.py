@@ -1,6 +1,9 @@
-"""What a run is measured by: estimators from n responses a query, and figures of a classifier.
+"""Figures that measure a run: estimators from n responses a query, and figures of a classifier.
 
-metrics.pass_at_k([4, 4], [1, 3], 2)  ->  [0.5, 1.0]
+Example: metrics.pass_at_k([4, 4], [1, 3], 2) -> [0.5, 1.0]
+
+Axes besides the project's: J responses drawn so far, Z distinct texts or correct responses among
+them, X drawn of the equal rewards at hand, C blocks of responses, M responses in a block.
 """
 
 from bstar_jax.metrics.classification import auc, reliability

@@ -1,11 +1,11 @@
-"""How well a score tells two classes apart, and how far a stated probability can be believed."""
+"""Figures of a classifier: how well a score separates two classes, and its reliability."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 
 def auc(scores: ArrayLike, is_positive: ArrayLike) -> float | None:
-    """The chance that a random positive has a higher score than a random negative.
+    """Returns the chance that a random positive has a higher score than a random negative.
 
         AUC = P(score+ > score-) + P(score+ = score-) / 2
 
@@ -34,7 +34,7 @@ def auc(scores: ArrayLike, is_positive: ArrayLike) -> float | None:
 def reliability(
     probabilities: ArrayLike, outcomes: ArrayLike, bins: int = 10
 ) -> list[dict[str, float]]:
-    """How often an event happened that was predicted with probability p, bin by bin.
+    """Counts, bin by bin, how often an event with predicted probability p happened.
 
     Args:
       probabilities: Predictions in [0, 1], [N].

@@ -1,8 +1,5 @@
 """Estimators: what a model can do, from n responses a query.
 
-Axes besides the legend's: J responses drawn so far, Z distinct texts or correct responses among
-them, X drawn of the equal rewards at hand, C blocks of responses, M responses in a block.
-
 K responses are tried and S correct ones wanted. Every `@K` figure but majority is the expectation
 over *all* K-subsets of the n responses, not over one sampled subset, so it does not depend on the
 order of the responses.

@@ -1,4 +1,4 @@
-"""Which parameters are trained: all, the weights of the layers, or low-rank adapters to them.
+"""Choice of the trained parameters: all, the weights of the layers, or low-rank adapters to them.
 
 Low-rank adapters (LoRA, arXiv:2106.09685) are trained in place of the weights that they adapt. A
 weight W [in, out] with an adapter A [in, R], B [R, out] acts as
@@ -46,7 +46,7 @@ def trained_shapes(config: ModelConfig) -> dict:
 
 
 def frozen(config: ModelConfig, params: dict) -> dict:
-    """The parameters that training leaves as they are; {} where it changes all."""
+    """Returns the parameters that training does not change; {} if it changes all."""
     is_trained = _wanted(config)
     return {} if all_train(config) else _pick(params, lambda name: not is_trained(name))
 

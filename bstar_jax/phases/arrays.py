@@ -1,4 +1,4 @@
-"""Rollouts as arrays: what selection and the estimators see of the stored rows."""
+"""Rollouts as arrays, in the form that selection and the estimators take."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from bstar_jax.tasks import Task
 
 
 def group(rollouts: Rollouts, names: Sequence[str]) -> np.ndarray:
-    """A number for every row, equal where all the named columns are, in order of appearance."""
+    """Numbers the groups of rows with equal values in the named columns, in order of appearance.
+
+    Returns:
+      The number of its group for every row, from 0.
+    """
     numbers = {}
     columns = [rollouts.column(name) for name in names]
     return np.array([numbers.setdefault(key, len(numbers)) for key in zip(*columns, strict=True)])
 
 
 def texts(task: Task, rollouts: Rollouts, distinct: str) -> list[str]:
-    """What tells repeats apart: the stripped response, or the equations it writes.
+    """Returns the texts by which responses are compared: two are repeats if these are equal.
 
     Args:
-      task: Reads the equations.
+      task: Reads the equations of a response.
       rollouts: The rows.
-      distinct: "text" or "equations", as `balance.distinct`.
+      distinct: As the setting `balance.distinct`: "text" gives the stripped response, "equations"
+        the equations in it.
     """
     responses = [response.strip() for response in rollouts.column("response")]
     if distinct == "text":
@@ -35,7 +40,7 @@ def texts(task: Task, rollouts: Rollouts, distinct: str) -> list[str]:
 
 
 def first_of_equal(groups: np.ndarray, values: Sequence[str]) -> list[int]:
-    """For each row the first row of its group with an equal value."""
+    """Returns for each row the index of the first row in its group with an equal value."""
     seen = {}
     return [
         seen.setdefault(key, row)
@@ -44,7 +49,7 @@ def first_of_equal(groups: np.ndarray, values: Sequence[str]) -> list[int]:
 
 
 def _hash_ranks(responses: Sequence[str]) -> np.ndarray:
-    """Place of each text's SHA-256 among those of all distinct texts, int32."""
+    """Returns the rank of each text's SHA-256 among those of all distinct texts, int32."""
     digests = {text: hashlib.sha256(text.encode()).digest() for text in set(responses)}
     ranks = {text: rank for rank, text in enumerate(sorted(digests, key=digests.__getitem__))}
     return np.array([ranks[text] for text in responses], np.int32)
@@ -53,15 +58,14 @@ def _hash_ranks(responses: Sequence[str]) -> np.ndarray:
 def graded_responses(
     task: Task, rollouts: Rollouts, shape: Callable, *, distinct: str
 ) -> balance.GradedResponses:
-    """Graded rows as selection sees them.
+    """Turns graded rows into the arrays that selection takes.
 
     Args:
       task: The task of the rows.
-      rollouts: Graded rows; of equal texts the one that stands first has the lowest
-        sample_index, so rows are sorted.
-      shape: Turns a column [rows] and the value for places without a row into an array, such
-        as `grid_shape` or `query_shape` give.
-      distinct: What makes a repeat, as `balance.distinct`.
+      rollouts: Graded rows, sorted by sample_index: the first of equal texts has the lowest.
+      shape: Turns a column [rows], and the value for positions without a row, into an array.
+        `grid_shape` and `query_shape` return such functions.
+      distinct: How responses are compared, as the setting `balance.distinct`.
     """
     cells = group(rollouts, ["query_id", "temperature", "top_k"])
     first = first_of_equal(cells, texts(task, rollouts, distinct))
@@ -78,20 +82,23 @@ def graded_responses(
 
 
 def process_rewards(rollouts: Rollouts) -> np.ndarray:
-    """The process reward of every row, float32; rows without one count as 0."""
+    """Returns the process reward of every row, float32; 0 for rows without one."""
     values = rollouts.column("process_reward")
     return np.array([0.0 if value is None else value for value in values], np.float32)
 
 
 def rewards(rollouts: Rollouts, process_weight: float) -> np.ndarray:
-    """The reward of every graded row, float64, in whole millionths."""
+    """Computes the reward of every graded row, float64, a multiple of 1e-6."""
     is_correct = np.array(rollouts.column("correct"), bool)
     micro = balance.rewards(is_correct, process_rewards(rollouts), process_weight)
     return micro / balance.MICRO
 
 
 def grid_shape(temperatures: int, top_ks: int, samples: int) -> Callable:
-    """Columns sorted by (query, temperature, top_k, sample) as [T, K, Q, N]."""
+    """Returns a function that shapes columns of a grid as [T, K, Q, N].
+
+    The columns must be sorted by (query, temperature, top_k, sample).
+    """
 
     def shape(column, _):
         grid_QTKN = column.reshape(-1, temperatures, top_ks, samples)
@@ -101,7 +108,10 @@ def grid_shape(temperatures: int, top_ks: int, samples: int) -> Callable:
 
 
 def query_shape(rollouts: Rollouts) -> Callable:
-    """Columns as [Q, N], N the most rows of any query; places left over take the fill."""
+    """Returns a function that shapes columns as [Q, N], where N is the most rows of any query.
+
+    Positions without a row get the value `fill`.
+    """
     queries = group(rollouts, ["query_id"])
     place = _places(queries)
     size = (int(queries.max()) + 1, int(place.max()) + 1) if len(queries) else (0, 0)
@@ -115,13 +125,13 @@ def query_shape(rollouts: Rollouts) -> Callable:
 
 
 def to_rows(rollouts: Rollouts, array_QN: np.ndarray) -> np.ndarray:
-    """The inverse of `query_shape`: one value a row."""
+    """Inverts `query_shape`: returns the value of every row."""
     queries = group(rollouts, ["query_id"])
     return np.asarray(array_QN)[queries, _places(queries)]
 
 
 def _places(queries: np.ndarray) -> np.ndarray:
-    """Position of each row among its query's rows, in order."""
+    """Returns the position of each row among the rows of its query, in order."""
     order = np.argsort(queries, kind="stable")
     ordered = queries[order]
     starts = np.searchsorted(ordered, ordered)
@@ -133,12 +143,18 @@ def _places(queries: np.ndarray) -> np.ndarray:
 def monitor_figures(
     task: Task, rollouts: Rollouts, *, ks: Sequence[int], s: int
 ) -> dict[str, float | None]:
-    """The figures of the monitor phase from its stored rows, `greedy` included.
+    """Computes the figures of the monitor phase from its rows, including `greedy`.
 
     Rows at temperature 0 are the greedy responses; all others are the samples.
 
+    Args:
+      task: The task of the rows.
+      rollouts: The rows, with rewards.
+      ks: Values of K.
+      s: S, the number of correct responses that Pass@K-S and Reward@K-S ask for.
+
     Raises:
-      ValueError: If a query is without a result.
+      ValueError: If a reward is null, or a query has fewer samples than others.
     """
     is_greedy = rollouts.array("temperature") == 0
     greedy, sampled = rollouts.filter(is_greedy), rollouts.filter(~is_greedy)

@@ -1,4 +1,4 @@
-"""Phase 1: sample the grid on calibration queries, score every cell, choose one."""
+"""Phase 1: sample calibration queries over the grid, score every cell, choose one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Draw, Keys
 from bstar_jax.tasks import Task
 
-_BOOTSTRAP = 2**31  # folded into the seed's key beside the phases, which are small
+_BOOTSTRAP = 2**31  # folded into the seed's key, as the numbers of phases are, which are small
 
 
 def calibrate(
@@ -26,15 +26,18 @@ def calibrate(
 ) -> Choice:
     """Chooses the cell to sample and select with.
 
-    Writes `calibrate.parquet` (rewards and selection at the chosen cell) and `balance.json`. A grid
-    of one cell is its own choice: nothing is sampled, and no file is written.
+    Writes `calibrate.parquet` (with rewards and selection at the chosen cell) and `balance.json`.
+    If the grid has one cell, that is the choice: nothing is sampled and no file is written.
 
     Args:
-      config: The grid, the rules of the balance score, the seed.
+      config: The grid, the rules of the balance score, and the seed.
       task: The calibration queries.
-      workspace: The workspace.
-      collect: Samples under the weights of this iteration.
-      iteration: From 1.
+      workspace: The run directory.
+      collect: Samples and grades under the weights before this iteration's training.
+      iteration: The iteration, from 1.
+
+    Returns:
+      The chosen cell.
     """
     grid = grid_of_config(config)
     if config.calibrate.is_single_cell:
@@ -64,18 +67,18 @@ def calibrate(
 
 
 def grid_of_config(config: Config) -> Grid:
-    """The cells that a config asks for."""
+    """Returns the grid of a config."""
     section = config.calibrate
     return Grid(section.temperatures, section.top_ks, section.thresholds, section.process_weights)
 
 
 def score(config: Config, task: Task, iteration: int, rollouts: Rollouts) -> Surface:
-    """Scores every cell by graded calibration rows.
+    """Scores every cell of the grid on graded calibration rows.
 
     Args:
-      config: The grid, the rules of the balance score, the seed of the bootstrap.
+      config: The grid, the rules of the balance score, and the seed of the bootstrap.
       task: The task of the rows.
-      iteration: From 1; the bootstrap of each iteration draws anew.
+      iteration: The iteration, from 1. Each has its own bootstrap draws.
       rollouts: The rows, sorted by (query, temperature, top_k, sample_index).
     """
     section, rules = config.calibrate, config.balance
@@ -104,7 +107,7 @@ def _sample_grid(config: Config, task: Task, collect: Collector, iteration: int)
 
 
 def _mark_selected(config: Config, task: Task, rollouts: Rollouts, surface: Surface) -> Rollouts:
-    """Rewards all rows at the chosen weight; only rows of the chosen cell can be selected."""
+    """Rewards all rows at the chosen process weight, and selects among rows of the chosen cell."""
     choice, rules = surface.choice, config.balance
     in_cell = (rollouts.array("temperature") == np.float32(choice.temperature)) & (
         rollouts.array("top_k") == choice.top_k
@@ -119,7 +122,7 @@ def _mark_selected(config: Config, task: Task, rollouts: Rollouts, surface: Surf
         rules=rules.rules,
     )
     selected = np.zeros(len(rollouts), bool)
-    selected[in_cell] = arrays.to_rows(cell, selected_QN)
+    selected[in_cell] = arrays.to_rows(cell, np.asarray(selected_QN))
     reward = arrays.rewards(rollouts, choice.process_weight)
     return rollouts.with_columns(reward=reward, selected=selected)
 

@@ -1,4 +1,4 @@
-"""Phase 2: answer the training queries; each response is graded as it comes."""
+"""Phase 2: answer the training queries. Each response is graded while others are sampled."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from bstar_jax.tasks import Task
 
 
 def iteration_queries(config: Config, task: Task, iteration: int) -> list[Query]:
-    """The train queries of an iteration.
+    """Returns the train queries of an iteration.
 
-    They are all queries, or the next block of a seeded permutation, which is drawn again when it
-    is used up.
+    They are all train queries, or, with `generate.queries`, the next block of a seeded permutation.
+    A new permutation is drawn when the previous one is used up.
     """
     train, count = task.splits["train"], config.generate.queries
     if count == 0:
@@ -38,21 +38,21 @@ def generate(
     iteration: int,
     choice: Choice,
 ) -> Rollouts:
-    """Answers the train queries of an iteration as the chosen cell says.
+    """Answers the train queries of an iteration at the temperature and top-k of the chosen cell.
 
-    With `generate.rationalize`, queries without a correct response get one more try, whose prompt
-    gives the answer away (STaR, arXiv:2203.14465).
+    With `generate.rationalize`, queries without a correct response get one more response, to a
+    prompt that gives the answer away (STaR, arXiv:2203.14465).
 
     Args:
       config: The settings.
       task: The train queries.
-      workspace: The workspace.
-      collect: Samples and grades under the weights of this iteration.
-      iteration: From 1.
-      choice: How to sample.
+      workspace: The run directory.
+      collect: Samples and grades under the weights before this iteration's training.
+      iteration: The iteration, from 1.
+      choice: The chosen cell.
 
     Returns:
-      Graded rows, sorted by (query, sample_index). `select` writes them.
+      Graded rows, sorted by (query, sample_index). `select` writes them to disk.
     """
     file = workspace.path(iteration, "generate.parquet")
     if workspace.exists(file):

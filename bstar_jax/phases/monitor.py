@@ -1,4 +1,4 @@
-"""Phase 6: how good the policy is, on queries that nothing was learnt from."""
+"""Phase 6: measure the policy on held-out queries, which it has not learnt from."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def monitor(
 ) -> dict[str, float | None]:
     """Answers the held-out queries and logs the figures. The iteration is then complete.
 
-    Writes `monitor.parquet`. The metrics row is written after the checkpoint of the iteration is on
-    disk, so that the row stands for all of it.
+    Writes `monitor.parquet`. The metrics row is written when the checkpoint of the iteration is on
+    disk, so the row says that everything of the iteration is stored.
 
     Args:
       config: The settings.
       task: The held-out queries.
-      workspace: The workspace.
-      policy: Its checkpoints are waited for, and old ones deleted.
+      workspace: The run directory.
+      policy: Has the checkpoints. The function waits for them and deletes old ones.
       collect: Samples and grades under the weights after this iteration.
-      iteration: 0 is after warm-up.
+      iteration: The iteration; 0 is after warm-up.
 
     Returns:
-      The figures by the names of metrics.jsonl.
+      The figures, by their names in metrics.jsonl.
     """
     file = workspace.path(iteration, "monitor.parquet")
     if workspace.exists(file):
@@ -57,7 +57,7 @@ def monitor(
 def evaluate(
     config: Config, task: Task, collect: Collector, iteration: int, queries: Sequence[Query]
 ) -> dict[str, float | None]:
-    """Computes the figures of any queries; nothing is stored.
+    """Computes the figures of any queries, and stores nothing.
 
     The draws are those of the run's own monitor phase. The held-out queries of an iteration
     therefore give the figures that the run logged, to the last digit.
@@ -67,7 +67,10 @@ def evaluate(
       task: The task of the queries.
       collect: Samples and grades under the weights to evaluate.
       iteration: The iteration whose draws are repeated.
-      queries: What to answer.
+      queries: The queries to answer.
+
+    Returns:
+      The figures, by their names in metrics.jsonl.
     """
     keys = Keys(config.seed, iteration, "monitor")
     rollouts = collect(queries, draws(config), keys, name="evaluate", store=False)
@@ -75,18 +78,18 @@ def evaluate(
 
 
 def draws(config: Config) -> list[Draw]:
-    """The greedy response and the samples of each query."""
+    """Describes how each query is answered: one greedy response, and the samples."""
     settings = config.monitor
     return [Draw(0.0, 0, 1), Draw(settings.temperature, 0, settings.responses)]
 
 
 def with_rewards(config: Config, rollouts: Rollouts) -> Rollouts:
-    """The rows with their reward at the process weight of the monitor."""
+    """Returns the rows with their reward at `monitor.process_weight`."""
     reward = arrays.rewards(rollouts, config.monitor.process_weight)
     return rollouts.with_columns(reward=reward)
 
 
 def figures_of_rows(config: Config, task: Task, rollouts: Rollouts) -> dict[str, float | None]:
-    """The figures of rewarded rows, by the names of metrics.jsonl."""
+    """Computes the figures of rows with rewards, by their names in metrics.jsonl."""
     settings = config.monitor
     return arrays.monitor_figures(task, rollouts, ks=settings.ks, s=settings.s)

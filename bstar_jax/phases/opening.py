@@ -1,4 +1,4 @@
-"""Opening a run: its task, tokenizer, model and mesh are made and checked, ready for phases."""
+"""Opening a run: its task, tokenizer, model and mesh are made and checked before any phase."""
 
 from __future__ import annotations
 
@@ -39,20 +39,23 @@ def open_run(
     write: bool = True,
     team: Team = ALONE,
 ) -> Iterator[Run]:
-    """Creates a run directory, or opens the run that it holds.
+    """Creates a run directory, or opens the run in it.
 
     Args:
-      directory: Where the run is or will be.
+      directory: The run directory, which need not exist yet.
       config: All settings.
-      console: What a person sees.
-      stop: Where a request to stop is noted; by default nothing listens.
+      console: Shows messages and progress.
+      stop: Notes a request to stop; by default nothing listens for one.
       write: True continues the run. False opens it read-only; its config may then differ from the
         stored one.
       team: The processes that open it together.
 
+    Yields:
+      The run.
+
     Raises:
-      UserError: On bad input, a config that differs from that of the run, sizes that the mesh does
-        not divide, or a directory that another process has open.
+      UserError: If the input is wrong, the config differs from that of the run, the mesh does not
+        divide a size, or another process has the directory open.
     """
     directory = pathlib.Path(directory)
     mesh = sharding.make_mesh(config.mesh)
@@ -75,7 +78,7 @@ def open_run(
         )
         stack.callback(checkpoints.close)
         log = stack.enter_context(_open_log(directory, config, write=write and team.is_first))
-        team.barrier()  # all have read what is stored, before any changes it
+        team.barrier()  # every process has read the stored files before one changes them
         workspace = Workspace(directory, log, console, stop or StopRequest(team), team)
         kept = directory / "source" if config.model.checkpoint else None
         policy = Policy(config, model, tokenizer, mesh, sampling_mesh, checkpoints, kept)
@@ -92,14 +95,14 @@ def open_run(
 
 
 def choose_sampling_mesh(mesh: Mesh, where: str, console: Console, team: Team) -> SamplingMesh:
-    """Chooses the devices that this process samples on: all, if its own alone cannot be used.
+    """Chooses the devices that this process samples on: its own if possible, otherwise all.
 
-    Some TPU slices may refuse a program for a part of their devices; a trial shows whether they do.
+    Some TPU slices may refuse a program for a part of their devices. A trial shows whether they do.
 
     Args:
       mesh: All devices.
-      where: As `mesh.sampling`.
-      console: Is told if the choice is not the preferred one.
+      where: The setting `mesh.sampling`.
+      console: Shows a warning if the process cannot sample on its own devices.
       team: The processes, which decide together.
     """
     sampling_mesh = sharding.sampling_mesh(mesh, where)
@@ -109,14 +112,14 @@ def choose_sampling_mesh(mesh: Mesh, where: str, console: Console, team: Team) -
     if not complaints:
         return sampling_mesh
     console.warn(
-        f"the devices of one process take no program of their own ({complaints[0]}); all devices "
-        "sample together, which is slower: mesh.sampling=global says so from the start"
+        f"the devices of one process refuse a program of their own ({complaints[0]}); all devices "
+        "sample together, which is slower; mesh.sampling=global skips this trial"
     )
     return sharding.sampling_mesh(mesh, "global")
 
 
 def load_task(config: Config) -> Task:
-    """The task of a config."""
+    """Loads the task of a config."""
     tasks.check_distinct(config.task, config.balance.distinct)
     fields = dataclasses.asdict(config.task)
     del fields["fields"], fields["chat_template"]
@@ -131,7 +134,7 @@ def load_task(config: Config) -> Task:
 
 
 def resolve_model(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """Gives the model its vocabulary size, that of the tokenizer unless the config states one.
+    """Sets the vocabulary size of the model, by default to that of the tokenizer.
 
     Raises:
       UserError: If the stated size is smaller than the tokenizer's.
@@ -158,7 +161,7 @@ def _open_log(directory: pathlib.Path, config: Config, *, write: bool) -> Metric
 
 
 def _sampler(config: Config, policy: Policy) -> Sampler:
-    """Draws responses with the policy, at the lengths and batch sizes of the config."""
+    """Makes the sampler of the policy, with the lengths and batch sizes of the config."""
     settings = config.generate
     model = rollout_config(policy.merged_model, settings.weights)
     return Sampler(model, policy.tokenizer, settings, policy.mesh, policy.sampling_mesh)
@@ -167,7 +170,7 @@ def _sampler(config: Config, policy: Policy) -> Sampler:
 def _model_and_tokenizer(
     directory: pathlib.Path, config: Config, task: Task
 ) -> tuple[ModelConfig, Tokenizer]:
-    """The model with its vocabulary size, and the tokenizer, checked on the task's text."""
+    """Makes the model, with its vocabulary size, and the tokenizer, checked on the task's text."""
     source = _source(directory, config)
     architecture = hub.adopt_architecture(config.model, source) if source else config.model
     tokenizer = _tokenizer(directory, config, task, source)
@@ -179,7 +182,7 @@ def _model_and_tokenizer(
 
 
 def _source(directory: pathlib.Path, config: Config) -> pathlib.Path | None:
-    """The checkpoint to start from: its directory, or what a run that has begun keeps of it."""
+    """Returns the folder of the checkpoint to start from, or the copy in a run that has begun."""
     if not config.model.checkpoint:
         return None
     if (directory / "config.json").exists():
@@ -203,14 +206,14 @@ def _tokenizer(
 
 
 def _texts(task: Task) -> list[str]:
-    """All text that may be trained on; that of held-out and calibration queries is left out."""
+    """Lists all text that may be trained on: no text of held-out or calibration queries."""
     queries = (*task.splits["sft"], *task.splits["train"])
     every = ((query.prompt, query.solution, *query.more_solutions) for query in queries)
     return list(dict.fromkeys(text for texts in every for text in texts if text))
 
 
 def _check_special(tokenizer: Tokenizer, config: Config) -> None:
-    """Refuses special tokens in settings, where they would be plain text."""
+    """Refuses special tokens in settings, where they would be read as plain text."""
     values = {
         "task.prompt": (config.task.prompt,),
         "task.hint_prompt": (config.task.hint_prompt,),
@@ -220,7 +223,7 @@ def _check_special(tokenizer: Tokenizer, config: Config) -> None:
         found = [token for token in tokenizer.special if any(token in text for text in texts)]
         if found:
             raise UserError(
-                f"{name} holds {found[0]!r}, a special token, but text never makes one; "
-                "task.chat_template=True writes the turns of a chat, and a response ends at every "
-                "eos_token_id of the tokenizer's generation_config.json: take it out"
+                f"{name} contains {found[0]!r}, a special token, but text never becomes one; take "
+                "it out: task.chat_template=True writes the turns of a chat, and a response ends "
+                "at every eos_token_id of the tokenizer's generation_config.json"
             )

@@ -1,4 +1,4 @@
-"""A run as it is opened: the parts that phases take, and how a response is rewarded in it."""
+"""An open run: the parts that phases take, and the reward of a response."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from bstar_jax.tasks import Task
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The parts of an open run. Phases take those that they need, not the run.
+    """The parts of an open run. A phase takes only the parts that it needs, never the run.
 
     Attributes:
       config: All settings.
       task: The queries.
-      workspace: The run directory and what is written in it.
+      workspace: The run directory, metrics, messages, and requests to stop.
       policy: The model that answers and is trained.
-      grader: Grades answers, and checks solution steps exactly where that is possible.
+      grader: Grades answers, and checks solution steps exactly if the task can.
       sampler: Draws responses with the policy.
-      process_reward: Where the learnt process reward is kept; None where none is learnt.
+      process_reward: Stores the process reward model; None if the run learns none.
     """
 
     config: Config
@@ -42,17 +42,20 @@ class Run:
 
     @contextlib.contextmanager
     def collecting(self, params: dict, *, score_steps: bool = True) -> Iterator[Collector]:
-        """Opens a collector of responses under some weights.
+        """Opens a collector of responses that are sampled with the given parameters.
 
-        On leaving, its weights and the process reward model leave the devices: what samples makes
-        room for what trains.
+        When the block ends, the rollout weights and the process reward model are freed, so that
+        training has their memory.
 
         Args:
-          params: The trained parameters, on the storage map.
-          score_steps: Whether the learnt process reward, where there is one, scores the steps.
+          params: The trained parameters, sharded as training stores them.
+          score_steps: Whether the process reward model, if the run has one, scores the steps.
+
+        Yields:
+          The collector. It cannot be used after the block.
 
         Raises:
-          UserError: If the process reward is not learnt yet.
+          UserError: If the process reward model is not learnt yet.
         """
         weights = self.policy.rollout_weights(params)
         learnt = self.process_reward.load() if score_steps and self.process_reward else None
@@ -65,14 +68,14 @@ class Run:
 
 
 def compose_reward(grader: Grader, process_model: ProcessRewardModel | None) -> Reward:
-    """Says what a response is worth before the process weight is chosen.
+    """Composes the function that grades responses and scores their solution steps.
 
-    Its answer is graded. Its solution steps are scored by the process reward model where there is
-    one; otherwise they are checked exactly where the task can.
+    Answers are graded. Steps are scored by the process reward model if there is one; otherwise they
+    are checked exactly if the task can. The process weight is not chosen yet at that point.
 
     Args:
       grader: Grades answers and checks steps.
-      process_model: The learnt process reward; None for none.
+      process_model: The process reward model; None for none.
     """
 
     def reward(rollouts: Rollouts, queries: Mapping[str, Query]) -> Rollouts:

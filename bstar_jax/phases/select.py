@@ -1,4 +1,4 @@
-"""Phases 3 and 4: what the grades say, and which responses training may use."""
+"""Phases 3 and 4: summarize the grades, and select the responses that training uses."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from bstar_jax.tasks import Task
 
 
 def grade(workspace: Workspace, iteration: int, rollouts: Rollouts) -> Rollouts:
-    """Phase 3: logs what the grades say. Each was given, and stored, when its response came.
+    """Phase 3: logs a summary of the grades. `generate` graded and stored the responses.
 
     Args:
-      workspace: The workspace.
-      iteration: From 1.
-      rollouts: Graded rows; returned as they are.
+      workspace: The run directory.
+      iteration: The iteration, from 1.
+      rollouts: Graded rows.
+
+    Returns:
+      The same rows.
     """
     process = [value for value in rollouts.column("process_reward") if value is not None]
     workspace.log(
@@ -37,13 +40,13 @@ def grade(workspace: Workspace, iteration: int, rollouts: Rollouts) -> Rollouts:
 
 
 class Selection(NamedTuple):
-    """What was selected, and how.
+    """The selected responses, and the filter that selected them.
 
     Attributes:
       rollouts: All rows, with `reward` and `selected`.
-      threshold: Rewards above it are selected.
-      cap: The most responses selected of a query; 0 is no limit.
-      figures: What metrics.jsonl says of it.
+      threshold: Responses with a reward above it may be selected.
+      cap: The most responses selected for a query; 0 is no limit.
+      figures: The figures of the phase in metrics.jsonl.
     """
 
     rollouts: Rollouts
@@ -60,17 +63,17 @@ def select(
     rollouts: Rollouts,
     choice: Choice,
 ) -> Rollouts:
-    """Phase 4: rewards every response and selects those that training may use.
+    """Phase 4: rewards every response and selects those that training uses.
 
     Writes `generate.parquet`.
 
     Args:
       config: The rules of the balance score.
       task: The task of the rows.
-      workspace: The workspace.
-      iteration: From 1.
+      workspace: The run directory.
+      iteration: The iteration, from 1.
       rollouts: Graded rows of the train queries.
-      choice: The threshold and the process weight.
+      choice: The chosen cell; its threshold and process weight are used.
 
     Returns:
       The selected rows.
@@ -103,15 +106,15 @@ def select(
 
 
 def choose_rows(config: Config, task: Task, rollouts: Rollouts, choice: Choice) -> Selection:
-    """Selects by the same function that scored the grid; reads and writes no file.
+    """Selects responses with the function that scored the grid. It reads and writes no file.
 
-    Some rules (`balance.RULES`) choose the threshold and the cap again on these rows.
+    Some rules (see `balance.RULES`) choose the threshold and the cap again on these rows.
 
     Args:
       config: The rules of the balance score.
       task: The task of the rows.
       rollouts: Graded rows.
-      choice: The threshold and the process weight.
+      choice: The chosen cell; its threshold and process weight are used.
     """
     rules = config.balance
     graded = arrays.graded_responses(
@@ -155,7 +158,7 @@ def _figures(
         "selected": total,
         "queries_covered": int(covered_Q.sum()),
         "correct_fraction": float((selected_QN & is_correct_QN).sum() / total) if total else None,
-        "unique_per_query": distinct / len(covered_Q),
+        "unique_per_query": distinct / len(selected_QN),
         "balance_score": balance.objective(
             graded.is_correct, selected_QN, target_correct=rules.target_correct, rules=rules.rules
         ),

@@ -1,4 +1,4 @@
-"""Iteration 0 and phase 5: what the policy is trained on, and where it starts from."""
+"""Warm-up and phase 5: the data that the policy is trained on, and the state it starts from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bstar_jax.training.optimizer import TrainState
 
 
 def check_inputs(config: Config, task: Task, tokenizer: Tokenizer) -> None:
-    """Refuses at the start what would stop the run an hour later.
+    """Refuses, before the run starts, input that would stop it an hour later.
 
     Raises:
       UserError: If a prompt is empty or too long, a human solution is missing or too long, or a
@@ -52,10 +52,11 @@ def check_inputs(config: Config, task: Task, tokenizer: Tokenizer) -> None:
 
 
 def warm_up(config: Config, task: Task, workspace: Workspace, policy: Policy) -> TrainState:
-    """Fine-tunes the policy on human solutions: iteration 0.
+    """Fine-tunes the policy on human solutions. This is iteration 0.
 
     Returns:
-      The parameters, on the storage map, without an optimizer state: iteration 1 starts afresh.
+      The parameters, sharded as training stores them, and no optimizer state: iteration 1 starts
+      with a new one.
     """
     if 0 in policy.checkpoints.iterations():
         return TrainState(policy.checkpoints.restore_params(0), None)
@@ -82,11 +83,11 @@ def improve(
 
     Args:
       config: The settings.
-      task: The human solutions, of which `improve.reference_share` of a batch are.
-      workspace: The workspace.
+      task: The human solutions, which make up `improve.reference_share` of each batch.
+      workspace: The run directory.
       policy: The policy.
-      iteration: From 1.
-      last: The state after the iteration before. Donated: do not use it after the call.
+      iteration: The iteration, from 1.
+      last: The state after the previous iteration. Donated: do not use it after the call.
       selected: The selected rows of this iteration.
 
     Returns:
@@ -117,10 +118,10 @@ def improve(
 
 
 def state_before(config: Config, policy: Policy, iteration: int) -> TrainState:
-    """Restores the state that an iteration starts from, as an interrupted run left it.
+    """Restores the state that an iteration starts from, to continue an interrupted run.
 
     Raises:
-      UserError: If the optimizer state that the iteration inherits is gone.
+      UserError: If the iteration inherits an optimizer state that is not on disk any more.
     """
     checkpoints = policy.checkpoints
     point = checkpoints.save_point()
@@ -145,7 +146,7 @@ def _train(
     params: dict,
     optimizer_state=None,
 ) -> TrainState:
-    """Trains the policy in phase "sft" or "improve"; what it starts from is donated."""
+    """Trains the policy in phase "sft" or "improve". The state that it starts from is donated."""
     job = TrainingJob(
         phase,
         iteration,
@@ -160,5 +161,5 @@ def _train(
     return train(config, workspace, policy.mesh, job, params, optimizer_state)
 
 
-def _batch_of_one_kind(data: Encoded, rows: int, seeds: tuple[int, ...], step: int) -> Batch:
+def _batch_of_one_kind(data: Encoded[Batch], rows: int, seeds: tuple[int, ...], step: int) -> Batch:
     return data.take(row_order(len(data), rows, step, seeds))

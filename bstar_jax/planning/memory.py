@@ -1,4 +1,4 @@
-"""What a device holds while each program of a run runs, by arithmetic: nothing is compiled.
+"""Memory of a device while each program of a run runs, by arithmetic: nothing is compiled.
 
     stage      a program's arguments            what else lies on a device
     train      state, batch                     the policy's parameters where another model trains:
@@ -34,7 +34,7 @@ PARTS = (
     "parameters", "optimizer", "rollout_weights", "process_model", "cache", "inputs",
     "temporaries", "outputs", "code",
 )  # fmt: skip
-"""What a device's memory is divided into, in the order in which it is shown."""
+"""The parts of a device's memory, in the order in which they are shown."""
 MARGIN = 0.97
 """Share of a device's memory that arithmetic may fill: it misses less than a twentieth."""
 SETTINGS = {
@@ -66,7 +66,7 @@ class Occupancy:
 
     @property
     def known(self) -> int:
-        """Bytes of everything but the temporaries."""
+        """The bytes that are known without compiling: everything but the temporaries."""
         return total(self.program.arguments) + total(self.resident)
 
     @property
@@ -84,7 +84,7 @@ def timeline(placement: Placement) -> list[Occupancy]:
 
 
 def _resident(placement: Placement, program: Program) -> dict[str, int]:
-    """What the rooms have on a device while a program runs that is not its argument."""
+    """Returns what rooms keep on a device during a program, without its arguments."""
     if program.stage == "train":
         return {"parameters": _other_parameters(placement, program)}
     held = training.resident(placement)

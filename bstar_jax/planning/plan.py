@@ -20,7 +20,7 @@ from bstar_jax.sharding import Placement
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is known of a run before it starts.
+    """Everything that is known about a run before it starts.
 
     Attributes:
       config: All settings.

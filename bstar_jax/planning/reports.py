@@ -1,4 +1,4 @@
-"""What the compiler reported of programs, kept on disk: the same program is not compiled twice."""
+"""The compiler's reports on programs, kept on disk so that no program is compiled twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bstar_jax.sharding import Collective, Cost
 
 @dataclasses.dataclass(frozen=True)
 class CompilerReport:
-    """What the compiler reported of a program. Bytes are those of one device.
+    """The compiler's report on a program. Bytes are those of one device.
 
     Attributes:
       seconds: Seconds of compiling.

@@ -25,12 +25,12 @@ class LeastTime:
 
     @property
     def seconds(self) -> float:
-        """The longest of the three, which perfect overlap would reach."""
+        """The longest of the three times, which the step would take if they overlapped fully."""
         return max(self.compute, self.memory, self.exchange)
 
     @property
     def bound(self) -> str:
-        """The name of the longest."""
+        """The name of the longest of the three times."""
         parts = dataclasses.asdict(self)
         return max(parts, key=lambda name: parts[name])
 

@@ -1,6 +1,6 @@
-"""What fits: meshes in order of merit, the nearest settings that fit, and the largest that do.
+"""Search for what fits: meshes in order of merit, the nearest and the largest settings that fit.
 
-Everything is found by arithmetic first; the compiler then confirms it or not.
+Arithmetic finds the candidates first. The compiler then confirms or rejects them.
 """
 
 from __future__ import annotations

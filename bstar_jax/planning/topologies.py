@@ -123,7 +123,7 @@ class Topology:
 
 
 def find_topology(name: str) -> Topology:
-    """Returns the topology of a name.
+    """Finds the topology that a name such as v5e:8x8 denotes.
 
     Raises:
       UserError: If the kind or shape is not known, or the compiler refuses the shape.

@@ -1,1 +1,1 @@
-"""The learnt process reward: labels of solution steps, a model that learns them, its scores."""
+"""The learnt process reward: labels of solution steps, the model that learns them, its scores."""

@@ -1,4 +1,4 @@
-"""How well a process reward model tells good solution steps from bad ones."""
+"""Evaluation of a process reward model: how well it tells good solution steps from bad ones."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ def evaluate_model(
     """Compares the rewards of a process reward model with labels, answers and exact checks.
 
     Args:
-      process_model: The model.
-      grader: Checks steps exactly, where the sources of the task can.
+      process_model: The process reward model.
+      grader: Checks steps exactly if the sources of the task can.
       task: The queries of the responses.
-      labelled: Responses with labels as `step_rewards`, 2 label - 1.
+      labelled: Responses whose `step_rewards` are 2 label - 1.
 
     Returns:
-      The figures of prm.json; None where a class is empty. Over steps: `step_accuracy` (reward
-      above 0 where some continuation was right) and `step_auc` of the same. Over responses:
-      `answer_auc` of the process reward against the answer; with an exact check, `exact_auc`
-      against all steps being valid, and `exact_auc_correct` among responses with a correct answer
-      alone. `calibration`: the reliability of the steps' probabilities, as a table of bins.
+      The figures of prm.json. A figure is None if one of its two classes is empty.
+
+      Over steps: `step_accuracy`, the share of steps whose reward is above 0 exactly if some
+      continuation was right; and `step_auc`, the area under the curve for the same two classes.
+
+      Over responses: `answer_auc`, of the process reward for correct against other answers. With
+      an exact check also `exact_auc`, for responses with only valid steps against others; and
+      `exact_auc_correct`, the same among responses with a correct answer.
+
+      `calibration`: the reliability of the steps' probabilities, as a table of bins.
     """
     scored = process_model.grade(labelled)
     probability = (np.concatenate(scored.column("step_rewards")) + 1) / 2
@@ -54,7 +59,7 @@ def evaluate_model(
 
 
 def write_evaluation(workspace: Workspace, figures: dict) -> None:
-    """Writes prm.svg and prm.json, the latter last: it says that the evaluation is done."""
+    """Writes prm.svg, then prm.json, whose presence says that the evaluation is complete."""
     plot = reliability.diagram(figures["calibration"])
     workspace.path(0, "prm.svg").write_text(plot)
     write_json(workspace.path(0, "prm.json"), figures, indent=1)

@@ -1,10 +1,12 @@
-"""Labels of solution steps without people: every step is continued, by a better model if wanted.
+"""Labels of solution steps without human annotators: a model continues every step.
 
-responses    the warm-up model answers some train queries, and some calibration queries
-completer    the warm-up model, trained further: on human solutions, or on its own right answers
-labels       from the end of every step the completer goes on n times. The label of a step is
-             the share of continuations that reach the reference answer; that of the last step
-             is whether the response is correct (Math-Shepherd, arXiv:2312.08935)
+    responses    the warm-up model answers some train queries and some calibration queries
+    completer    the warm-up model, trained further on human solutions or on its own right answers
+    labels       the completer continues the response n times from the end of every step. The label
+                 of a step is the share of continuations that reach the reference answer; that of
+                 the last step is 1 if the response is correct, else 0
+
+Source: Math-Shepherd, arXiv:2312.08935.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -35,23 +38,23 @@ from bstar_jax.training.batches import Batch, Encoded, Example, encode, row_orde
 from bstar_jax.training.losses import response_loss
 from bstar_jax.training.optimizer import Schedule
 
-# Beside (seed, iteration): whatever else is drawn in an iteration has another number.
+# These seed random numbers with (seed, iteration). Other draws in an iteration use other numbers.
 _QUERIES, _COMPLETER = 2, 3
 
 Collecting = Callable[..., AbstractContextManager[Collector]]
-"""Opens a collector under trained parameters; `score_steps=False` leaves the steps unscored."""
+"""Opens a collector under trained parameters; with `score_steps=False` it scores no steps."""
 
 StepSplitter = Callable[[str, str], list[str]]
-"""Gives, for (query_id, response), the beginnings that end with a step, but the whole response."""
+"""Gives, for (query_id, response), the beginnings that end with a step, the response excluded."""
 
 
 def labelling_queries(config: Config, task: Task) -> tuple[list[Query], list[Query]]:
-    """Chooses whose responses are labelled.
+    """Chooses the queries whose responses are labelled.
 
     Returns:
-      The train queries that the process reward model learns from, in an order of their own, and
-      the calibration queries that it is evaluated on. (No calibration story shares its set of
-      numbers with a train story; two train stories may.)
+      The train queries that the process reward model learns from, in random order, and the
+      calibration queries that it is evaluated on. (No calibration story shares its set of numbers
+      with a train story; two train stories may.)
     """
     train_queries = task.splits["train"]
     rng = np.random.default_rng([3, config.seed, 0, _QUERIES])
@@ -73,13 +76,13 @@ def labelled_responses(
     Args:
       config: The settings.
       task: The queries.
-      workspace: The workspace.
-      store: Where the completer is kept.
+      workspace: The run directory.
+      store: Stores the completer.
       collecting: Opens a collector.
-      params: The parameters of the warm-up model, on the storage map.
+      params: The parameters of the warm-up model, sharded as training stores them.
 
     Returns:
-      The parameters of the completer, and the responses. The reward of a step is 2 label - 1.
+      The parameters of the completer, and the responses with 2 label - 1 as `step_rewards`.
     """
     file = workspace.path(0, "prm.parquet")
     if workspace.exists(file):
@@ -90,7 +93,8 @@ def labelled_responses(
     keys = Keys(config.seed, 0, "prm")
     draw = Draw(settings.temperature, 0, settings.responses)
     with collecting(params, score_steps=False) as collect:
-        responses = collect(sum(labelling_queries(config, task), []), [draw], keys)
+        queries = list(itertools.chain.from_iterable(labelling_queries(config, task)))
+        responses = collect(queries, [draw], keys)
     better = completer(config, task, workspace, store, params, responses)
     draw = Draw(settings.completer_temperature, 0, settings.continuations)
     split = functools.partial(beginnings, store)
@@ -98,7 +102,7 @@ def labelled_responses(
     queries = continued_queries(task, tokenizer, split, responses, config.generate.max_tokens)
     with collecting(better, score_steps=False) as collect:
         continued = collect(queries, [draw], keys, name="prm-continued")
-    seconds = {  # where every response is one step, there is nothing to continue
+    seconds = {  # if every response is one step, there is nothing to continue
         name: responses.seconds[name] + continued.seconds.get(name, 0.0)
         for name in ("sample", "grade")
     }
@@ -110,14 +114,15 @@ def labelled_responses(
 def continued_queries(
     task: Task, tokenizer: Tokenizer, split: StepSplitter, responses: Rollouts, max_tokens: int
 ) -> list[Query]:
-    """Makes a query for every beginning of a response that ends with a step but its last.
+    """Makes a query for every beginning of a response that ends with any step but the last.
 
     Args:
       task: The queries of the responses.
-      tokenizer: Text to tokens.
-      split: Gives the beginnings.
+      tokenizer: Counts the tokens of a beginning.
+      split: Gives the beginnings of a response.
       responses: The responses.
-      max_tokens: The longest response; a beginning of as many tokens cannot be continued.
+      max_tokens: The most tokens of a response. Beginnings of that many are left out, because
+        they cannot be continued.
     """
     found: dict[str, Query] = {}
     rows = zip(responses.column("query_id"), responses.column("response"), strict=True)
@@ -137,17 +142,17 @@ def label(
 ) -> Rollouts:
     """Labels the steps of responses by graded continuations.
 
-    A step without a continuation, as no token was left for one, has no label. Responses with such
-    a step, and those without any step, are left out, and a warning gives their number.
+    A step has no label if no token was left to continue it. Responses with such a step, and those
+    without any step, are left out, and a warning gives their number.
 
     Args:
-      console: Is told what is left out.
+      console: Shows the warning.
       split: Gives the beginnings of a response.
       responses: The responses, graded.
-      continued: Graded continuations, of the queries of `continued_queries`.
+      continued: Graded responses to the queries of `continued_queries`.
 
     Returns:
-      The responses with `step_rewards` 2 label - 1, and their minimum as `process_reward`.
+      The responses with 2 label - 1 as `step_rewards`, and their minimum as `process_reward`.
     """
     reached: dict[str, list[bool]] = {}
     for query_id, correct in zip(
@@ -158,13 +163,14 @@ def label(
     labels = []
     for query_id, response, correct in zip(*map(responses.column, names), strict=True):
         steps = [reached.get(_continued_id(query_id, text)) for text in split(query_id, response)]
-        is_whole = response.strip() and None not in steps
-        labels.append([*map(np.mean, steps), float(correct)] if is_whole else None)
+        known = [hits for hits in steps if hits is not None]
+        is_labelled = response.strip() and len(known) == len(steps)
+        labels.append([*map(np.mean, known), float(correct)] if is_labelled else None)
     left_out = sum(each is None for each in labels)
     if left_out:
         console.warn(
             f"{left_out} of {len(labels)} responses have no step, or one at the length limit; "
-            "the process reward model does not learn from them"
+            "the process reward model does not use them"
         )
     rewards = [each and [2 * value - 1 for value in each] for each in labels]
     return responses.with_columns(
@@ -173,7 +179,7 @@ def label(
 
 
 def beginnings(store: ProcessRewardStore, query_id: str, response: str) -> list[str]:
-    """The beginnings of a response that end with a solution step, the whole response left out."""
+    """Splits off the beginnings of a response that end with a solution step, itself excluded."""
     return [response[:end] for end in store.step_ends(query_id, response)[:-1]]
 
 
@@ -185,21 +191,21 @@ def completer(
     params: dict,
     responses: Rollouts,
 ) -> dict:
-    """Trains the model that continues solution steps, and keeps it as a checkpoint.
+    """Trains the model that continues solution steps, and saves it as a checkpoint.
 
-    A weak model misses the answer from good steps too, so its continuations tell less. The warm-up
-    model itself may stay weak, which keeps it diverse.
+    A weak model often misses the answer even after good steps, so its continuations say less about
+    a step. The warm-up model may itself stay weak, which keeps its responses diverse.
 
     Args:
       config: The settings.
       task: The human solutions.
-      workspace: The workspace.
-      store: Where the completer is kept.
+      workspace: The run directory.
+      store: Stores the completer.
       params: The parameters of the warm-up model.
-      responses: Its responses, graded.
+      responses: Responses of the warm-up model, graded.
 
     Returns:
-      The parameters of the completer; with `prm.completer_steps` 0 those of the warm-up model.
+      The parameters of the completer. If `prm.completer_steps` is 0, those of the warm-up model.
     """
     settings, steps = config.sft, config.prm.completer_steps
     policy = store.policy
@@ -219,7 +225,7 @@ def completer(
             "completer", 0, policy.model, checkpoints, response_loss, steps, rate, batch_at,
             policy.frozen,
         )  # fmt: skip
-        # A copy: what is trained is donated, and the warm-up model is still needed.
+        # A copy: training donates its parameters, and the warm-up model is still needed.
         copied = jax.tree.map(jnp.copy, params)
         trained = train(config, workspace, policy.mesh, job, copied)
         checkpoints.save_params(0, trained.params)
@@ -228,8 +234,10 @@ def completer(
 
 def _completer_data(
     config: Config, task: Task, console: Console, tokenizer: Tokenizer, responses: Rollouts
-) -> Encoded:
-    """Training rows for the completer. Calibration queries are left out: they evaluate.
+) -> Encoded[Batch]:
+    """Encodes training rows for the completer.
+
+    Calibration queries are left out, because they evaluate the process reward model.
 
     Raises:
       UserError: If there is nothing to learn from.
@@ -245,8 +253,8 @@ def _completer_data(
     data, too_long = encode(tokenizer, examples, **length_limits(config))
     if len(data) == 0:
         raise UserError(
-            f"prm.completer_data is {wanted!r}, but of {len(responses)} responses none to a train "
-            "query is right; warm up longer (sft.steps), or raise prm.queries"
+            f"prm.completer_data is {wanted!r}, but none of {len(responses)} responses answers a "
+            "train query correctly; warm up longer (sft.steps), or raise prm.queries"
         )
     if too_long:
         console.warn(

@@ -1,8 +1,8 @@
-"""Learning the process reward, once, after warm-up.
+"""Learning of the process reward, once, after warm-up.
 
-labels        of solution steps, by continuing them (labels.py)
+labels        solution steps are labelled by continuing them (labels.py)
 training      a copy of the completer with a scalar head learns the labels
-evaluation    on calibration queries: iterations/0000/prm.json and prm.svg
+evaluation    calibration queries evaluate it: iterations/0000/prm.json and prm.svg
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from bstar_jax.training.batches import (
 from bstar_jax.training.losses import step_loss
 from bstar_jax.training.optimizer import TrainState
 
-_ORDER = 2  # beside (seed, iteration): the completer has another, see labels.py
+_ORDER = 2  # seeds row order with (seed, iteration); the completer uses another number (labels.py)
 
 
 def learn_process_reward(
@@ -53,17 +53,17 @@ def learn_process_reward(
 ) -> None:
     """Labels solution steps, trains the process reward model on them, and evaluates it.
 
-    Writes `prm.parquet` (the labelled responses, labels as `step_rewards`), `prm.json`, `prm.svg`
-    and the checkpoint. What is written already is not made again.
+    Writes `prm.parquet` (the labelled responses), `prm.json`, `prm.svg` and the checkpoint. Files
+    that exist already are read instead.
 
     Args:
       config: The settings.
       task: The queries.
-      workspace: The workspace.
-      store: Where the model is kept.
+      workspace: The run directory.
+      store: Stores the process reward model.
       grader: Checks steps exactly, for the evaluation.
       collecting: Opens a collector.
-      state: The state after warm-up; left as it is.
+      state: The state after warm-up; not changed.
     """
     file = workspace.path(0, "prm.json")
     evaluation_seconds = None
@@ -75,17 +75,17 @@ def learn_process_reward(
         figures = evaluate_model(store.load(), grader, task, heldout_rows)
         workspace.once(lambda: write_evaluation(workspace, figures))
         evaluation_seconds = time.perf_counter() - started
-    # The rows before it are those of training.
+    # Training has logged rows of this phase; only its last row has the figures of the evaluation.
     if "step_auc" not in (workspace.metrics.last(0, "prm") or {}):
         figures = json.loads(file.read_text())
         workspace.metrics.append(_last_row(workspace, figures, evaluation_seconds))
 
 
 def split(config: Config, task: Task, labelled: Rollouts) -> tuple[Rollouts, Rollouts]:
-    """Parts the labelled responses into those to train on and those to evaluate with.
+    """Divides the labelled responses into those for training and those for evaluation.
 
     Raises:
-      UserError: If there are none of one kind.
+      UserError: If one part is empty.
     """
     heldout = {query.query_id for query in labelling_queries(config, task)[1]}
     is_heldout = [query_id in heldout for query_id in labelled.column("query_id")]
@@ -93,7 +93,7 @@ def split(config: Config, task: Task, labelled: Rollouts) -> tuple[Rollouts, Rol
     if not all(map(len, parts)):
         raise UserError(
             f"{len(labelled)} responses have labelled steps: {len(parts[0])} for training and "
-            f"{len(parts[1])} for evaluation; both need at least 1: raise prm.queries, or "
+            f"{len(parts[1])} for evaluation; both need at least 1: raise prm.queries or "
             "prm.heldout"
         )
     return parts
@@ -101,17 +101,17 @@ def split(config: Config, task: Task, labelled: Rollouts) -> tuple[Rollouts, Rol
 
 def encoded(
     config: Config, console: Console, store: ProcessRewardStore, labelled: Rollouts
-) -> Encoded:
-    """Encodes labelled responses as training rows, equal texts of a query once.
+) -> Encoded[StepBatch]:
+    """Encodes labelled responses as training rows. Equal responses to a query become one row.
 
     Args:
       config: The settings.
-      console: Is told how many are too long.
-      store: Says where steps end, and gives the tokenizer.
-      labelled: The responses.
+      console: Shows a warning that gives the number of responses that are too long.
+      store: Finds the ends of steps, and has the tokenizer.
+      labelled: The labelled responses.
 
     Raises:
-      UserError: If none is left to learn from.
+      UserError: If no response is left to learn from.
     """
     examples = {}
     names = ("prompt", "response", "query_id", "step_rewards")
@@ -126,7 +126,7 @@ def encoded(
     if too_long:
         console.warn(
             f"{len(too_long)} of {len(examples)} labelled responses are longer than the limits "
-            "once they are encoded again; the process reward model does not learn from them"
+            "when they are encoded again; the process reward model does not learn from them"
         )
     if len(data) == 0:
         if too_long:
@@ -143,7 +143,7 @@ def _train(
         if checkpoints.iterations():
             return
         data = encoded(config, workspace.console, store, rows)
-        # A copy: what is trained is donated, and without completer steps it is the policy itself.
+        # A copy: training donates its parameters, which without a completer are the policy's.
         copy = functools.partial(jnp.array, dtype=jnp.float32, copy=True)
         merged = jax.tree.map(copy, policy.merged(params))
         model, merged = with_scalar_head(policy.merged_model, merged, policy.mesh)
@@ -159,15 +159,15 @@ def _train(
 
 
 def _targets(config: Config, rewards: list[float]) -> np.ndarray:
-    """Labels in [0, 1] from stored step rewards."""
+    """Turns stored step rewards back into labels in [0, 1]."""
     soft = (np.asarray(rewards, np.float32) + 1) / 2
     return soft if config.prm.labels == "soft" else (soft > 0).astype(np.float32)
 
 
 def _last_row(workspace: Workspace, figures: dict, evaluation_seconds: float | None) -> dict:
-    """The last metrics row of the phase: the figures, and the seconds that each part took.
+    """Makes the last metrics row of the phase: the figures, and the seconds of each part.
 
-    Those of the evaluation are unknown where the run was killed between it and this row.
+    The seconds of the evaluation are None if the run was killed between it and this row.
     """
     del figures["calibration"]
     labelling = Rollouts.read(workspace.path(0, "prm.parquet")).seconds

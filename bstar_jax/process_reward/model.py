@@ -1,13 +1,13 @@
-"""Process rewards that are learnt: how good each solution step of a response is.
+"""The process reward model: it says how good each solution step of a response is.
 
-A model with a scalar head reads prompt and response once. Its value z at the last token of a
-step says how likely the steps so far still lead to the reference answer; the step's reward is
+A model with a scalar head reads prompt and response once. Its value z at the last token of a step
+says how likely the steps up to there lead to the reference answer. The reward of the step is
 
     2 sigmoid(z) - 1,   in (-1, 1)
 
-What it learns from are labels without people (Math-Shepherd, arXiv:2312.08935): a step is as
-good as the share of continuations from it that reach the reference answer. The last step, which
-states the answer, is labelled by that answer.
+It learns from labels that need no human annotators (Math-Shepherd, arXiv:2312.08935): the label of
+a step is the share of continuations after it that reach the reference answer. The last step states
+the answer, and its label is whether that answer is correct.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bstar_jax.tokenizer import Tokenizer, tokens_at
 
 REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "min": min,
-    # Of the probabilities that the rewards stand for, scaled as they are.
+    # The product of the probabilities, scaled to a reward as they are.
     "product": lambda rewards: 2 * float(np.prod([(reward + 1) / 2 for reward in rewards])) - 1,
     "last": lambda rewards: rewards[-1],
 }
@@ -40,9 +40,9 @@ _SHORTEST = 64
 
 
 def columns_for(tokens: int) -> int:
-    """Columns that responses of so many tokens, prompts included, are scored in.
+    """Returns the columns of a batch whose longest row has so many tokens, prompt included.
 
-    They double from 64, as every length is a program of its own. Example: 100 -> 128.
+    They double from 64, because every number of columns compiles a program. Example: 100 -> 128.
     """
     columns = _SHORTEST
     while columns < tokens:
@@ -51,17 +51,17 @@ def columns_for(tokens: int) -> int:
 
 
 def step_ends(text: str, separator: str, marker: str) -> list[int]:
-    """Where the solution steps of a response end, in characters.
+    """Finds the ends of the solution steps of a response, in characters.
 
-    Steps are what separators divide, each with its separator; the marker of the answer and what
-    follows is the last one. Steps of spaces alone do not count.
+    A separator ends a step and belongs to it. The marker of the answer and the text after it are
+    the last step. Steps of only spaces do not count.
 
     Example: "8 - 3 = 5 . 5 + 4 = 9 . # 9", separator ".", marker "#" -> [11, 23, 27].
 
     Args:
       text: The response.
-      separator: What ends a step, such as a line end.
-      marker: The text before the answer; "" where answers are not marked.
+      separator: The text that ends a step, such as a line break.
+      marker: The text before the answer; "" if answers have no marker.
     """
     start = text.find(marker) if marker else -1
     reasoning = text if start < 0 else text[:start]
@@ -83,7 +83,7 @@ class StepText(NamedTuple):
     Attributes:
       prompt: The prompt.
       response: The response.
-      ends: Where its steps end, in characters, ascending.
+      ends: The ends of its steps, in characters, ascending.
     """
 
     prompt: str
@@ -97,14 +97,15 @@ class ProcessRewardModel:
 
     Attributes:
       config: The model, with a scalar head.
-      params: Its parameters, on the storage map.
-      tokenizer: Text to tokens.
-      step_ends: Where the solution steps of a response end, in characters, given (query_id,
-        response).
-      reduction: How a response's process reward comes from its steps: a name in `REDUCTIONS`.
-      batch: Responses scored at once; a multiple of the shards of the mesh.
-      mesh: Where; None is the default device.
-      team: The processes that share the mesh, and score together.
+      params: The parameters of the model, sharded as training stores them.
+      tokenizer: Encodes prompts and responses.
+      step_ends: Finds the ends of the solution steps of a response, in characters, given
+        (query_id, response).
+      reduction: How the rewards of its steps give the process reward of a response: a name in
+        `REDUCTIONS`.
+      batch: Responses that are scored at once; a multiple of the row shards of the mesh.
+      mesh: The devices; None is the default device.
+      team: The processes that share the mesh and score together.
     """
 
     config: ModelConfig
@@ -117,14 +118,20 @@ class ProcessRewardModel:
     team: Team = ALONE
 
     def score(self, texts: Sequence[StepText]) -> list[list[float]]:
-        """Rewards in (-1, 1) of the solution steps of every response; [] for an empty response.
+        """Scores the solution steps of every response.
 
-        Responses of like length are scored in batches of one shape, and all batches are queued
-        before the first is read.
+        Responses of similar length are scored together, and all batches are queued before the
+        results of the first are read.
+
+        Args:
+          texts: The responses.
+
+        Returns:
+          For every response the rewards of its steps, in (-1, 1); [] for an empty response.
         """
         rows = [self._row(text) for text in texts]
         scored = [index for index, (_, places) in enumerate(rows) if places]
-        # Neighbours in length share a batch, and the order is a function of the texts alone.
+        # Responses of similar length share a batch. The order depends only on the texts.
         scored.sort(key=lambda index: (len(rows[index][0]), index))
         queued = list(self._queue([rows[index][0] for index in scored]))
         if self.mesh is not None and self.mesh.is_multi_process:
@@ -137,9 +144,15 @@ class ProcessRewardModel:
         return results
 
     def grade(self, rollouts: Rollouts) -> Rollouts:
-        """The rows with `step_rewards` and `process_reward` as this model gives them.
+        """Fills `step_rewards` and `process_reward` of rows with the scores of this model.
 
-        Equal texts of a query are scored once. A response without any step has neither.
+        Equal responses to a prompt are scored once. Both are null for a response without steps.
+
+        Args:
+          rollouts: The rows.
+
+        Returns:
+          The rows with these two columns replaced.
         """
         columns = map(rollouts.column, ("query_id", "prompt", "response"))
         texts = [
@@ -147,7 +160,7 @@ class ProcessRewardModel:
             for query_id, prompt, response in zip(*columns, strict=True)
         ]
         every = texts
-        if self.team.count > 1:  # a program on all devices takes the same rows everywhere
+        if self.team.count > 1:  # processes that share a program pass it the same rows
             gathered = (text for part in self.team.gather_json(texts) for text in part)
             every = [StepText(prompt, response, tuple(ends)) for prompt, response, ends in gathered]
         distinct = list(dict.fromkeys(every))
@@ -159,7 +172,7 @@ class ProcessRewardModel:
         )
 
     def _row(self, text: StepText) -> tuple[list[int], list[int]]:
-        """Tokens of prompt and response, and the columns of its steps' last tokens."""
+        """Returns the tokens of prompt and response, and the columns of its steps' last tokens."""
         given = self.tokenizer.encode_prompt(text.prompt)
         drawn = self.tokenizer.encode(text.response)
         if not drawn:
@@ -187,18 +200,28 @@ class ProcessRewardModel:
 def step_rewards(
     config: ModelConfig, params: dict, tokens_BL: jax.Array, segments_BL: jax.Array
 ) -> jax.Array:
-    """What the process reward of a step would be that ended at each token, f32 [B, L]."""
+    """Returns the reward that a step ending at each token would have, f32 [B, L].
+
+    Args:
+      config: The model, with a scalar head.
+      params: The parameters.
+      tokens_BL: Prompts and responses; padding follows them.
+      segments_BL: 1 at tokens, 0 at padding.
+    """
     hidden, decoder = model.forward_hidden(config, params, tokens_BL, segments_BL, packed=False)
     return 2 * jax.nn.sigmoid(decoder.values(hidden)) - 1
 
 
 def with_scalar_head(config: ModelConfig, params: dict, mesh: Mesh) -> tuple[ModelConfig, dict]:
-    """The model with a second head of zeros: every step is worth 0 until it has learnt.
+    """Adds a scalar head of zeros to a model. Until it is trained every step has reward 0.
 
     Args:
       config: The model.
-      params: Its parameters, on the storage map; shared with the result.
-      mesh: Where.
+      params: The parameters, sharded as training stores them. The result shares their buffers.
+      mesh: The devices.
+
+    Returns:
+      The model with the head, and its parameters.
     """
     config = dataclasses.replace(config, scalar_head=True)
 

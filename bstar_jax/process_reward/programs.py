@@ -1,4 +1,4 @@
-"""The programs of the process reward model by shapes alone: its steps, and its scores."""
+"""The programs of the process reward model, described by shapes: its training and its scoring."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bstar_jax.training.losses import step_loss
 
 
 def programs(placement: Placement) -> list[Program]:
-    """Lists the optimizer step and the scoring of responses; nothing where it is disabled."""
+    """Lists the optimizer step and the scoring of responses; [] if the model is disabled."""
     settings = placement.config.prm
     if not settings.enabled:
         return []
@@ -47,7 +47,7 @@ def programs(placement: Placement) -> list[Program]:
 
 
 def resident(placement: Placement) -> dict[str, int]:
-    """Returns the bytes of the model while responses are sampled and graded."""
+    """Returns the bytes that the model occupies while responses are sampled and graded."""
     enabled = placement.config.prm.enabled
     return {"process_model": bytes_on_device(_parameters(placement)) if enabled else 0}
 
@@ -57,7 +57,7 @@ def _model(placement: Placement) -> ModelConfig:
 
 
 def _parameters(placement: Placement) -> dict:
-    """The model in the types it computes with, on the storage map of the sampling mesh."""
+    """Returns the shapes of the parameters as they score: cast, sharded over the sampling mesh."""
     config = _model(placement)
     vocab = sharding.padded_vocab(config, placement.mesh)
     shapes = as_computed(config, training.parameter_shapes(config, vocab))
@@ -68,7 +68,7 @@ def _parameters(placement: Placement) -> dict:
 
 
 def _score(placement: Placement) -> Program:
-    """Scores a batch of responses."""
+    """Describes the program that scores a batch of responses."""
     config, mesh, settings = _model(placement), placement.sampling_mesh, placement.config
     params, batch = _parameters(placement), settings.prm.score_batch
     shards = sharding.row_shards(placement.mesh)

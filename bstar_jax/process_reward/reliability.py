@@ -1,4 +1,4 @@
-"""Small plots as SVG text, which any browser shows."""
+"""The reliability diagram of a process reward model, as SVG text that any browser shows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _SIZE, _MARGIN = 320, 48
 
 
 def diagram(bins: Sequence[Mapping[str, float]]) -> str:
-    """Predicted probability against observed share; the larger its point, the more steps.
+    """Draws predicted probability against observed share, with larger points for more steps.
 
     Args:
-      bins: As `metrics.reliability` gives them.
+      bins: The table that `metrics.reliability` returns.
     """
     most = max((each["count"] for each in bins), default=1)
     points = "\n".join(
@@ -26,14 +26,14 @@ def diagram(bins: Sequence[Mapping[str, float]]) -> str:
         f'<text x="{_x(0) - 8:.0f}" y="{_y(value) + 4:.0f}" text-anchor="end">{value:g}</text>'
         for value in (0, 0.5, 1)
     )
-    whole, middle = _SIZE + 2 * _MARGIN, _MARGIN + _SIZE / 2
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole} {whole}" \
+    side, middle = _SIZE + 2 * _MARGIN, _MARGIN + _SIZE / 2
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side} {side}" \
 font-family="sans-serif" font-size="12">
-<rect width="{whole}" height="{whole}" fill="white"/>
+<rect width="{side}" height="{side}" fill="white"/>
 <rect x="{_MARGIN}" y="{_MARGIN}" width="{_SIZE}" height="{_SIZE}" fill="none" stroke="#888"/>
 <path d="M {_x(0)} {_y(0)} L {_x(1)} {_y(1)}" stroke="#bbb" stroke-dasharray="4"/>
 {ticks}
-<text x="{middle}" y="{whole - 10}" text-anchor="middle">predicted: a continuation is right</text>
+<text x="{middle}" y="{side - 10}" text-anchor="middle">predicted: a continuation is right</text>
 <text transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">observed share</text>
 {points}
 </svg>

@@ -1,4 +1,4 @@
-"""Which processes make up this run: from flags, or from what SLURM, Cloud TPU or GKE set.
+"""Finds the processes of a run: from flags, or from what SLURM, Cloud TPU or GKE set.
 
 flags       --coordinator=HOST:PORT --processes=N --process=I
 SLURM       a job step of several tasks, which `srun` numbers

@@ -54,7 +54,7 @@ class Connection:
 
     def close(self) -> None:
         """Closes the socket, which the other side notices."""
-        # Without a shutdown a receiving thread would go on waiting.
+        # Without a shutdown a receiving thread would keep waiting.
         with contextlib.suppress(OSError):  # the other side may have closed first
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()

@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 from bstar_jax.config.errors import Preempted
 from bstar_jax.processes.team import ALONE, Team
 
-STATE_IS_SAVED = "the state is saved; the same command goes on from here"
+STATE_IS_SAVED = "the state is saved; the same command continues from here"
 
 
 class StopRequest:

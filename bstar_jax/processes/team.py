@@ -1,4 +1,4 @@
-"""What processes tell each other besides what devices exchange: small values, and signs of life.
+"""Messages between processes, besides those of devices: small values, and signs of life.
 
 Process 0 is the hub, to which every other process keeps a connection. The connection of a process
 that dies breaks at once, as its system closes it. A process that falls silent, because its host
@@ -13,6 +13,7 @@ names it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import queue
@@ -55,7 +56,7 @@ class Team:
         return self.index == 0
 
     def gather(self, value: bytes) -> list[bytes]:
-        """The values of all processes, by their index. All must call it, in the same order."""
+        """Returns the values of all processes, by index. All must call it, in the same order."""
         return [value]
 
     def agree(self, value: Any) -> Any:
@@ -86,7 +87,7 @@ def end_process(line: str, code: int) -> NoReturn:
 
 
 def _lost(error: Closed) -> str:
-    remedy = "start all again with the same command, and the run goes on from what is stored"
+    remedy = "start all again with the same command, and the run continues from what is stored"
     return f"is lost: {error} ({remedy})"
 
 
@@ -176,7 +177,7 @@ class Member(Team):
                 self._take(other, header["round"], body)
             elif header["kind"] == "values":
                 ends = [sum(header["sizes"][:index]) for index in range(self.count + 1)]
-                pairs = zip(ends, ends[1:], strict=False)
+                pairs = itertools.pairwise(ends)
                 self._complete.put([body[start:end] for start, end in pairs])
             elif header["kind"] == "leave":
                 self._stop(other, header["reason"], header["code"])

@@ -1,4 +1,4 @@
-"""What the rooms hand each other: queries, responses, and rollouts as columns for Parquet."""
+"""The records that rooms exchange: queries, sources, responses, and rollouts as columns."""
 
 from bstar_jax.records.query import SPLITS, Query, Response, Source
 from bstar_jax.records.rollouts import SCHEMA, Rollouts

@@ -1,7 +1,7 @@
-"""The one way to write a file or a folder: complete under its name, or not there at all.
+"""Atomic writing: a file or folder is complete under its name, or it does not exist.
 
-What is written has a temporary name until it is complete, and then takes its own by one rename.
-A process that is killed leaves at most the temporary name, which the next attempt replaces.
+It has a temporary name until it is complete, and then gets its own in one rename. A process that is
+killed leaves at most the temporary file or folder, which the next attempt replaces.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from bstar_jax.config import UserError
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
-    """Opens a file that takes its name only when the block ends without an error.
+    r"""Opens a file that gets its name only when the block ends without an error.
 
-    The data is on the disk before the name is. Until then the file's name ends in `.tmp`.
+    The data is on disk before the file gets its name. Until then the name ends in `.tmp`.
 
     Example:
         with atomic_file("runs/first/figures.txt") as file:
-            file.write("complete\\n")
+            file.write("complete\n")
 
     Args:
-      path: Where the file will be; its folder must exist.
+      path: Path of the file. Its folder must exist.
       mode: "w" for UTF-8 text, "wb" for bytes.
     """
     path = pathlib.Path(path)
@@ -46,12 +46,12 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 @contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Makes a folder to write in, which takes its name only when the block ends without an error.
+    """Makes a folder that gets its name only when the block ends without an error.
 
-    Until then the folder is hidden beside it, under a name that ends in `.writing`.
+    Until then it has a hidden name in the same parent folder, which ends in `.writing`.
 
     Args:
-      path: Where the folder will be; there may be an empty folder already.
+      path: Path of the folder. An empty folder may exist there already.
 
     Yields:
       The folder to write in.
@@ -59,7 +59,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.writing"
-    shutil.rmtree(temporary, ignore_errors=True)  # what a kill left
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
     temporary.mkdir()
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, temporary, ignore_errors=True)
@@ -72,12 +72,12 @@ def write_json(path: str | os.PathLike, value: object, *, indent: int | None = N
     """Writes a JSON file atomically, with a newline at its end.
 
     Args:
-      path: Where to.
-      value: What to write.
-      indent: Spaces a level; None writes one line.
+      path: Path of the file.
+      value: The value to write.
+      indent: Spaces of indent for each level; None writes one line.
 
     Raises:
-      ValueError: If there is a NaN or an infinity in it, which JSON does not have.
+      ValueError: If the value contains NaN or infinity, which JSON does not have.
     """
     text = json.dumps(value, allow_nan=False, indent=indent)
     with atomic_file(path) as file:
@@ -86,10 +86,10 @@ def write_json(path: str | os.PathLike, value: object, *, indent: int | None = N
 
 @contextlib.contextmanager
 def full_disk_explained(path: str | os.PathLike) -> Iterator[None]:
-    """Turns the error of a full disk into one that says what to do; other errors pass.
+    """Turns the error of a full disk into one that says what to do. Other errors pass unchanged.
 
     Args:
-      path: What is being written, for the message.
+      path: The file or folder that is being written, for the message.
 
     Raises:
       UserError: If the disk, or the user's share of it, is full.
@@ -100,6 +100,6 @@ def full_disk_explained(path: str | os.PathLike) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
-            f"cannot write {path}: {os.strerror(error.errno)}; make room there and start the "
-            "same command again, which goes on from the last phase that was stored"
+            f"cannot write {path}: {os.strerror(error.errno)}; free space there and start the "
+            "same command again, which continues from the last phase that was stored"
         ) from error

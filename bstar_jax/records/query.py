@@ -18,9 +18,9 @@ class Query:
       split: One of `SPLITS`.
       prompt: The text that the model continues.
       reference: The reference answer, as text.
-      solution: A human solution, answer line included; "" where there is none.
+      solution: A human solution, including its answer line; "" if there is none.
       fields: The task's own data about the query, such as its quantities.
-      prefix: The beginning of a response, where the model is to continue one; else "".
+      prefix: The beginning of a response that the model continues; "" if it starts a new one.
       more_solutions: Other human solutions.
       source: Name of the `Source` that the query comes from.
     """
@@ -42,22 +42,22 @@ class Query:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where queries come from: all that they share about how responses are written and graded.
+    """What queries have in common: how responses to them are written and graded.
 
     Attributes:
-      name: Its name, as in `Query.source`.
+      name: Name of the source, which `Query.source` refers to.
       answer_kind: How answers are read and compared: a key of `grading.kinds.KINDS`.
-      answer_marker: The text before the answer; its first occurrence ends the solution steps.
-        "" where answers have no marker, as programs.
-      separator: What ends a solution step.
-      hint_prompt: Template of a prompt that gives the answer away, for rationalization. It holds
+      answer_marker: The text before the answer. Its first occurrence ends the solution steps. ""
+        if answers have no marker, as in programs.
+      separator: The text that ends a solution step.
+      hint_prompt: Template of a prompt that gives the answer away, for rationalization. It contains
         {question} and {reference}.
-      shots: Solved examples that precede every prompt; "" where there are none.
+      shots: Solved examples that precede every prompt; "" for none.
       step_check: Checks the solution steps of a response to a query exactly, and returns a reward
-        in [-1, 1] for each, the conclusion last; none where there is no step to check. None
-        where steps cannot be checked.
-      equations: Reads the equations of a response in their order, repeats included. None where
-        responses have no equations.
+        in [-1, 1] for each, the conclusion last; [] if the response has no step to check. None if
+        steps cannot be checked.
+      equations: Reads the equations of a response in order, including repeats. None if responses
+        have no equations.
     """
 
     name: str
@@ -74,9 +74,9 @@ class Response(NamedTuple):
     """A response to a query.
 
     Attributes:
-      query: What was answered.
-      text: The response, which may be empty.
-      finish_reason: "stop", or "length" where the length limit cut it.
+      query: The query that it answers.
+      text: The text of the response, which may be empty.
+      finish_reason: "stop", or "length" if the length limit cut the response.
     """
 
     query: Query

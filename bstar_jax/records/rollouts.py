@@ -1,8 +1,8 @@
-"""Rollouts as columns that go to Parquet.
+"""Rollouts as columns, in memory and in Parquet files.
 
-A rollout is one response to one query, with everything known about it. Rollouts are an Arrow table
-with one fixed schema. So "not computed" is a null and never a zero, and memory and file hold the
-same.
+A rollout is one response to one query, with everything that is known about it. Rollouts are an
+Arrow table with a fixed schema, so "not computed" is a null and never a zero, and a file has the
+same columns as memory.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ SCHEMA = pa.schema(
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
-    """Responses with all that is known about them: one row each, columns as in `SCHEMA`.
+    """Responses with all that is known about them, a row for each. The columns are in `SCHEMA`.
 
     Attributes:
       table: The rows. Null means "not computed".
-      seconds: Wall time that the rows took, in seconds, by phase. The file's metadata keeps it, so
-        that a resumed run still knows it.
+      seconds: Wall time that the rows took, in seconds, by phase. It is stored in the metadata of
+        the file, so that a resumed run knows it.
     """
 
     table: pa.Table
@@ -59,13 +59,16 @@ class Rollouts:
 
     @classmethod
     def from_columns(
-        cls, columns: Mapping[str, Sequence], *, seconds: Mapping[str, float] | None = None
+        cls,
+        columns: Mapping[str, Sequence | np.ndarray],
+        *,
+        seconds: Mapping[str, float] | None = None,
     ) -> Rollouts:
         """Builds rollouts from some columns of `SCHEMA`; the others become null.
 
         Raises:
           KeyError: If a name is not a column of `SCHEMA`.
-          ValueError: If lengths differ.
+          ValueError: If the columns differ in length.
         """
         unknown = set(columns) - set(SCHEMA.names)
         if unknown:
@@ -104,14 +107,14 @@ class Rollouts:
         """Returns the column as NumPy numbers.
 
         Raises:
-          ValueError: If a value is null: a number that was not computed has no default.
+          ValueError: If a value is null, because a value that was not computed has no default.
         """
         column = self.table.column(name)
         if column.null_count:
             raise ValueError(f"column {name!r} has {column.null_count} nulls of {len(self)} rows")
         return column.to_numpy()
 
-    def with_columns(self, **columns: Sequence) -> Rollouts:
+    def with_columns(self, **columns: Sequence | np.ndarray) -> Rollouts:
         """Returns the same rows with some columns replaced."""
         table = self.table
         for name, values in columns.items():
@@ -132,7 +135,7 @@ class Rollouts:
         return Rollouts(self.table.filter(pa.array(keep, pa.bool_())), self.seconds)
 
     def sorted(self, query_ids: Sequence[str]) -> Rollouts:
-        """Sorts rows by (place of the query in `query_ids`, temperature, top_k, sample_index)."""
+        """Sorts rows by query (ordered as `query_ids`), temperature, top_k and sample_index."""
         position = {query_id: index for index, query_id in enumerate(query_ids)}
         ranks = np.array([position[query_id] for query_id in self.column("query_id")], np.int64)
         order = np.lexsort(
@@ -141,7 +144,7 @@ class Rollouts:
         return Rollouts(self.table.take(pa.array(order)), self.seconds)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Writes a Parquet file atomically, and makes its folder if there is none."""
+        """Writes a Parquet file atomically, and makes its folder if it does not exist."""
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         table = self.table.replace_schema_metadata({"seconds": json.dumps(dict(self.seconds))})
@@ -150,9 +153,13 @@ class Rollouts:
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> Rollouts:
-        """Reads a Parquet file."""
-        # The stub lacks None, which keeps folder names from becoming columns.
-        table = pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]
+        """Reads a Parquet file.
+
+        Raises:
+          ValueError: If the columns are not those of `SCHEMA`.
+        """
+        # Without None, names of folders become columns.
+        table = pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]  # the stub lacks None
         if table.schema.remove_metadata() != SCHEMA:
             raise ValueError(f"{path}: columns are {table.schema.names}, expected {SCHEMA.names}")
         metadata = table.schema.metadata or {}

@@ -1,1 +1,1 @@
-"""What lives as long as a run: its directory, its model, its training loop, its responses."""
+"""The parts that live as long as a run: directory, policy, training loop, collected responses."""

@@ -1,11 +1,11 @@
-"""Parameters and training state on disk, by Orbax: asynchronous, whole or not at all.
+"""Parameters and training states on disk. Orbax writes them in the background, atomically.
 
     checkpoints/params/<iteration>     parameters after each iteration; 0 is after warm-up
     checkpoints/training/<serial>      the newest parameters with their optimizer state, saved
                                        within and after every training phase
 
-What is on disk has the true vocabulary and does not depend on the mesh that wrote it. Of a model
-with adapters it is the adapters alone.
+The files have the true vocabulary, without padding, and do not depend on the mesh that wrote them.
+For a model with adapters they hold only the adapters.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _SERIAL = 10**8  # a training phase has fewer optimizer steps than this
 
 @dataclasses.dataclass(frozen=True)
 class SavePoint:
-    """Where in a run a training state was saved.
+    """The point in a run at which a training state was saved.
 
     Attributes:
-      iteration: 0 is warm-up.
-      step: Optimizer steps of that iteration's phase that are done.
+      iteration: The iteration; 0 is warm-up.
+      step: Optimizer steps that its training phase had done.
     """
 
     iteration: int
@@ -57,11 +57,11 @@ class Checkpoints:
         """Opens or creates the checkpoints.
 
         Args:
-          directory: The run's `checkpoints`.
+          directory: The folder `checkpoints` of the run.
           config: The model.
-          mesh: Where restored arrays go.
-          keep: Iterations whose parameters are kept, besides warm-up; 0 is all.
-          read_only: Leaves alone what another process may be writing.
+          mesh: The devices that restored arrays are placed on.
+          keep: How many iterations keep their parameters, besides warm-up; 0 keeps all.
+          read_only: Whether to change nothing, because another process may be writing.
         """
         self._directory = directory = os.path.abspath(directory)
         self._config, self._mesh, self._keep = config, mesh, keep
@@ -69,11 +69,11 @@ class Checkpoints:
         self._training = _manager(os.path.join(directory, "training"), 1, read_only)
 
     def iterations(self) -> list[int]:
-        """Iterations whose parameters are on disk, ascending."""
+        """Lists the iterations whose parameters are on disk, ascending."""
         return sorted(self._params.all_steps())
 
     def latest(self) -> int:
-        """The newest iteration whose parameters are on disk.
+        """Returns the newest iteration whose parameters are on disk.
 
         Raises:
           UserError: If there is none yet.
@@ -81,27 +81,27 @@ class Checkpoints:
         iterations = self.iterations()
         if not iterations:
             raise UserError(
-                f"{self._directory} has no checkpoint yet: the command that started the run goes "
-                "on to its first"
+                f"{self._directory} has no checkpoint yet; the command that started the run "
+                "continues it, and writes the first after warm-up"
             )
         return iterations[-1]
 
     def save_params(self, iteration: int, params: dict) -> None:
-        """Starts writing the parameters of an iteration."""
+        """Saves the parameters of an iteration in the background, unless they are on disk."""
         if iteration not in self.iterations():
             self._save(self._params, iteration, params)
 
     def restore_params(
         self, iteration: int, cast: Callable[[dict], dict] = lambda shapes: shapes
     ) -> dict:
-        """The parameters of an iteration, on the storage map.
+        """Reads the parameters of an iteration, sharded as training stores them.
 
         Args:
-          iteration: Which.
-          cast: From the shapes on disk to those wanted, of other dtypes.
+          iteration: The iteration.
+          cast: Changes the shapes on disk to those wanted, which may have other dtypes.
 
         Raises:
-          UserError: If that iteration is not on disk, with those that are.
+          UserError: If that iteration is not on disk. The message lists those that are.
         """
         if iteration not in self._params.all_steps():
             raise UserError(
@@ -111,47 +111,50 @@ class Checkpoints:
         return self._restore(self._params, iteration, shapes)
 
     def save_point(self) -> SavePoint | None:
-        """Where the newest training state was saved."""
+        """Returns the point of the newest training state, or None if there is no state."""
         serial = self._training.latest_step()
         return None if serial is None else SavePoint(*divmod(serial, _SERIAL))
 
     def save_training(self, point: SavePoint, state) -> None:
-        """Starts writing a training state; the one before goes once this one is whole."""
+        """Saves a training state in the background.
+
+        The previous one is deleted when this one is complete.
+        """
         self._save(self._training, _serial(point), state)
 
     def restore_training(self, point: SavePoint, like):
-        """The training state saved at a point, on the storage map.
+        """Reads the training state saved at a point, sharded as training stores it.
 
         Args:
-          point: As `save_point()` gave it.
-          like: Shapes of such a state with the true vocabulary.
+          point: The point, as `save_point()` returned it.
+          like: The shapes of such a state, with the true vocabulary.
         """
         return self._restore(self._training, _serial(point), like)
 
     def prune(self) -> None:
-        """Drops the oldest parameters beyond `keep`; those of warm-up stay."""
+        """Deletes the oldest parameters beyond `keep`; those of warm-up stay."""
         if self._keep:
             for iteration in [step for step in self.iterations() if step][: -self._keep]:
                 self._params.delete(iteration)
 
     def wait(self) -> None:
-        """Returns when everything started is on disk.
+        """Waits until everything that is being saved is on disk.
 
         Raises:
-          UserError: If it could not be written.
+          UserError: If something could not be written.
         """
         with _disk_full_explained():
             self._params.wait_until_finished()
             self._training.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and lets go of the files."""
+        """Waits until everything is on disk, and closes the files."""
         self.wait()
         self._params.close()
         self._training.close()
 
     def _save(self, manager, step, tree):
-        # `force`: by itself Orbax passes over a step below the newest, and says nothing.
+        # Without `force` Orbax silently skips a step below the newest.
         with _disk_full_explained():
             manager.save(step, args=ocp.args.StandardSave(self._to_disk(tree)), force=True)
 
@@ -166,8 +169,10 @@ class Checkpoints:
         return place_params(self._config, self._mesh, restored)
 
     def _to_disk(self, tree):
-        # A copy: the caller may give its arrays up to the next step while these are written.
-        cut = lambda tree: jax.tree.map(jnp.copy, model.cut_vocab(self._config, tree))  # noqa: E731
+        # A copy, because the caller may donate its arrays to the next step during the writing.
+        def cut(tree):
+            return jax.tree.map(jnp.copy, model.cut_vocab(self._config, tree))
+
         places = self._shardings(jax.eval_shape(cut, tree), sharding.DISK)
         return jax.jit(cut, out_shardings=places)(tree)
 
@@ -176,9 +181,13 @@ class Checkpoints:
 
 
 def place_params(config: ModelConfig, mesh: Mesh, tree):
-    """Parameters, or a state of them, padded and placed as training stores them on the mesh.
+    """Pads the vocabulary of a tree of parameters and shards it as training stores it.
 
-    They lie on that mesh, or every process holds them whole.
+    Args:
+      config: The model.
+      mesh: The devices.
+      tree: Parameters or a training state. They are on that mesh already, or every process has a
+        complete copy.
     """
     size = sharding.padded_vocab(config, mesh)
     pad = functools.partial(model.pad_vocab, config, size=size)
@@ -191,7 +200,7 @@ def place_params(config: ModelConfig, mesh: Mesh, tree):
 
 @contextlib.contextmanager
 def _disk_full_explained():
-    """Turns a full disk, which tensorstore reports in a ValueError, into one clear line."""
+    """Turns the error of a full disk, in tensorstore a ValueError, into one clear line."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -199,7 +208,7 @@ def _disk_full_explained():
             raise
         raise UserError(
             f"a checkpoint could not be written: {str(error)[:200]}; free space on that disk and "
-            "start again, the run goes on from what is stored"
+            "start the same command again, which continues from what is stored"
         ) from error
 
 
@@ -212,9 +221,9 @@ def _manager(directory: str, keep: int | None, read_only: bool) -> ocp.Checkpoin
         max_to_keep=keep,
         create=not read_only,
         read_only=read_only,
-        # What a kill left half written.
+        # Removes what a killed process left incomplete.
         cleanup_tmp_directories=not read_only,
-        # Several processes meet under this name; two managers may be saving at once.
+        # Processes synchronize under this name, and two managers may be saving at once.
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             barrier_sync_key_prefix=re.sub(r"\W", "-", directory)
         ),

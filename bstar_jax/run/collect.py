@@ -2,8 +2,9 @@
 
 Responses are sampled in units. Each unit is graded while the devices sample the next one, and
 stored with its grades. Several processes sample every unit together: each answers its own queries,
-grades the answers on its own cores and stores them as its part of the unit. What is stored counts
-whoever stored it: a run may go on with other processes, and on another mesh, within a phase.
+grades the answers on its own cores and stores them as its part of the unit. Stored parts are used
+whichever process wrote them, so a run may continue within a phase with a different number of
+processes and on a different mesh.
 """
 
 from __future__ import annotations
@@ -20,24 +21,25 @@ from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Draw, Keys, Sampler, Unit
 
 Reward = Callable[[Rollouts, Mapping[str, Query]], Rollouts]
-"""Fills answer, correct, reason, step_rewards and process_reward of rows, given queries by id."""
+"""Fills answer, correct, reason, step_rewards and process_reward of rows; takes queries by id."""
 
 
 class Collector:
     """Samples and grades responses under one set of weights.
 
-    with run.collecting(params) as collect:
-        rollouts = collect(queries, [Draw(0.9, 0, 8)], Keys(seed, iteration, "generate"))
+    Example:
+        with run.collecting(params) as collect:
+            rollouts = collect(queries, [Draw(0.9, 0, 8)], Keys(seed, iteration, "generate"))
     """
 
     def __init__(self, workspace: Workspace, sampler: Sampler, params: dict, reward: Reward):
-        """Holds the weights until `close`.
+        """Keeps the weights on the devices until `close`.
 
         Args:
           workspace: Where units are stored and progress is shown.
           sampler: Draws the responses.
-          params: The weights, on the sampling map.
-          reward: What a response is worth.
+          params: The weights, sharded for sampling.
+          reward: Grades the responses and scores their steps.
         """
         self._workspace, self._sampler = workspace, sampler
         self._params: dict | None = params
@@ -53,18 +55,19 @@ class Collector:
         hint: Callable[[Query], str] | None = None,
         store: bool = True,
     ) -> Rollouts:
-        """Samples and grades responses. Units that are stored are read, not sampled again.
+        """Samples and grades responses. Stored units are read and not sampled again.
 
-        Units go under `partial/`; `finish` removes them once the phase's own file is written.
+        Units are stored under `partial/`. `finish` deletes them when the phase's own file is
+        written.
 
         Args:
           queries: The queries to answer.
-          draws: How each query's responses are drawn.
+          draws: How the responses to each query are drawn.
           keys: Seed, iteration and phase.
-          name: The name of the units' files, and of the progress bar; the phase by default.
-          hint: A prompt for each query that gives its answer away (rationalization). The rows
-            carry the queries' own prompts: training never sees the hint.
-          store: False keeps the responses in memory alone, and does not stop on request.
+          name: The name of the units' files and of the progress bar; the phase by default.
+          hint: Writes a prompt that gives the answer of a query away (rationalization). The rows
+            have the queries' own prompts, so training never sees the hint.
+          store: False keeps the responses only in memory, and ignores requests to stop.
 
         Returns:
           Graded rows of all processes, sorted by (query, temperature, top_k, sample_index).
@@ -98,7 +101,7 @@ class Collector:
                 rollouts = self._reward(rollouts, by_id)
                 units.add(unit, rollouts.with_seconds(grade=time.perf_counter() - started))
                 responses = len(unit.queries) * sum(draw.responses for draw in draws)
-                # Each of several processes counts its own tokens, and takes the others to be alike.
+                # A process counts its own tokens and assumes that the others draw as many.
                 tokens = rollouts.array("num_tokens").mean() * responses if len(rollouts) else 0
                 progress.advance(len(unit.queries), responses=responses, tokens=round(tokens))
                 if store:
@@ -106,19 +109,19 @@ class Collector:
         return units.collected(by_id)
 
     def close(self) -> None:
-        """Lets go of the weights, and of what the reward holds on the devices."""
+        """Frees the weights, and what the reward holds on the devices."""
         self._params = self._reward = None
 
 
 class _Units(Protocol):
-    """The units of a phase that are sampled."""
+    """The units of a phase that are sampled already."""
 
     def has(self, unit: Unit) -> bool:
-        """Whether no response of the unit is missing."""
+        """Says whether all responses of the unit are known."""
         ...
 
     def without_known(self, rollouts: Rollouts) -> Rollouts:
-        """The rows of queries whose responses are not known yet."""
+        """Returns the rows of queries whose responses are not known yet."""
         ...
 
     def add(self, unit: Unit, rollouts: Rollouts) -> None:
@@ -126,12 +129,12 @@ class _Units(Protocol):
         ...
 
     def collected(self, queries: Mapping[str, Query]) -> Rollouts:
-        """All rows of all processes, in the order of the queries."""
+        """Returns the rows of all processes, in the order of the queries."""
         ...
 
 
 class _UnitsInMemory:
-    """Units that nothing keeps, as of an evaluation."""
+    """Units that are kept only in memory, such as those of an evaluation."""
 
     def __init__(self, workspace: Workspace, iteration: int, name: str):
         self._team, self._parts = workspace.team, []
@@ -157,7 +160,7 @@ class _StoredUnits:
     def __init__(self, workspace: Workspace, iteration: int, name: str):
         self._team, self._name = workspace.team, name
         self._folder = workspace.path(iteration, "partial")
-        # The first process looks for all: on another host a listing may be out of date.
+        # The first process lists for all, because on another host a listing may be out of date.
         self._files = self._team.agree(self._listing() if self._team.is_first else None)
         parts = [Rollouts.read(self._folder / file) for file in self._files]
         self._ids = {query_id for part in parts for query_id in part.column("query_id")}
@@ -166,7 +169,7 @@ class _StoredUnits:
         return all(query.query_id in self._ids for query in unit.queries)
 
     def without_known(self, rollouts: Rollouts) -> Rollouts:
-        # On another mesh units hold other queries, some of which are stored.
+        # On a different mesh a unit has different queries, some of which may be stored already.
         return rollouts.filter([each not in self._ids for each in rollouts.column("query_id")])
 
     def add(self, unit: Unit, rollouts: Rollouts) -> None:
@@ -196,7 +199,7 @@ class _StoredUnits:
 
 
 def _seconds(parts: dict[str, Rollouts]) -> dict[str, float]:
-    """Wall time by phase: the parts of a unit are made at once, so the longest counts."""
+    """Returns the wall time of each phase; of a unit's parts, made at once, the longest counts."""
     units: dict[tuple[str, str], float] = {}
     for file, part in parts.items():
         unit = file.rpartition("-")[0]
@@ -209,13 +212,13 @@ def _seconds(parts: dict[str, Rollouts]) -> dict[str, float]:
 
 
 def finish(workspace: Workspace, iteration: int, name: str, rollouts: Rollouts, *phases: str):
-    """Writes the file of a phase, then deletes the units that it was made of.
+    """Writes the file of a phase, then deletes the units that it was made from.
 
     Args:
       workspace: The workspace.
       iteration: The iteration.
-      name: The file, such as "generate.parquet".
-      rollouts: Its rows.
+      name: The name of the file, such as "generate.parquet".
+      rollouts: The rows of the file.
       *phases: The names of the units.
     """
     workspace.once(lambda: rollouts.write(workspace.path(iteration, name)))
@@ -223,7 +226,7 @@ def finish(workspace: Workspace, iteration: int, name: str, rollouts: Rollouts, 
 
 
 def discard_units(workspace: Workspace, iteration: int, *phases: str) -> None:
-    """Deletes the units of phases whose file is written; those of other phases stay."""
+    """Deletes the units of phases whose file is written. Units of other phases stay."""
     workspace.once(lambda: _discard(workspace.path(iteration, "partial"), phases))
 
 

@@ -1,4 +1,4 @@
-"""The texts that a run trains on, out of human solutions and selected responses."""
+"""Training data: human solutions and selected responses, encoded as rows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from bstar_jax.records import Rollouts
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.tasks import Task
 from bstar_jax.tokenizer import Tokenizer
-from bstar_jax.training.batches import Encoded, Example, encode, too_long_message
+from bstar_jax.training.batches import Batch, Encoded, Example, encode, too_long_message
 
 
-def human_data(config: Config, task: Task, tokenizer: Tokenizer) -> Encoded:
+def human_data(config: Config, task: Task, tokenizer: Tokenizer) -> Encoded[Batch]:
     """Encodes the human solutions as training rows.
 
     Raises:
-      UserError: If a solution is missing, or does not fit the lengths.
+      UserError: If a solution is missing or longer than the limits.
     """
     examples = human_examples(config, task)
     data, too_long = encode(tokenizer, examples, **length_limits(config))
@@ -24,10 +24,10 @@ def human_data(config: Config, task: Task, tokenizer: Tokenizer) -> Encoded:
 
 
 def human_examples(config: Config, task: Task) -> list[Example]:
-    """Lists the human solutions of split sft, up to `sft.solutions` for a query.
+    """Lists the human solutions of split sft, up to `sft.solutions` for each query.
 
     Raises:
-      UserError: If a query has none.
+      UserError: If a query has no solution.
     """
     queries = task.splits["sft"]
     missing = [query.query_id for query in queries if not query.solution]
@@ -49,17 +49,18 @@ def selected_data(
     tokenizer: Tokenizer,
     iteration: int,
     selected: Rollouts,
-) -> Encoded:
+) -> Encoded[Batch]:
     """Encodes the selected responses as training rows.
 
-    With `improve.data` "accumulated" those of the iterations before come first. A text can be
-    longer once it is encoded again, since the sampler may draw other tokens for it than the
-    tokenizer writes. Such rows are left out, and a warning gives their number.
+    With `improve.data` "accumulated" the responses of earlier iterations come first. A text may
+    have more tokens when it is encoded again, because the sampler can draw a text as other tokens
+    than the tokenizer's own. Rows that are then too long are left out, and a warning gives their
+    number.
 
     Args:
       config: The settings.
-      workspace: Where the iterations before are stored.
-      tokenizer: Text to tokens.
+      workspace: The run directory, which has the rows of earlier iterations.
+      tokenizer: Encodes the texts.
       iteration: From 1.
       selected: The selected rows of this iteration.
 
@@ -81,7 +82,7 @@ def selected_data(
     if too_long:
         workspace.console.warn(
             f"iteration {iteration}: {len(too_long)} of {len(examples)} selected texts are longer "
-            "than the limits once they are encoded again; training leaves them out"
+            "than the limits when they are encoded again; training leaves them out"
         )
     if len(data) == 0:
         raise UserError(too_long_message(too_long, len(examples), **length_limits(config)))
@@ -89,7 +90,7 @@ def selected_data(
 
 
 def length_limits(config: Config) -> dict[str, int]:
-    """The limits that `encode` takes, in tokens."""
+    """Returns the length limits that `encode` takes, in tokens."""
     return {
         "max_prompt_tokens": config.generate.max_prompt_tokens,
         "max_tokens": config.generate.max_tokens,

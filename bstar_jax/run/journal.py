@@ -1,13 +1,14 @@
-"""The journal of a run: `metrics.jsonl`, mirrored into TensorBoard and, when asked, W&B.
+"""The journal of a run: `metrics.jsonl`, mirrored to TensorBoard and, if asked for, to W&B.
 
-`metrics.jsonl` is the record, the mirrors are views of it. It holds one JSON object a line
-and only grows. A phase that runs again appends again, so readers take the last row of
-(iteration, phase, step). A line counts once its newline is on disk: a process killed while it
-writes leaves at most one torn line at the end, which the next `MetricsLog` cuts.
+`metrics.jsonl` is the record, and the mirrors are views of it. It has one JSON object a line and
+only grows. A phase that runs again appends again, so readers take the last row of (iteration,
+phase, step). A line counts when its newline is on disk. A process that is killed while it writes
+leaves at most one incomplete line at the end, which the next `MetricsLog` removes.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -25,13 +26,14 @@ _REQUIRED = {"iteration": int, "phase": str, "wall_seconds": (int, float)}
 class MetricsLog:
     """The open `metrics.jsonl` of a run, and its mirrors.
 
+    Every number of a row is mirrored under the name `phase/key`, with "_at_" for "@", which
+    TensorBoard does not take. A null is written to the file and adds no point to a curve.
+
+    Example:
         with MetricsLog("runs/first/metrics.jsonl") as log:
             log.append({"iteration": 1, "phase": "grade", "wall_seconds": 3.2,
                         "answer_accuracy": 0.41, "process_reward_mean": None})
             log.last(1, "grade")["answer_accuracy"]        # 0.41
-
-    Every number of a row is mirrored under the name `phase/key` ("@" becomes "_at_", a
-    character that TensorBoard takes). A null stands in the file and is no point in a curve.
     """
 
     def __init__(
@@ -43,32 +45,32 @@ class MetricsLog:
         wandb: str = "",
         config: Mapping | None = None,
     ):
-        """Opens or creates the file, and cuts a torn last line: the only edit ever made.
+        """Opens or creates the file. An incomplete last line is removed: the only edit ever made.
 
         Args:
-          path: The `metrics.jsonl`; the mirrors write beside it.
-          write: Whether this process is the one that writes. Without it nothing on disk is
-            touched, and rows that are appended stand in memory alone.
-          tensorboard: Whether to mirror into the folder `tensorboard`.
-          wandb: W&B project to mirror into; "" for none.
-          config: Settings of the run, shown by W&B.
+          path: The `metrics.jsonl`. The mirrors are written to the same folder.
+          write: Whether this process writes. False changes nothing on disk and keeps appended rows
+            only in memory.
+          tensorboard: Whether to mirror to the folder `tensorboard`.
+          wandb: The W&B project to mirror to; "" for none.
+          config: Settings of the run, which W&B shows.
 
         Raises:
-          UserError: If a line is broken, the disk is full, or W&B is asked for and absent.
+          UserError: If a line is broken, the disk is full, or W&B is asked for but not installed.
         """
         self._path = pathlib.Path(path)
-        self._file = None
-        self._mirrors = []
+        self._file: io.FileIO | None = None
+        self._mirrors: list[_TensorBoard | _WandB] = []
         text = self._path.read_bytes() if self._path.exists() else b""
-        whole = _whole_lines(text)
-        self._rows = _parse(whole, self._path)
+        complete = _complete_lines(text)
+        self._rows = _parse(complete, self._path)
         if not write:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered, so that what `write` returned for has left this process.
-        self._file = open(self._path, "ab", buffering=0)
-        if len(whole) < len(text):
-            self._file.truncate(len(whole))
+        # Unbuffered, so that what `write` has returned for is no longer in this process.
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  (closed in `close`)
+        if len(complete) < len(text):
+            self._file.truncate(len(complete))
             os.fsync(self._file.fileno())
         with full_disk_explained(self._path.parent):
             if tensorboard:
@@ -77,46 +79,46 @@ class MetricsLog:
             self._mirrors.append(_WandB(wandb, self._path.parent, config or {}))
 
     def append(self, row: Mapping, *, step_offset: int = 0) -> None:
-        """Writes one row through to the disk, then mirrors its numbers.
+        """Writes one row to the disk, then mirrors its numbers.
 
         Args:
-          row: JSON values under `iteration`, `phase`, `wall_seconds` and any more keys. None
+          row: JSON values under `iteration`, `phase`, `wall_seconds` and any other keys. None
             means "not computed".
-          step_offset: Added to the row's `step` to give its place on the x axis of the
-            mirrors, such as the steps of the iterations before. Rows without `step` stand
-            at their iteration.
+          step_offset: Added to the row's `step` to give its position on the x axis of the
+            mirrors, such as the number of steps in earlier iterations. The position of rows
+            without `step` is their iteration.
 
         Raises:
           ValueError: If a key is missing, or a value is NaN, infinite or not JSON.
-          UserError: If the disk is full. The file then ends with the row before.
+          UserError: If the disk is full. The file then ends with the previous row.
         """
         row = dict(row)
         _check_row(row)
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         if self._file is not None:
             with full_disk_explained(self._path):
-                self._write(line)
+                _write(self._file, line)
         self._rows.append(row)
         with full_disk_explained(self._path.parent):
             for mirror in self._mirrors:
                 mirror.append(row, row["step"] + step_offset if "step" in row else None)
 
     def rows(self) -> list[dict]:
-        """All rows in file order, repeats of a phase included."""
+        """Returns all rows in file order, repeats of a phase included."""
         return list(self._rows)
 
     def last(self, iteration: int, phase: str, step: int | None = None) -> dict | None:
-        """The row that counts for a phase, or None where it has none yet.
+        """Returns the row that counts for a phase, or None if the phase has no row yet.
 
         Args:
           iteration: The iteration, from 0.
           phase: The phase.
-          step: The optimizer step; None takes the newest row of the phase, whatever its step.
+          step: The optimizer step; None takes the last row of the phase, whatever its step.
         """
         for row in reversed(self._rows):
-            if (row["iteration"], row["phase"]) == (iteration, phase):
-                if step is None or row.get("step") == step:
-                    return row
+            is_of_phase = (row["iteration"], row["phase"]) == (iteration, phase)
+            if is_of_phase and (step is None or row.get("step") == step):
+                return row
         return None
 
     def close(self) -> None:
@@ -132,38 +134,39 @@ class MetricsLog:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _write(self, line: bytes) -> None:
-        """Appends the whole line or nothing."""
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            rest = memoryview(line)
-            while rest:  # a nearly full disk takes a part and says so in the count alone
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
-        except OSError:
-            self._file.truncate(size)
-            raise
+
+def _write(file: io.FileIO, line: bytes) -> None:
+    """Appends the complete line or nothing."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        rest = memoryview(line)
+        while rest:  # a nearly full disk may write only a part, and returns its size
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(size)
+        raise
 
 
 def read_rows(path: str | os.PathLike) -> list[dict]:
-    """Reads a `metrics.jsonl` without touching it; a torn last line is left out.
+    """Reads a `metrics.jsonl` without changing it. An incomplete last line is left out.
 
     Raises:
-      UserError: If the file is absent or a line is broken.
+      UserError: If the file does not exist or a line is broken.
     """
     path = pathlib.Path(path)
     try:
         text = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; is {path.parent} the folder of a run?") from error
-    return _parse(_whole_lines(text), path)
+    return _parse(_complete_lines(text), path)
 
 
 def iteration_rows(rows: Iterable[Mapping]) -> list[dict]:
-    """Gathers the figures of each iteration from the rows of its phases, for one table.
+    """Gathers the figures of each iteration from the rows of its phases, for a table.
 
-    The balance score is that of the choice where calibrate measured one, else that of what
-    was selected. The loss is that of the last training step.
+    The balance score is that of the choice if calibrate measured one, otherwise that of the
+    selected responses. The loss is that of the last training step.
 
     Example: rows of calibrate and monitor of iteration 1 ->
         [{"iteration": 1, "temperature": 0.9, ..., "balance_score": 0.28, "pass@1": 0.41, ...}]
@@ -172,7 +175,7 @@ def iteration_rows(rows: Iterable[Mapping]) -> list[dict]:
       rows: Rows of a log, in file order.
 
     Returns:
-      One dict an iteration, by iteration; figures that no phase computed are absent or None.
+      One dict for each iteration, in order. Figures that no phase computed are absent or None.
     """
     phases: dict[int, dict[str, Mapping]] = {}
     for row in rows:
@@ -192,7 +195,7 @@ def iteration_rows(rows: Iterable[Mapping]) -> list[dict]:
     return table
 
 
-def _whole_lines(text: bytes) -> bytes:
+def _complete_lines(text: bytes) -> bytes:
     return text[: text.rfind(b"\n") + 1]
 
 
@@ -225,7 +228,7 @@ def _check_row(row: object) -> None:
                 "its phase and its wall_seconds"
             )
     if "step" in row and (not isinstance(row["step"], int) or isinstance(row["step"], bool)):
-        raise ValueError(f"'step' is {row['step']!r}; it is the integer optimizer step")
+        raise ValueError(f"'step' is {row['step']!r}; it must be an integer, the optimizer step")
     where = f"iteration {row['iteration']} {row['phase']}"
     for key, value in row.items():
         _check_value(value, f"{where}: {key!r}")
@@ -252,7 +255,7 @@ def _check_value(value: object, name: str) -> None:
 
 
 def _points(row: Mapping) -> dict[str, int | float]:
-    """The numbers of a row, by the name of their curve."""
+    """Returns the numbers of a row by the name of their curve."""
     return {
         f"{row['phase']}/{key.replace('@', '_at_')}": value
         for key, value in row.items()
@@ -262,21 +265,21 @@ def _points(row: Mapping) -> dict[str, int | float]:
 
 
 class _TensorBoard:
-    """One event file a process, as TensorBoard expects it of a run that resumes."""
+    """An event file for each process, as TensorBoard expects when a run is resumed."""
 
     def __init__(self, folder: pathlib.Path):
-        # The writer below SummaryWriter: written in this thread, so that a full disk is an
-        # error of the row that met it; SummaryWriter's thread dies of it and the run hangs.
+        # This writer, which SummaryWriter uses, writes in the calling thread: a full disk raises
+        # an error in `append`. SummaryWriter's own thread would die of it, and the run would hang.
         from tensorboardX.event_file_writer import EventsWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        # Names have whole seconds only; the suffix keeps a quick restart from overwriting.
+        # File names count seconds; the suffix keeps a quick restart from overwriting a file.
         self._writer = EventsWriter(str(folder / "events"), f".{uuid.uuid4().hex[:8]}")
         self._writer.flush()
 
     def append(self, row: Mapping, step: int | None) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made at import
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  # made at import
 
         values = [Summary.Value(tag=tag, simple_value=float(y)) for tag, y in _points(row).items()]
         event = Event(wall_time=time.time(), summary=Summary(value=values))
@@ -289,11 +292,11 @@ class _TensorBoard:
 
 
 class _WandB:
-    """A W&B run that a resumed run goes on writing to."""
+    """A W&B run; a resumed run continues it."""
 
     def __init__(self, project: str, folder: pathlib.Path, config: Mapping):
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError as error:
             raise UserError(
                 f"metrics were to go to the W&B project {project!r}, but wandb is not installed; "

@@ -1,4 +1,4 @@
-"""The policy: the model that answers and is trained, as the run's settings make it."""
+"""The policy: the model that answers and is trained."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from bstar_jax.tokenizer import Tokenizer
 class Policy:
     """The model that answers and is trained.
 
-    Training changes some of its parameters, or all of them. The others, *frozen*, are loaded when
-    they are first needed and stay.
+    Training changes some or all of its parameters. The others are *frozen*: they are loaded when
+    they are first needed, and stay on the devices.
 
     Attributes:
-      model: The model as it trains, its vocabulary size resolved.
-      tokenizer: Text to tokens and back.
+      model: The model that is trained, with its final vocabulary size.
+      tokenizer: Turns text into tokens and back.
       mesh: The devices.
       sampling_mesh: The devices that this process samples on.
-      checkpoints: Parameters and training state on disk.
-      source: The folder that keeps all of the checkpoint that the run starts from but its weights;
-        None for a run that starts from random parameters.
+      checkpoints: Parameters and training states on disk.
+      source: The folder with the files of the checkpoint that the run starts from, without the
+        weights; None for a run that starts from random parameters.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class Policy:
         checkpoints: Checkpoints,
         source: pathlib.Path | None,
     ):
-        """Describes the policy; nothing is loaded. Arguments are as the attributes of the class.
+        """Describes the policy; nothing is loaded yet.
 
         Args:
           config: The seed, the checkpoint to start from, and the dtype of weights that sample.
-          model: The model.
-          tokenizer: The tokenizer.
-          mesh: The devices.
-          sampling_mesh: The devices that sample.
-          checkpoints: The checkpoints.
-          source: The folder of the run that keeps files of the checkpoint.
+          model: As the attribute.
+          tokenizer: As the attribute.
+          mesh: As the attribute.
+          sampling_mesh: As the attribute.
+          checkpoints: As the attribute.
+          source: As the attribute.
         """
         self._config = config
         self.model, self.tokenizer, self.mesh, self.sampling_mesh = (
@@ -66,16 +66,17 @@ class Policy:
 
     @property
     def merged_model(self) -> ModelConfig:
-        """The model with its adapters merged into the weights: what answers."""
+        """The model with its adapters merged into the weights. It answers."""
         return adapters.merged_model(self.model)
 
     def initial_params(self) -> dict:
-        """The trained parameters before warm-up, on the storage map.
+        """Makes the trained parameters before warm-up, sharded as training stores them.
 
-        They are all parameters, from the checkpoint or random; or adapters that change nothing yet.
+        They come from the checkpoint, or are random. With adapters they are only the adapters,
+        which change nothing yet.
 
         Raises:
-          UserError: If the checkpoint is gone.
+          UserError: If the checkpoint does not exist any more.
         """
         if not self.model.lora_rank:
             return adapters.trained(self.model, self._base("float32"))
@@ -87,18 +88,18 @@ class Policy:
         """The parameters that training does not change, in the compute dtype; {} if it changes all.
 
         Raises:
-          UserError: If the checkpoint is gone, or its weights are not those of before.
+          UserError: If the checkpoint does not exist any more, or its weights have changed.
         """
         if adapters.all_train(self.model):
             return {}
         return adapters.frozen(self.model, self._base(self.model.dtype))
 
     def merged(self, params: dict, dtype: str = "") -> dict:
-        """Joins trained and frozen parameters into those of `merged_model`.
+        """Joins trained and frozen parameters into the parameters of `merged_model`.
 
         Args:
           params: The trained parameters.
-          dtype: The dtype of the frozen ones; "" is the compute dtype.
+          dtype: The dtype of the frozen parameters; "" is the compute dtype.
         """
         if adapters.all_train(self.model):
             return params
@@ -106,21 +107,21 @@ class Policy:
         return adapters.merge_into_weights(self.model, adapters.combine(frozen, params))
 
     def rollout_weights(self, params: dict) -> dict:
-        """The weights that sample: merged, cast, and gathered over fsdp without the host.
+        """Makes the weights that sample: merged, cast, and gathered over fsdp without the host.
 
         Args:
-          params: The trained parameters, on the storage map. With `generate.weights` "same" the
-            result may share their buffers.
+          params: The trained parameters, sharded as training stores them. With `generate.weights`
+            "same" the result may share their buffers.
         """
         weights = self._config.generate.weights
         return rollout_params(self.merged_model, self.merged(params), self.mesh, weights=weights)
 
     def keep_source(self, directory: pathlib.Path) -> None:
-        """Copies all of the checkpoint that the run starts from, but its weights, to a folder."""
+        """Copies the checkpoint that the run starts from to a folder, without its weights."""
         hub.keep_source(hub.locate(self._config.model.checkpoint), directory)
 
     def _base(self, dtype: str) -> dict:
-        """The parameters that the run starts from, without adapters."""
+        """Loads or makes the parameters that the run starts from, without adapters."""
         name = self._config.model.checkpoint
         if name:
             checkpoint = hub.locate(name)

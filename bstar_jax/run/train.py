@@ -1,4 +1,4 @@
-"""Training as a run does it: saved often enough that little is ever lost."""
+"""Training inside a run: logged, shown, and saved so that an interruption loses little."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class TrainingJob:
     """The optimizer steps of one phase.
 
     Attributes:
-      phase: The phase, as in metrics.jsonl.
+      phase: Name of the phase in metrics.jsonl.
       iteration: The iteration, from 0.
-      model: The model.
-      checkpoints: Where parameters and training state are kept.
-      loss: What the steps minimize.
-      steps: Optimizer steps of the phase.
-      schedule: Learning rate by the optimizer's own step count.
-      batch_at: The batch of a step, a function of the step alone.
+      model: The model to train.
+      checkpoints: Stores the training state.
+      loss: The function that the steps minimize.
+      steps: Number of optimizer steps in the phase.
+      schedule: Gives the learning rate for the optimizer's own step count.
+      batch_at: Gives the batch of a step. It depends on nothing but the step.
       frozen: Parameters that no step changes.
     """
 
@@ -53,16 +53,20 @@ def train(
     params: dict,
     optimizer_state=None,
 ) -> TrainState:
-    """Takes the optimizer steps of a job, from where an interrupted process left off.
+    """Takes the optimizer steps of a job, and continues those of an interrupted process.
 
     Args:
-      config: The optimizer, how rows are packed, how often to log and save.
-      workspace: Where metrics and progress go.
+      config: The optimizer, how rows are packed, and how often to log and save.
+      workspace: Where metrics and progress are written.
       mesh: The devices.
-      job: What to train.
-      params: The parameters before the first step, on the storage map. Donated: do not use them
-        after the call.
-      optimizer_state: The optimizer's state before the first step, donated too; None starts afresh.
+      job: The steps to take.
+      params: The parameters before the first step, sharded as training stores them. Donated: do
+        not use them after the call.
+      optimizer_state: The optimizer's state before the first step, donated too; None starts with
+        a new one.
+
+    Returns:
+      The state after the last step.
 
     Raises:
       Preempted: If a stop was requested; the state is saved.
@@ -105,7 +109,7 @@ def train(
 
 
 def schedule_of_phase(config: Config, phase: str) -> Schedule:
-    """The learning-rate schedule of phase "sft", "prm" or "improve"."""
+    """Returns the learning-rate schedule of phase "sft", "prm" or "improve"."""
     settings = getattr(config, phase)
     return Schedule(
         settings.learning_rate,
@@ -119,7 +123,7 @@ def schedule_of_phase(config: Config, phase: str) -> Schedule:
 def _state_to_start_from(
     config: Config, mesh: Mesh, job: TrainingJob, params: dict, optimizer_state
 ) -> tuple[TrainState, int]:
-    """The state that a job goes on from, and how many of its steps are done."""
+    """Returns the state that a job continues from, and how many of its steps are done."""
     point = job.checkpoints.save_point()
     if point and point.iteration == job.iteration:
         like = optimizer.shapes(job.model, config.optimizer)

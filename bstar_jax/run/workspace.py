@@ -1,7 +1,7 @@
-"""A run directory: who holds it, what it was made with, and what is written in it.
+"""A run directory: which process holds it, what it was made with, and what is written in it.
 
-All that a run keeps outside its devices goes through its `Workspace`: paths, files that exist
-once for all processes, metrics, messages to the person who watches, and requests to stop.
+A run reaches everything outside its devices through its `Workspace`: paths, files that exist once
+for all processes, metrics, messages on the screen, and requests to stop.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from bstar_jax.run.policy import Policy
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
-    """What a run keeps outside its devices. Several processes share one; each has its own view.
+    """Everything that a run keeps outside its devices.
+
+    The processes of a run share the directory, and each has a `Workspace` for it.
 
     Attributes:
       directory: The run directory.
       metrics: metrics.jsonl and its mirrors.
-      console: What a person sees.
-      stop: Whether to stop soon.
-      team: The processes that make the run. Each executes all of it, on its own part of the rows.
+      console: Shows messages and progress.
+      stop: Notes a request to stop.
+      team: The processes that execute the run together, each on its own part of the rows.
     """
 
     directory: pathlib.Path
@@ -46,15 +48,18 @@ class Workspace:
     team: Team = ALONE
 
     def path(self, iteration: int, name: str) -> pathlib.Path:
-        """A file of an iteration. Example: (1, "balance.json") -> iterations/0001/balance.json."""
+        """Returns the path of an iteration's file.
+
+        Example: (1, "balance.json") -> iterations/0001/balance.json.
+        """
         return self.directory / "iterations" / f"{iteration:04d}" / name
 
     def exists(self, path: pathlib.Path) -> bool:
-        """Whether a file exists, as the first process sees it, so that all processes agree."""
+        """Says whether the first process sees a file, so that all processes get one answer."""
         return self.team.agree(self.team.is_first and path.exists())
 
     def once(self, write: Callable[[], None]) -> None:
-        """Lets the first process write what exists once; all go on when it is written."""
+        """Lets the first process write a file for all. The others wait until it is written."""
         if self.team.is_first:
             write()
         self.team.barrier()
@@ -66,25 +71,25 @@ class Workspace:
           iteration: The iteration, from 0.
           phase: The phase.
           seconds: Wall time of the phase.
-          **figures: The other keys of the row; None means "not computed".
+          **figures: The other keys and values of the row; None means "not computed".
         """
         if self.metrics.last(iteration, phase) is None:
             row = {"iteration": iteration, "phase": phase, "wall_seconds": seconds, **figures}
             self.metrics.append(row)
 
     def begin(self, config: Config, policy: Policy) -> None:
-        """Writes the config, the tokenizer and what is kept of the checkpoint that it starts from.
+        """Writes config.json, the tokenizer, and the files kept from the checkpoint to start from.
 
-        From here on the directory holds this run.
+        After this the directory belongs to this run.
 
         Raises:
-          Preempted: If a stop was requested before this.
+          Preempted: If a stop was requested already.
         """
         self.once(lambda: self._begin(config, policy))
         self.stop.check()
 
     def iterations_left(self, iterations: int) -> list[int]:
-        """The iterations that are not complete, out of 0 (warm-up) to `iterations`.
+        """Lists the iterations, from 0 (warm-up) to `iterations`, that are not complete.
 
         An iteration is complete when it has a metrics row of monitor, which is written last.
         """
@@ -109,7 +114,7 @@ class Workspace:
 
     def _keep(self, name: str, write: Callable[[pathlib.Path], None]) -> None:
         """Writes a folder of the run atomically."""
-        # A folder without a config beside it is left over from a start that was cut short.
+        # If config.json does not exist, such a folder is left over from an interrupted start.
         shutil.rmtree(self.directory / name, ignore_errors=True)
         with atomic_directory(self.directory / name) as folder:
             write(folder)
@@ -132,10 +137,11 @@ def read_config(directory: str | os.PathLike) -> Config:
 
 @contextlib.contextmanager
 def claim(directory: pathlib.Path, config: Config, console: Console) -> Iterator[None]:
-    """Holds a run directory for this process; a run in it must have been made with this config.
+    """Holds a run directory for this process, and checks the config against a run in it.
 
     Raises:
-      UserError: If another process holds it, or the config differs where it may not.
+      UserError: If another process holds the directory, or the config differs from that of the run
+        in a setting that may not change.
     """
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY)
@@ -155,7 +161,7 @@ def claim(directory: pathlib.Path, config: Config, console: Console) -> Iterator
 
 
 def _write_config(directory: pathlib.Path, config: Config) -> None:
-    """Writes config.json. A resume changes its settings, not the versions that made the run."""
+    """Writes config.json. A resumed run updates the settings and keeps the recorded versions."""
     path = directory / "config.json"
     if path.exists():
         record = {**json.loads(path.read_text()), "config": to_dict(config)}
@@ -188,7 +194,7 @@ def _versions() -> dict[str, str]:
 
 
 def _revision() -> str:
-    """The git revision of the source; "" outside a repository."""
+    """Returns the git revision of the source; "" outside a repository."""
     here = pathlib.Path(__file__).parent
     try:
         done = subprocess.run(

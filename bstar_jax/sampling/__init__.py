@@ -3,6 +3,13 @@
 The work is cut into units of equal shape, fixed by the list of queries alone, so that a unit
 sampled again after an interruption has the same bytes. The next unit is handed to the device
 before the host turns the previous one into text.
+
+Axes of this room, instead of the project's: D shards of the rows, U lanes of a shard (in `keys`
+queries), R slots of a lane (in `keys` responses), K prompts of a lane, Q queries of a shard,
+N responses a query, W rows of a shard (a row is a response of the unit), B lanes or prompts of all
+shards, P prompt tokens, L tokens of a response, V vocabulary, A states of the stop automaton,
+C values of a byte, Y layers, G key-value heads, H attention heads of a key-value head, E head
+width, X stored tokens or head width.
 """
 
 from __future__ import annotations
@@ -12,6 +19,7 @@ import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -136,7 +144,7 @@ class Sampler:
         if self._site and self._site.mesh != self.mesh:
             params = sharding.on_sampling_mesh(self._site, params)
         started = time.perf_counter()
-        prepared = self._prepare(units[0], draws, keys) if units else None
+        prepared: Any = self._prepare(units[0], draws, keys) if units else None
         done = None
         for place, unit in enumerate(units):
             flight = self._launch(params, prepared)
@@ -189,7 +197,7 @@ class Sampler:
             top_p=None if settings.top_p == 1 else np.float32(settings.top_p),
             min_p=None if settings.min_p == 0 else np.float32(settings.min_p),
             stop_AV=stop_AV,
-            prompts=None,
+            prompts=None,  # pyright: ignore[reportArgumentType]  # the flight computes them
             stop_DQ=order.gather(stop_Q.astype(np.int32)) if stop_Q.any() else None,
         )
         return Prepared(order, order.gather(tokens_QP), longest_Q, self._shards, work)

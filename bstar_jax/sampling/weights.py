@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def logprob_change(
 
         change_bl = | log p_rollout(t_bl | t_b,<l) - log p(t_bl | t_b,<l) |,   l >= 1
 
-    Measured on CPU with the models of `tests/test_weights.py`, mean and largest; of the trained
+    Measured on CPU with the models of `tests/sampling/test_weights.py`, mean and largest; of the trained
     one over 4 seeds and 9 sets of 32 texts (its largest change is one token's, and varies):
 
         weights       random, 4 layers of 64     trained, 2 layers of 32
@@ -134,8 +135,11 @@ def _program(config: ModelConfig, mesh: Mesh | None, is_int8: bool):
     stored, gathered = (
         places(mesh, results, axes, table) for table in (sharding.STORAGE, sharding.SAMPLING)
     )
-    # Held where the parameters lie until they are cast, so that the gathering moves fewer bytes.
-    cast_there = lambda params: jax.lax.with_sharding_constraint(cast(params), stored)  # noqa: E731
+
+    def cast_there(params):
+        # Held where the parameters lie until they are cast: the gathering moves fewer bytes.
+        return jax.lax.with_sharding_constraint(cast(params), stored)
+
     return jax.jit(cast_there, out_shardings=gathered)
 
 
@@ -158,8 +162,10 @@ def places(mesh: Mesh, tree: dict, axes: list[tuple[str, ...]], table) -> dict:
     """Where each array lies; of an Int8, the values as the weight, the scale with its channels."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, Int8))
 
+    def place(names) -> Any:
+        return NamedSharding(mesh, sharding.spec(names, table))
+
     def one(leaf, names):
-        place = lambda names: NamedSharding(mesh, sharding.spec(names, table))  # noqa: E731
         if not isinstance(leaf, Int8):
             return place(names)
         sizes = zip(names, leaf.scale.shape, strict=True)

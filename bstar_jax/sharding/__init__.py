@@ -1,4 +1,4 @@
-"""Where arrays lie on devices, and the programs that run there, by their shapes alone.
+"""Placement of arrays on devices, and descriptions of the programs that run there, by shapes.
 
 `mesh` has the mesh and the one table from logical axes to mesh axes. `program` says what a
 program of a run is; each room that runs programs lists its own in those terms.

@@ -180,7 +180,7 @@ def refusal(mesh: Mesh) -> str:
 
 
 def on_sampling_mesh(sampling: SamplingMesh, tree: Any) -> Any:
-    """Returns a process's part of arrays on the sampling map; moves and copies nothing."""
+    """Returns this process's part of arrays that are sharded for sampling, without a copy."""
 
     def here(array: Any) -> jax.Array:
         target = NamedSharding(sampling.mesh, array.sharding.spec)
@@ -226,7 +226,7 @@ def by_shard(function: Callable) -> Callable:
     return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)
 
 
-def row_shards(mesh: Mesh) -> int:
+def row_shards(mesh: Mesh | AbstractMesh) -> int:
     """Returns the number of parts that the rows of a batch are divided into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 

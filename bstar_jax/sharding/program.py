@@ -27,7 +27,7 @@ from bstar_jax.config import Config, ModelConfig
 from bstar_jax.sharding.mesh import SAMPLING, padded_vocab, shardings, spec
 
 Stage = Literal["train", "gather", "sample", "grade", "choose"]
-"""What a run is doing while a program runs, in the order of an iteration that starts by training:
+"""The stages of a run in which programs run, in the order of an iteration that starts by training:
 `gather` copies the parameters that sampling reads, `choose` scores the cells of the grid."""
 
 
@@ -91,7 +91,7 @@ class Program:
       stage: What the run is doing meanwhile, which decides what else lies on a device.
       phases: The phases that run it, such as ("sft", "improve").
       mesh: The devices that it runs on.
-      lower: Lowers it; None where there is no program and only memory counts.
+      lower: Lowers it; None if there is no program and only memory counts.
       arguments: Bytes of its arguments, by part.
       temporaries: Estimated bytes that it needs besides its arguments.
       cost: Estimates its work; None where no estimate exists.

@@ -1,6 +1,6 @@
-"""What is asked: tasks with their queries, reference answers and human solutions.
+"""Tasks: queries, with their reference answers and human solutions.
 
-`load` is the one way in, `load_responses` for responses that are to be graded. A loader per kind
+`load` loads a task, and `load_responses` loads responses to be graded. A loader per kind
 of task turns files, or a generator, into a `Task`; each of its sources says how responses to
 its queries are graded, by a kind of answer that `grading` knows.
 """

@@ -6,9 +6,9 @@ A story starts with a quantity and has two or three events: a loss, a gain, or b
 size. A solution step replaces two of its quantities by one, until only the answer is left. Most
 stories have many valid orders of steps, so a query has many different correct responses.
 
-The four splits are disjoint by the multiset of a story's numbers: a multiset belongs to one
-split, decided by its hash alone, whatever the seed, names, verbs, order, or roles of the
-numbers. So what is held out in one run is held out in all.
+The four splits share no multiset of numbers. The hash of a story's multiset alone decides its
+split, whatever the seed, names, verbs, or the order and roles of the numbers. A story that is held
+out in one run is therefore held out in all.
 """
 
 from __future__ import annotations

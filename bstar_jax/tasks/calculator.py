@@ -29,14 +29,14 @@ _LONGEST = 200  # characters of an equation
 
 
 def check_steps(query: Query, response: str) -> list[float]:
-    """Checks the lines of a response that hold annotations.
+    r"""Checks the lines of a response that hold annotations.
 
     With v such lines before the first that has a false equation, of m in all,
 
         step reward = 1          of a line before that one,
                       2v/m - 1   of that line and of all after it.
 
-    Example: "8-3=<<8-3=5>>5\\n5+4=<<5+4=8>>8\\n#### 8" -> [1, 0]
+    Example: "8-3=<<8-3=5>>5\n5+4=<<5+4=8>>8\n#### 8" -> [1, 0]
 
     Args:
       query: Not used: an equation is true or false by itself.

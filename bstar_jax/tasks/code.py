@@ -18,7 +18,7 @@ HINT_PROMPT = _ASK + "# A program that passes\n\n```python\n{reference}\n```\n\n
 
 
 def source(text: str) -> str:
-    """Ends the lines of source code as Python reads them: with \\n alone."""
+    r"""Ends the lines of source code as Python reads them: with \n alone."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -35,9 +35,9 @@ def fenced(program: str) -> str:
 def parse_asserts(
     question: str, program: str, asserts: Sequence[str], setup: str = ""
 ) -> ParsedRecord:
-    """Makes a question whose program must pass asserts, which are shown below it.
+    r"""Makes a question whose program must pass asserts, which are shown below it.
 
-    Example of a question: "Double a number.\\n\\nThese tests must pass:\\n\\nassert f(2) == 4"
+    Example of a question: "Double a number.\n\nThese tests must pass:\n\nassert f(2) == 4"
 
     Args:
       question: What the program does.

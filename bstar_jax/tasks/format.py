@@ -19,12 +19,12 @@ ID_FIELDS = ("unique_id", "task_id", "id")  # tried if no id field is named
 
 
 class ParsedRecord(NamedTuple):
-    """What a format reads out of one record.
+    """The values that a format reads from one record.
 
     Attributes:
       question: All that is asked; options, and tests that are shown, are part of it.
-      reference: The reference answer; for code, a program that passes, "" where there is none.
-      solution: A human response, answer line included; "" where there is none.
+      reference: The reference answer; for code, a program that passes, "" if there is none.
+      solution: A human response, including its answer line; "" if there is none.
       fields: What grading needs besides the reference; see `task`.
       more_solutions: Other human responses.
     """

@@ -23,7 +23,7 @@ from bstar_jax.tasks.task import fill
 
 
 class _Rules(NamedTuple):
-    """What a reward decides besides the names of fields."""
+    """The parts of a task that its reward decides, besides the names of fields."""
 
     read: Callable[[FieldNames, str, Record], ParsedRecord]
     marker: str  # "" where answers have none

@@ -1,7 +1,7 @@
-"""MATH: competition problems with answers in LaTeX, as published by Hendrycks et al.
+r"""MATH: competition problems with answers in LaTeX, as published by Hendrycks et al.
 
 Each line has a `problem` and an `answer`, a `solution`, or both. MATH has the solutions, whose
-last `\\boxed{...}` is the answer; MATH-500 has both. The human solution is the published one,
+last `\boxed{...}` is the answer; MATH-500 has both. The human solution is the published one,
 then the answer again under the heading that responses state it under. Other fields (`level`,
 `subject`, `type`) are not read.
 

@@ -70,9 +70,9 @@ def read_label(record: Record, name: str, labels: Sequence[str]) -> str:
 
 
 def with_options(question: str, fields: Mapping[str, Sequence[str]]) -> str:
-    """Writes a question with its options below it.
+    r"""Writes a question with its options below it.
 
-    Example: "Which is cold?\\n\\nA. ice\\nB. fire"
+    Example: "Which is cold?\n\nA. ice\nB. fire"
     """
     return "\n".join(
         [question.strip(), "", *(option_line(fields, label) for label in fields["labels"])]

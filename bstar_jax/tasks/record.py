@@ -47,7 +47,7 @@ class Record:
         return UserError(f"{self.place}: field {self.inside + name!r}{finding}")
 
     def has(self, name: str) -> bool:
-        """Tells whether the field is there and says something; null, "" and spaces do not."""
+        """Tells whether the field exists and is not empty; null, "" and spaces do not."""
         value = self.values.get(name)
         return value is not None and not (isinstance(value, str) and not value.strip())
 
@@ -177,7 +177,7 @@ def read_records(file: pathlib.Path, remedy: str = "") -> Iterator[Record]:
 
 
 def kind(value: object) -> str:
-    """Returns what a decoded value is called in messages."""
+    """Returns the word that messages use for the type of a decoded value."""
     kinds = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
     return "null" if value is None else kinds.get(type(value), "a number")
 

@@ -45,8 +45,8 @@ class Move(NamedTuple):
 def legal_moves(quantities: Quantities) -> tuple[Move, ...]:
     """Lists the steps that a solution may take.
 
-    Multiply out a bag, which becomes a gain; add two gains; add two losses; take a loss from a
-    gain that is at least as large. Equal quantities make equal moves, and each is listed.
+    A step may multiply out a bag, which becomes a gain; add two gains; add two losses; or subtract
+    a loss from a gain that is at least as large. Equal quantities give equal moves, each listed.
 
     Example: gains (4, 8), losses (3,) -> 4 + 8 = 12, 4 - 3 = 1, 8 - 3 = 5.
     """

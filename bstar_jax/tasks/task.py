@@ -104,12 +104,12 @@ class Task:
 
 
 def fill(template: str, **values: str) -> str:
-    """Fills values into a template; only the given names in braces are special.
+    r"""Fills values into a template; only the given names in braces are special.
 
     Unlike `str.format` it leaves every other brace alone, as mathematics has many, and never
     looks into what it put in.
 
-    Example: fill("{question} \\frac{1}{2}", question="{a}") -> "{a} \\frac{1}{2}"
+    Example: fill("{question} \frac{1}{2}", question="{a}") -> "{a} \frac{1}{2}"
     """
     names = "|".join(map(re.escape, values))
     return re.sub(rf"\{{({names})\}}", lambda match: values[match[1]], template)

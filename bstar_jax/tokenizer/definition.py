@@ -79,16 +79,19 @@ class JsonTokenizer:
         self._words = frozenset(vocabulary) - {PAD, END} if is_word_level else None
 
     def encode(self, text: str) -> list[int]:
+        """As `Tokenizer.encode`."""
         self._check_words(text)
         return self._continued.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """As `Tokenizer.encode_batch`."""
         for text in texts:
             self._check_words(text)
         encode = functools.partial(self._continued.encode_batch_fast, add_special_tokens=False)
         return [encoding.ids for part in _parts(texts) for encoding in encode(part)]
 
     def encode_prompt(self, prompt: str) -> list[int]:
+        """As `Tokenizer.encode_prompt`."""
         self._check_words(prompt)
         start = [] if self.start_id is None else [self.start_id]
         return [*start, *self._prompts.encode(prompt, add_special_tokens=False).ids]
@@ -109,17 +112,21 @@ class JsonTokenizer:
         return [token for pair in pairs for part in pair for token in part]
 
     def ends(self, text: str) -> list[int]:
+        """As `Tokenizer.ends`."""
         spans = self._continued.encode(text, add_special_tokens=False).offsets
         return list(itertools.accumulate((end for _, end in spans), max))
 
     def decode(self, ids: Sequence[int]) -> str:
+        """As `Tokenizer.decode`."""
         return self._continued.decode(self._with_text(ids), skip_special_tokens=True)
 
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """As `Tokenizer.decode_batch`."""
         decode = functools.partial(self._continued.decode_batch, skip_special_tokens=True)
         return [text for part in _parts(rows) for text in decode(list(map(self._with_text, part)))]
 
     def pieces(self) -> list[bytes]:
+        """As `Tokenizer.pieces`."""
         steps = decoding_steps(self._decoder)
         silent = self._silent | set(self._special_ids.values())
         names = map(self.definition.id_to_token, range(self.vocab_size))
@@ -129,6 +136,7 @@ class JsonTokenizer:
         ]
 
     def save(self, directory: str | os.PathLike) -> None:
+        """As `Tokenizer.save`."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.definition.save(str(directory / JSON_FILE))

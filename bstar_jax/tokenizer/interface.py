@@ -1,4 +1,4 @@
-"""The interface of tokenizers, and what other rooms do with any of them."""
+"""The interface of tokenizers, and functions that work with any of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bstar_jax.config import UserError
 
 
 class Tokenizer(Protocol):
-    """What the rooms that read or write text need of a tokenizer.
+    """The methods of a tokenizer that other rooms use.
 
     Attributes:
       vocab_size: Size of the vocabulary; ids are below it.
@@ -33,23 +33,23 @@ class Tokenizer(Protocol):
     fingerprint: str
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text that continues another one; special tokens in it are plain text."""
+        """Encodes a text that continues another one. Special tokens in it are plain text."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of many texts."""
+        """Encodes many texts as `encode` does."""
         ...
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """The ids of a prompt, as the model's own tokenizer makes them.
 
-        Start-of-text comes first where there is one. Sampling and training both call this, so a
+        Start-of-text comes first if there is one. Sampling and training both call this, so a
         response continues the same tokens in both.
         """
         ...
 
     def ends(self, text: str) -> list[int]:
-        """Where in the text each token of `encode` ends, in characters; never decreasing."""
+        """Returns the end of each token of `encode` in the text, in characters, in order."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -106,7 +106,7 @@ def check_round_trip(tokenizer: Tokenizer, texts: Iterable[str]) -> None:
     decoded = tokenizer.decode_batch(tokenizer.encode_batch(texts))
     for text, back in zip(texts, decoded, strict=True):
         if back != text:
-            at = len(os.path.commonprefix([text, back]))
+            at = len(os.path.commonprefix([text, back]))  # noqa: RUF071  (texts, not paths)
             raise UserError(
                 f"the tokenizer changes text: at character {at}, {text[at : at + 20]!a} comes "
                 f"back as {back[at : at + 20]!a}, in {text[max(0, at - 20) : at + 20]!r}; "

@@ -13,16 +13,16 @@ _JOINING = "((Replace|Metaspace) ?)*((ByteFallback|ByteLevel) ?)?(Fuse)?"
 
 
 def decoding_steps(decoder: dict | None) -> list[dict] | None:
-    """The steps that a decoder applies to each token before it joins them.
+    """Reads the steps that a decoder applies to each token before it joins them.
 
     Args:
-      decoder: The decoder as `tokenizer.json` has it, for texts that continue others.
+      decoder: The decoder in `tokenizer.json`, for texts that continue others.
 
     Returns:
-      The steps; None where tokens are joined by spaces.
+      The steps; None if the decoder joins tokens with spaces.
 
     Raises:
-      UserError: If the decoder does more than that.
+      UserError: If the decoder does more than this.
     """
     if decoder is None:
         return None
@@ -39,9 +39,9 @@ def decoding_steps(decoder: dict | None) -> list[dict] | None:
 
 
 def piece(token: str, steps: list[dict] | None) -> bytes:
-    """The bytes of one token.
+    r"""The bytes of one token.
 
-    Example: steps of Llama 2, "▁cats" -> b" cats", "<0x0A>" -> b"\\n".
+    Example: steps of Llama 2, "▁cats" -> b" cats", "<0x0A>" -> b"\n".
     """
     if steps is None:
         return b" " + token.encode()

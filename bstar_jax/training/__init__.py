@@ -1,1 +1,4 @@
-"""Training: texts to batches, losses, the optimizer, and one `fit` for every phase."""
+"""Training: batches of texts, losses, the optimizer, and one `fit` for every phase.
+
+Axes besides the project's: M tokens of a chunk.
+"""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -125,16 +125,19 @@ class StepBatch:
         )
 
 
+AnyBatch = TypeVar("AnyBatch", bound=Batch | StepBatch)
+
+
 @dataclasses.dataclass(frozen=True)
-class Encoded:
+class Encoded(Generic[AnyBatch]):
     """All examples as one block of rows, in their order; `take` cuts batches out of it."""
 
-    rows: Batch | StepBatch
+    rows: AnyBatch
 
     def __len__(self) -> int:
         return len(self.rows.tokens_BL)
 
-    def take(self, index_B: np.ndarray) -> Batch | StepBatch:
+    def take(self, index_B: np.ndarray) -> AnyBatch:
         """The rows of one step, by their numbers."""
         return jax.tree.map(lambda column: column[index_B], self.rows)
 
@@ -160,7 +163,7 @@ def encode(
     *,
     max_prompt_tokens: int,
     max_tokens: int,
-) -> tuple[Encoded, list[TooLong]]:
+) -> tuple[Encoded[Batch], list[TooLong]]:
     """Turns examples into tokens; prompts are encoded as sampling encodes them.
 
     Args:
@@ -191,7 +194,7 @@ def encode_steps(
     max_prompt_tokens: int,
     max_tokens: int,
     ends_only: bool = False,
-) -> tuple[Encoded, list[TooLong]]:
+) -> tuple[Encoded[StepBatch], list[TooLong]]:
     """Turns responses with labelled steps into tokens.
 
     Args:
@@ -230,7 +233,9 @@ def encode_steps(
     return Encoded(StepBatch(tokens_BL, labels_BL, weights_BL, language_BL, segments_BL)), too_long
 
 
-def _block(texts: Sequence[tuple[list[int], list[int]]], length: int, pad_id: int) -> Encoded:
+def _block(
+    texts: Sequence[tuple[list[int], list[int]]], length: int, pad_id: int
+) -> Encoded[Batch]:
     shape = (len(texts), length)
     tokens_BL = np.full(shape, pad_id, np.int32)
     targets_BL = np.full(shape, pad_id, np.int32)
@@ -260,7 +265,7 @@ def too_long_message(
     )
 
 
-def cut_padding(batch: Batch | StepBatch) -> Batch | StepBatch:
+def cut_padding(batch: AnyBatch) -> AnyBatch:
     """The batch without columns that are padding in all rows.
 
     Its length becomes that of the longest text, rounded up to a multiple of LENGTH_STEP; it never
@@ -276,7 +281,7 @@ def row_order(rows: int, batch: int, step: int, seeds: tuple[int, ...]) -> np.nd
 
     Args:
       rows: Number of examples, at least 1.
-      batch: Column a step.
+      batch: Rows a step.
       step: Step of the phase, from 0.
       seeds: What the order depends on, such as (seed, iteration).
     """

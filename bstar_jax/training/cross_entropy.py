@@ -10,8 +10,6 @@ Source: Liger kernels, arXiv:2410.10989; cut cross-entropy, arXiv:2411.09009.
 
 On a mesh every device has its own rows and its own part of the vocabulary. Over `tensor` devices
 exchange three numbers a token and the sum of dh, over the other axes only dW, once.
-
-Axes besides the legend's: M tokens of a chunk.
 """
 
 from __future__ import annotations
@@ -60,8 +58,8 @@ def total_cross_entropy(
     Example: a vocabulary of 2, hidden state [0.], targets [1], weights [0.5] -> 0.5 log 2.
 
     Args:
-      config: The model; used are its true vocabulary, beyond which the padding has no probability,
-        and the cap of its scores.
+      config: The model. Its true vocabulary and the cap of its scores are used; padding beyond the
+        vocabulary has no probability.
       hidden_BLD: Final hidden states.
       weight_DV: The head, or the transposed embedding; f32.
       targets_BL: Target tokens, in [0, config.vocab_size).
@@ -116,14 +114,14 @@ def _on_mesh(
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    """Of which model, whether with gradients, and whether on several devices."""
+    """The model, whether to compute gradients, and whether there are several devices."""
 
     config: ModelConfig
     differentiate: bool
     is_spread: bool
 
     def across(self, reduce: Callable, x: Any, axes: str | tuple[str, ...]) -> jax.Array:
-        """A reduction over devices; `x` itself where there is only one."""
+        """Reduces `x` over devices; returns it unchanged if there is only one."""
         return reduce(x, axes) if self.is_spread else x
 
 

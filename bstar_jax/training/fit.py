@@ -89,7 +89,8 @@ def train_step(
         config, loss_of_trained, state.params, batch.normalized(), micro_rows
     )
     transform = optimizer.make(adam, learning_rate)
-    updates, moments = transform.update(gradient, state.optimizer, state.params)
+    before: Any = state.optimizer  # None only where no step is taken
+    updates, moments = transform.update(gradient, before, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     return TrainState(params, moments), {"loss": value, "grad_norm": optax.tree.norm(gradient)}
 

@@ -17,25 +17,25 @@ from bstar_jax.model import adapters
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What an optimizer step reads and replaces.
+    """The state that an optimizer step reads and replaces.
 
     Attributes:
       params: The parameters that are trained, f32, as `model.init` makes them.
-      optimizer: Adam's moments and its step count.
+      optimizer: Adam's moments and its step count; None where training starts afresh.
     """
 
     params: dict
-    optimizer: optax.OptState
+    optimizer: optax.OptState | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The learning rate: linear growth to a peak, then a linear or cosine decay.
+    r"""The learning rate: linear growth to a peak, then a linear or cosine decay.
 
         rate
-        peak        /\\_
-                   /    \\_
-        peak * final      \\_
+        peak        /\_
+                   /    \_
+        peak * final      \_
                   0  warmup  steps
 
     Attributes:

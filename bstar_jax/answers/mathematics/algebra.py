@@ -81,9 +81,9 @@ def verify(pair: tuple[str, str]) -> str:
 
 
 def is_readable(text: str) -> bool:
-    """Tells whether all parts of an answer can be read.
+    r"""Tells whether all parts of an answer can be read.
 
-    Examples: r"(3, \\sqrt{x}]", "4 km" -> True     r"\\frac{x}{", r"2 \\text{ then } x" -> False
+    Examples: r"(3, \sqrt{x}]", "4 km" -> True     r"\frac{x}{", r"2 \text{ then } x" -> False
     """
     reading = read(text)
     try:
@@ -135,13 +135,13 @@ def _parse(text: str) -> Any:
 
 
 def _unmistakable(found: list[str]) -> str:
-    """Writes an expression so that the parser cannot take it for a mixed number.
+    r"""Writes an expression so that the parser cannot take it for a mixed number.
 
     The parser adds a whole number and a rational one that follows it, as in 1 1/2. So a
     multiplication sign goes between them; decimals become fractions, and binomials, which are
     whole, get brackets.
 
-    Example: 1.5(2) -> "{\\frac{15}{10}}\\cdot(2)"
+    Example: 1.5(2) -> "{\frac{15}{10}}\cdot(2)"
 
     Raises:
       Unreadable: If a digit follows a letter, as in x2: an index, an exponent or a factor.
@@ -187,7 +187,7 @@ def _equal(answer: Reading, reference: Reading) -> bool:
     return False
 
 
-def _same(one: sympy.Expr, two: sympy.Expr) -> bool:
+def _same(one: Any, two: Any) -> bool:
     """Tells whether two expressions are equal: at points first, which settles most that are not."""
     if one == two:
         return True
@@ -258,10 +258,15 @@ def _directed(relation: Relational) -> tuple[type, Any]:
 
 def _same_chain(one: Any, two: Any) -> bool:
     """Tells whether two chains a < b < c say the same, link by link, from either end."""
-    links, others = one._unsorted_args, two._unsorted_args
+    links, others = _links(one), _links(two)
     if len(links) != len(others) or not all(isinstance(x, Relational) for x in (*links, *others)):
         return False
     return any(
         all(itertools.starmap(_same_relation, zip(links, order, strict=True)))
         for order in (others, others[::-1])
     )
+
+
+def _links(chain: Any) -> tuple[Any, ...]:
+    """Returns the relations of a chain in the order in which they were written."""
+    return chain._unsorted_args

@@ -1,9 +1,9 @@
-"""One way to write mathematics: LaTeX and plain text as a list of tokens.
+r"""One way to write mathematics: LaTeX and plain text as a list of tokens.
 
-Only differences of appearance are removed: spacing, `\\left(`, `\\dfrac`, `\\frac12`, `x²`, `π`,
+Only differences of appearance are removed: spacing, `\left(`, `\dfrac`, `\frac12`, `x²`, `π`,
 `10{,}080`, `sqrt(3)`. Nothing that may carry meaning is dropped, and what is not understood stays.
-A token is a command (`\\frac`), a word (`\\text{east}`), an end of an environment
-(`\\begin{pmatrix}`), a run of digits, a space between two numbers, or one character.
+A token is a command (`\frac`), a word (`\text{east}`), an end of an environment
+(`\begin{pmatrix}`), a run of digits, a space between two numbers, or one character.
 """
 
 from __future__ import annotations
@@ -19,9 +19,21 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("−–‐‑", "-"),
         **dict.fromkeys("×·⋅∗*", r" \cdot "),
         **dict.fromkeys("\n\t\r\u00a0\u2009\u202f\u2002\u2003", " "),
-        **{"π": r" \pi ", "∞": r" \infty ", "√": r" \sqrt ", "°": r"^{\circ}", "±": r" \pm "},
-        **{"≤": r" \leq ", "≥": r" \geq ", "≠": r" \neq ", "∪": r" \cup ", "∈": r" \in "},
-        **{"θ": r" \theta ", "∅": r" \emptyset ", "²": "^{2}", "³": "^{3}", "÷": "/"},
+        "π": r" \pi ",
+        "∞": r" \infty ",
+        "√": r" \sqrt ",
+        "°": r"^{\circ}",
+        "±": r" \pm ",
+        "≤": r" \leq ",
+        "≥": r" \geq ",
+        "≠": r" \neq ",
+        "∪": r" \cup ",
+        "∈": r" \in ",
+        "θ": r" \theta ",
+        "∅": r" \emptyset ",
+        "²": "^{2}",
+        "³": "^{3}",
+        "÷": "/",
     }
 )
 _PLAIN = "pi|theta|sqrt|sin|cos|tan|cot|sec|csc|log|ln|arcsin|arccos|arctan|circ"
@@ -70,11 +82,11 @@ _CLOSING = {"}", ")", "]", r"\}", r"\rangle"}
 
 
 def tokens(text: str) -> list[str] | None:
-    """Splits a text into tokens, each in its one form.
+    r"""Splits a text into tokens, each in its one form.
 
     Examples:
-        r"\\left( \\dfrac 12 , 10{,}080 \\right)" -> ( \\frac { 1 } { 2 } , 10080 )
-        "x²" -> x ^ { 2 }     "sqrt(3)" -> \\sqrt { 3 }     "(1" -> None
+        r"\left( \dfrac 12 , 10{,}080 \right)" -> ( \frac { 1 } { 2 } , 10080 )
+        "x²" -> x ^ { 2 }     "sqrt(3)" -> \sqrt { 3 }     "(1" -> None
 
     Returns:
       None if brackets do not balance, or the text is longer than any answer.
@@ -89,9 +101,9 @@ def tokens(text: str) -> list[str] | None:
 
 
 def join(found: Sequence[str]) -> str:
-    """Joins tokens into a text, with spaces only where they would run together.
+    r"""Joins tokens into a text, with spaces only where they would run together.
 
-    Example: \\cot x ^ { 2 } -> "\\cot x^{2}"
+    Example: \cot x ^ { 2 } -> "\cot x^{2}"
     """
     text, after_command = "", False
     for token in found:
@@ -161,9 +173,8 @@ def _balanced(found: Sequence[str]) -> bool:
     for token in found:
         if _step(token) == 1:
             opened.append(token)
-        elif _step(token) == -1:
-            if not opened or not _closes(opened.pop(), token):
-                return False
+        elif _step(token) == -1 and (not opened or not _closes(opened.pop(), token)):
+            return False
         if len(opened) > _DEEPEST:
             return False
     return not opened
@@ -197,7 +208,7 @@ def _arguments(token: str, rest: list[str], depth: int) -> list[str]:
 
 
 def _argument(rest: list[str], depth: int, *, one_digit: bool) -> list[str]:
-    """Takes one argument and puts it in braces; as in TeX, \\frac43 is 4/3.
+    r"""Takes one argument and puts it in braces; as in TeX, \frac43 is 4/3.
 
     An exponent takes all its digits and its sign: a writer of 2^10 means 1024.
     """

@@ -40,10 +40,10 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}")
 
 
 def number(text: str) -> Fraction | None:
-    """Reads the number that a text is, exactly; None if it is none, or may not be one.
+    r"""Reads the number that a text is, exactly; None if it is none, or may not be one.
 
-    Examples: "-1.50", r"-\\frac{3}{2}", r"-1\\frac{1}{2}" -> -3/2     r"0.\\overline{3}" -> 1/3
-        r"6\\cdot10^{-2}" -> 3/50     "5!", r"2\\frac{3}{2}" -> None
+    Examples: "-1.50", r"-\frac{3}{2}", r"-1\frac{1}{2}" -> -3/2     r"0.\overline{3}" -> 1/3
+        r"6\cdot10^{-2}" -> 3/50     "5!", r"2\frac{3}{2}" -> None
     """
     if _PLAIN.fullmatch(text):
         return parse_number(text)
@@ -66,11 +66,11 @@ def number(text: str) -> Fraction | None:
 
 
 def with_unit_marked(text: str) -> str:
-    """Puts a unit in plain letters into \\text{}, in an answer as it was written.
+    r"""Puts a unit in plain letters into \text{}, in an answer as it was written.
 
     Only what is certainly a unit: `5m` and `2xyz` may be products.
 
-    Examples: "5 cm^2" -> "5\\\\text{cm}^2"     "12 small apples" -> "12\\\\text{small apples}"
+    Examples: "5 cm^2" -> "5\\text{cm}^2"     "12 small apples" -> "12\\text{small apples}"
     """
     unit = _BARE_UNIT.search(text)
     words = _plain(unit[1]).split() if unit else []
@@ -81,12 +81,12 @@ def with_unit_marked(text: str) -> str:
 
 
 def without_unit(found: Sequence[str]) -> tuple[list[str], Fraction] | None:
-    """Returns what precedes a unit at the end, and the factor that the unit stands for.
+    r"""Returns what precedes a unit at the end, and the factor that the unit stands for.
 
     A degree in a formula of angles is not a unit: it is a factor of pi/180.
 
-    Examples: 5 \\text{cm} ^ { 2 } -> 5, 1     2 \\text{million dollars} -> 2, 1000000
-        5 % -> 5, 1                     5 \\text{if even}, 5 -> None
+    Examples: 5 \text{cm} ^ { 2 } -> 5, 1     2 \text{million dollars} -> 2, 1000000
+        5 % -> 5, 1                     5 \text{if even}, 5 -> None
     """
     bare, scale = list(found), Fraction(1)
     if bare[-1] == "%":
@@ -107,9 +107,9 @@ def without_unit(found: Sequence[str]) -> tuple[list[str], Fraction] | None:
 
 
 def based(text: str) -> str | None:
-    """Writes a number that has a base in one form; None if the text is none.
+    r"""Writes a number that has a base in one form; None if the text is none.
 
-    Examples: "204_{5}", r"204_{\\text{five}}" -> "204_{5}"     "x_{5}", "9_{1}" -> None
+    Examples: "204_{5}", r"204_{\text{five}}" -> "204_{5}"     "x_{5}", "9_{1}" -> None
     """
     match = _BASED.fullmatch(text)
     if match is None:
@@ -119,9 +119,9 @@ def based(text: str) -> str | None:
 
 
 def clock_time(text: str) -> str | None:
-    """Writes a time of day in one form; its last letters are no unit.
+    r"""Writes a time of day in one form; its last letters are no unit.
 
-    Example: r"10:30 \\text{ p.m.}" -> "10:30 pm"
+    Example: r"10:30 \text{ p.m.}" -> "10:30 pm"
     """
     match = _TIME.fullmatch(_TEXT_COMMAND.sub(r"\1", text).strip())
     return f"{match[1]} {match[2].lower()}m" if match else None

@@ -1,6 +1,6 @@
-"""Reads an answer in mathematics as a tree of exact numbers, words, brackets and expressions.
+r"""Reads an answer in mathematics as a tree of exact numbers, words, brackets and expressions.
 
-Whatever can be read exactly is; an expression (`2\\sqrt{3}`, `x^2+1`) is left to algebra.
+Whatever can be read exactly is; an expression (`2\sqrt{3}`, `x^2+1`) is left to algebra.
 
 Conventions, where writers differ:
   - A unit, a currency and a percent sign change nothing; "million" multiplies.
@@ -63,14 +63,14 @@ class Reading(NamedTuple):
 
 
 def read(text: str) -> Reading | None:
-    """Reads an answer.
+    r"""Reads an answer.
 
     Examples:
-        r"\\frac{1}{2}", "0.5", r"\\$.50 each" -> number 1/2
+        r"\frac{1}{2}", "0.5", r"\$.50 each" -> number 1/2
         "(1, x+1]"                            -> "(]" of the number 1 and the expression x+1
-        "3, 5", r"\\{5, 3\\}"                   -> "{}" of two numbers
-        r"\\text{East}", "East."               -> words "east"
-        r"5^\\circ", "x = 5"                   -> number 5, named x of number 5
+        "3, 5", r"\{5, 3\}"                   -> "{}" of two numbers
+        r"\text{East}", "East."               -> words "east"
+        r"5^\circ", "x = 5"                   -> number 5, named x of number 5
 
     Returns:
       None if there is nothing, brackets do not balance, or the text is too long.
@@ -95,9 +95,9 @@ def _read_text(text: str) -> Reading | None:
 
 
 def peel(text: str) -> str:
-    """Removes what surrounds an answer: spaces, `$`, `**`, `\\boxed{}`, "The answer is".
+    r"""Removes what surrounds an answer: spaces, `$`, `**`, `\boxed{}`, "The answer is".
 
-    Examples: r"$\\frac{1}{2}$." -> r"\\frac{1}{2}"     "**5**" -> "5"     r"\\boxed{x}" -> "x"
+    Examples: r"$\frac{1}{2}$." -> r"\frac{1}{2}"     "**5**" -> "5"     r"\boxed{x}" -> "x"
     """
     while True:
         before = text
@@ -117,7 +117,7 @@ def peel(text: str) -> str:
 
 
 def _without_separators(found: Sequence[str]) -> list[str]:
-    """Joins the groups of a number outside brackets: 1 , 234 \\pi -> 1234 \\pi."""
+    r"""Joins the groups of a number outside brackets: 1 , 234 \pi -> 1234 \pi."""
     joined, depth, start = [], 0, -1  # place of the last number that a group may follow
     for token in found:
         depth += (token in ("(", "[", r"\{")) - (token in (")", "]", r"\}"))
@@ -161,7 +161,7 @@ def _words(text: str) -> Reading:
 
 
 def _text(content: str) -> Reading:
-    """Reads the content of \\text{}: a number with its unit, words, or a letter such as (C)."""
+    r"""Reads the content of \text{}: a number with its unit, words, or a letter such as (C)."""
     reading = read(content)
     has_words = re.search(r"[^\W\d_]{2}", content)
     return reading if reading and (reading.kind == "number" or not has_words) else _words(content)
@@ -201,7 +201,7 @@ def _group(kind: str, parts: Sequence[Sequence[str]], found: Sequence[str]) -> R
 
 
 def _named(found: list[str]) -> Reading | None:
-    """Reads a name and its value: x = 5, f(x) = 2x + 1, A = 2*3 = 6, x \\in [1,2]."""
+    r"""Reads a name and its value: x = 5, f(x) = 2x + 1, A = 2*3 = 6, x \in [1,2]."""
     for sign in ("=", r"\in"):
         first, *others = split(found, {sign})
         if others and not {"=", r"\neq", *_LESS, *_MORE} & {*others[-1]}:

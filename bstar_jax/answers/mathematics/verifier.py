@@ -27,6 +27,8 @@ _WARM_UP = (
     (r"\sin 2\theta=a_{1}(n-1)", r"2\cdot\pi e^{x}<3"),
 )
 
+_Pair = tuple[str | None, str]  # an answer and its reference
+
 
 class MathVerdict(NamedTuple):
     """The verdict on one answer.
@@ -115,7 +117,7 @@ def quick(answer: str, reference: str) -> bool | None:
 
 
 class MathVerifier:
-    """Verifies answers, with worker processes for those that need algebra.
+    r"""Verifies answers, with worker processes for those that need algebra.
 
     A context manager: workers start on entering. An answer that takes longer than the limit is
     tried once more when all others are done, alone and with twice the limit. So one answer can
@@ -123,7 +125,7 @@ class MathVerifier:
 
     Example:
         with MathVerifier(workers=2, limit_seconds=5.0) as verifier:
-            verifier.verify([("0.5", r"\\frac12"), ("x+x", "2x"), ("9^{9^{9^9}}", "1")])
+            verifier.verify([("0.5", r"\frac12"), ("x+x", "2x"), ("9^{9^{9^9}}", "1")])
         # reasons: correct, correct, timeout
 
     Args:
@@ -147,7 +149,7 @@ class MathVerifier:
         """Number of worker processes that are running."""
         return self._pool.alive
 
-    def verify(self, pairs: Sequence[tuple[str | None, str]]) -> list[MathVerdict]:
+    def verify(self, pairs: Sequence[_Pair]) -> list[MathVerdict]:
         """Verifies every (answer, reference).
 
         Args:
@@ -164,9 +166,9 @@ class MathVerifier:
         return [verdicts[pair] for pair in pairs]
 
     def unreadable(self, references: Iterable[str]) -> dict[str, str]:
-        """Finds the references that cannot be verified against, each with the reason.
+        r"""Finds the references that cannot be verified against, each with the reason.
 
-        Example: "1/2", "\\frac{", "x^2" -> {"\\frac{": "error"}
+        Example: "1/2", "\frac{", "x^2" -> {"\frac{": "error"}
 
         Returns:
           "error" for a text that cannot be read, "timeout" if reading takes too long.
@@ -176,7 +178,7 @@ class MathVerifier:
         found = {text: grades[text, text].reason for text in left}
         return {text: reason for text, reason in found.items() if reason in ("error", "timeout")}
 
-    def _patiently(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], MathVerdict]:
+    def _patiently(self, pairs: Sequence[_Pair]) -> dict[_Pair, MathVerdict]:
         """Verifies by algebra; tries late answers once more, alone and with twice the limit."""
         grades = self._run(pairs)
         late = [pair for pair in pairs if grades[pair].reason == "timeout"]
@@ -185,9 +187,7 @@ class MathVerifier:
             grades[pair] = grade._replace(seconds=grade.seconds + grades[pair].seconds)
         return grades
 
-    def _run(
-        self, pairs: Sequence[tuple[str, str]], **options: Any
-    ) -> dict[tuple[str, str], MathVerdict]:
+    def _run(self, pairs: Sequence[_Pair], **options: Any) -> dict[_Pair, MathVerdict]:
         outcomes = self._pool.run(pairs, **options)
         return dict(zip(pairs, map(_verdict, outcomes), strict=True))
 

@@ -11,7 +11,7 @@ _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 
 
 def same_output(output: str, expected: str) -> bool:
-    """Tells whether a program printed what was expected.
+    r"""Tells whether a program printed what was expected.
 
     Empty lines, and the amount of space around and between words, do not count. Words are equal
     as text, or as numbers: a whole number also with a point and zeros after it, any other number

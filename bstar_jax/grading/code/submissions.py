@@ -20,7 +20,7 @@ _PRELUDE_MODULES = "collections fractions heapq itertools math random sys time".
 
 
 def written(response: str) -> tuple[str, ...]:
-    """Finds the programs that a response may mean; the first that compiles is meant.
+    r"""Finds the programs that a response may mean; the first that compiles is meant.
 
     It is the last fenced block that is not empty, or the whole response if there is none. A block
     that is not closed ends with the response. But a lone fence may also end a program whose
@@ -77,7 +77,7 @@ def _cut(text: str) -> Iterator[str]:
 
 
 def prelude(program: str) -> str:
-    """Writes imports of the names that a published APPS program may use without importing them.
+    r"""Writes imports of the names that a published APPS program may use without importing them.
 
     Example: "def f(a: List[int]): return math.gcd(*a)" -> "import math\nfrom math import gcd\n
     from typing import List\n"

@@ -23,7 +23,7 @@ _BUILTINS = frozenset(dir(builtins))
 
 @dataclasses.dataclass(frozen=True)
 class TestPlan:
-    """What the harness is asked to do, as commands of `inside.harness.Harness`.
+    """The commands that the harness executes, methods of `inside.harness.Harness`.
 
     Attributes:
       before: Commands that must succeed before any test.

@@ -45,7 +45,7 @@ _IDLE_SHARE = 0.05  # of the wall time limit: a program that used no more was no
 
 @dataclasses.dataclass(frozen=True)
 class TestResult:
-    """How one test went.
+    """The outcome of one test.
 
     Attributes:
       reason: "correct"; "wrong": an assert failed or the output differs; "error": an exception,
@@ -106,7 +106,7 @@ class CodeVerifier:
         Args:
           limits: What a program may use; `Limits()` by default.
           workers: Sandboxes at a time; 0 for one for each core that this process may use.
-          every_test: Whether to go on after a test that failed, as long as the program can.
+          every_test: Whether to continue after a test that failed, as long as the program can.
           unsafe: Whether to run programs without bubblewrap, with all rights that you have.
 
         Raises:

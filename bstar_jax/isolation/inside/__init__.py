@@ -1,4 +1,4 @@
-"""What runs inside the sandbox: a harness and the submission that it tests, in two processes.
+"""Programs inside the sandbox: a harness and the submission that it tests, in two processes.
 
     trainer  <- frames ->  harness (process 1 of the sandbox)  <- frames ->  submission
 

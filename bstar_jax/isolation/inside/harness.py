@@ -30,11 +30,11 @@ _SIGINT, _SIGIO, _SIG_IGN = 2, 29, 1
 _PR_SET_DUMPABLE = 4
 
 
-def same_result(value: object, expected: object) -> bool:
+def same_result(value: Any, expected: Any) -> bool:
     """Tells whether a call's result is the expected one, which was read from JSON.
 
-    JSON has no tuples and only texts as keys, and some expected results are in a list of their
-    own: so tuples count as lists, keys as JSON writes them, and [x] also stands for x.
+    JSON has no tuples and only texts as keys, and some expected results are wrapped in a list.
+    Tuples are therefore compared as lists and keys as texts, and an expected [x] also accepts x.
 
     Examples: (1, 2) and [1, 2]; {1: "a"} and {"1": "a"}; 5 and [5] are the same.
     """
@@ -51,7 +51,7 @@ def _as_json(value: object) -> Any:
     return value
 
 
-def _json_key(key: object) -> object:
+def _json_key(key: Any) -> object:
     if key is None or isinstance(key, bool):
         return {None: "null", True: "true", False: "false"}[key]
     return repr(key) if isinstance(key, (int, float)) else key

@@ -112,7 +112,7 @@ def describe(error: BaseException) -> str:
     return f"{text} (line {line})" if line else text
 
 
-def serve(sources: tuple[str, ...], prelude: str, files: tuple[int, int], most: int) -> None:
+def serve(sources: tuple[str, ...], prelude: str, files: tuple[int, ...], most: int) -> None:
     """Loads a program, then does what it is asked until nobody asks any longer.
 
     Every answer, of which the first is about the loading, is ("value", value), or "error" or
@@ -162,8 +162,8 @@ def run_script(sources: tuple[str, ...], prelude: str, report: int) -> None:
       prelude: Statements that run before it.
       report: File descriptor for why it failed: "error" or "unparseable" with a message.
     """
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape")
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape")
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115  (open to the program's end)
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115  (open to the program's end)
     code: object = 0
     try:
         names = _load(sources, "__main__", prelude, lambda *why: write_frame(report, encode(why)))

@@ -129,6 +129,7 @@ class Remote:
         return "an object of the program's own"
 
     def __call__(self, *arguments: object, **named: object) -> Any:
+        """Calls the object in the submission."""
         return self._submission.ask("call", self, arguments, named)
 
     def __getattr__(self, name: str) -> Any:

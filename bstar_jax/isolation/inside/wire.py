@@ -172,7 +172,7 @@ class _Reader:
         if letter == b"o":
             (module, name), arguments = self.value()
             if (module, name) not in _STANDARD:
-                raise ValueError(f"{module}.{name} is not sent by value")
+                raise ValueError(f"objects of type {module}.{name} cannot be sent")
             return getattr(__import__(module), name)(*arguments)
         return _CONSTANTS[letter]
 
