@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -25,7 +26,7 @@ from benchmarks import figures
 from bstar_jax import planning, sharding
 from bstar_jax.config import Config, load_config
 from bstar_jax.planning import compiling, memory, models, placement, roofline
-from bstar_jax.sharding import Cost
+from bstar_jax.sharding import Collective
 
 TOPOLOGIES = ("v5e:4x4", "v5e:8x8", "v5e:16x16")
 PROGRAMS = ("step", "gather", "decode")
@@ -52,7 +53,7 @@ def grown(config: Config, chips: int) -> Config:
 def compile_program(
     config: Config, name: str, program: str, cache: planning.ReportCache
 ) -> dict[str, Any]:
-    """Compiles one program for one topology: memory and work of a device, and its least times.
+    """Compiles one program for one topology: memory and cost of a device, and its least times.
 
     Raises:
       SystemExit: If it does not fit a device.
@@ -74,15 +75,15 @@ def compile_program(
         "held": done.held,
         "flops": done.cost.flops,
         "bytes": done.cost.bytes,
-        "received": _by_axis(done.cost),
+        "received": _by_axis(done.cost.collectives),
         "seconds": dataclasses.asdict(time),
     }
 
 
-def _by_axis(cost: Cost) -> dict[str, float]:
+def _by_axis(collectives: Iterable[Collective]) -> dict[str, float]:
     """Bytes that a device receives, by the axes that it receives them over."""
     received: dict[str, float] = {}
-    for each in cost.collectives:
+    for each in collectives:
         axes = "+".join(each.axes)
         received[axes] = received.get(axes, 0.0) + each.received
     return received

@@ -33,6 +33,7 @@ from bstar_jax.planning import compiling, memory, placement
 from bstar_jax.planning.models import PlannedModel
 from bstar_jax.planning.reports import cost_to_json
 from bstar_jax.sampling import programs as sampling
+from bstar_jax.sampling.programs import UnitShape
 from bstar_jax.sharding.program import Placement, bytes_on_device
 
 PROGRAMS = ("prefill", "decode")
@@ -57,7 +58,7 @@ def make_config(arguments: argparse.Namespace) -> Config:
     )  # fmt: skip
 
 
-def floor(placed: Placement, unit: sampling.UnitShape) -> dict[str, float]:
+def floor(placed: Placement, unit: UnitShape) -> dict[str, float]:
     """Bytes that a device must read in a step."""
     weights = sampling.weights(placed)
     # Of the embedding a step reads the rows of its tokens alone.

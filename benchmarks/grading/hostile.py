@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.grading import hostile_answers
-from benchmarks.grading.references import MARKER, open_grader
+from benchmarks.grading.references import MARKER
+from bstar_jax import grading
 from bstar_jax.answers.mathematics.verifier import MathVerifier
 from bstar_jax.config import RewardsConfig
-from bstar_jax.grading import Grade
 from bstar_jax.records import SPLITS, Query, Response
 from bstar_jax.tasks import Task
 from bstar_jax.tasks.loading import FORMATS
@@ -55,14 +55,14 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 def _grade(
     name: str, answers: Answers, arguments: argparse.Namespace
-) -> tuple[list[Grade], list[float], int]:
+) -> tuple[list[grading.Grade], list[float], int]:
     """Grades and seconds of the answers; of 100 references how many are right afterwards."""
     task, queries = _task(name, [reference for *_, reference in answers])
     texts = [f"{MARKERS[name]}\n\n{answer}" for _, answer, _ in answers]
     responses = list(map(Response, queries, texts))
     settings = RewardsConfig(workers=arguments.workers, seconds=arguments.hostile_limit)
-    grades, seconds = list[Grade](), list[float]()
-    with open_grader(task, settings) as grader:
+    grades, seconds = list[grading.Grade](), list[float]()
+    with grading.open_grader(queries, task.sources, settings, task.places) as grader:
         if name == "math":
             grades = list(grader.grade(responses))
             plain = [Response(query, f"{MARKER}\n\n{query.reference}") for query in queries[:100]]

@@ -7,7 +7,6 @@ theirs.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import pathlib
 import random
@@ -97,16 +96,9 @@ def grade_as_responses(
                 lines.write(json.dumps(_record(data_set, row)) + "\n")
         task, responses, _ = tasks.load_responses(file, TaskConfig(name=TASKS[data_set]))
     settings = RewardsConfig(workers=workers, seconds=seconds)
-    with open_grader(task, settings) as grader:
+    queries, sources = task.query_by_id.values(), task.sources
+    with grading.open_grader(queries, sources, settings, task.places) as grader:
         return grader.grade(responses)
-
-
-def open_grader(
-    task: tasks.Task, settings: RewardsConfig
-) -> contextlib.AbstractContextManager[grading.Grader]:
-    """A grader of responses to all queries of a task."""
-    queries = task.query_by_id.values()
-    return grading.open_grader(queries, task.sources, settings, task.places)
 
 
 def _record(data_set: str, row: Case) -> dict[str, str]:

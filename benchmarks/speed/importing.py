@@ -44,11 +44,9 @@ def write(folder: pathlib.Path) -> int:
     entries = names.by_name(SHAPE, names.LLAMA_NAMES)
     specs = {name: ("BF16", entry.shape) for name, entry in entries.items()}
     file = folder / "model.safetensors"
-
-    def ones(name: str) -> np.ndarray:
-        return np.ones(specs[name][1], ml_dtypes.bfloat16)
-
-    safetensors_files.write_tensors(file, specs, ones)
+    safetensors_files.write_tensors(
+        file, specs, lambda name: np.ones(specs[name][1], ml_dtypes.bfloat16)
+    )
     return file.stat().st_size
 
 

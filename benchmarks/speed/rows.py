@@ -77,7 +77,7 @@ def measure(queries: int, responses: int) -> dict[str, Any]:
     rows = timed("sort", lambda: rows.sorted(ids))
     shape = arrays.query_shape(rows)
     task: Any = types.SimpleNamespace(steps="", answer_kind="math")
-    graded = timed("pool", lambda: arrays.graded_responses(task, rows, shape, distinct="text"))
+    graded = timed("gather", lambda: arrays.graded_responses(task, rows, shape, distinct="text"))
     rule: dict[str, Any] = {"threshold": 0.5, "process_weight": 1.0, "cap": 0, "rules": "paper"}
     selected_QN = timed("select", lambda: np.asarray(balance.select(graded, **rule)))
     keep: Any = arrays.to_rows(rows, selected_QN)
