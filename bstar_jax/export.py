@@ -1,13 +1,13 @@
-"""Writes a run for Transformers: `python -m bstar_jax.export RUN[@ITERATION] --output=DIR`.
+"""Exports a run to Transformers: `python -m bstar_jax.export RUN[@ITERATION] --output=DIR`.
 
     python -m bstar_jax.export runs/first --output=/models/first       # its last iteration
     python -m bstar_jax.export runs/first@2 --output=/models/second
     python -m bstar_jax.export runs/lora --adapter --output=/models/adapter    # for PEFT
 
-The directory is one that Transformers loads: config, safetensors, tokenizer. A run that started
-from a checkpoint gives that checkpoint's family, names, dtypes and files; one that started from
-random parameters a Llama in f32, with the run's tokenizer. An output that holds something is left
-alone. Settings are the run's; `mesh.*` may be overridden.
+Transformers loads the directory: it has config, safetensors and tokenizer. If the run started from
+a checkpoint, the export has the family, names, dtypes and files of that checkpoint; if it started
+from random parameters, the export is a Llama in f32 with the run's tokenizer. An output that is not
+empty is refused. The settings are those of the run; `mesh.*` may be overridden.
 
 Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
@@ -19,87 +19,108 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from bstar_jax.config.errors import run_door
+from bstar_jax.config.flags import check_overrides, parse, run_target
 from bstar_jax.console import Console, silence_libraries
-from bstar_jax.flags import allow_overrides, parse, run_door, run_target
 
 silence_libraries()
 
-from bstar_jax import hub  # noqa: E402
-from bstar_jax.config import UserError  # noqa: E402
-from bstar_jax.phases.directory import read_config  # noqa: E402
-from bstar_jax.phases.opening import open_run  # noqa: E402
-from bstar_jax.phases.run import Run  # noqa: E402
-
-_MAY_DIFFER = ("mesh.", "log.")
+from bstar_jax import hub
+from bstar_jax.config import Config, UserError
+from bstar_jax.phases.opening import open_run
+from bstar_jax.run.policy import Policy
+from bstar_jax.run.workspace import read_config
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the door."""
+    """Runs the command.
+
+    Args:
+      argv: The command line; its first word is the program.
+
+    Raises:
+      UserError: If a flag or a setting is wrong, or there is no such run or checkpoint.
+    """
     directory, iteration = run_target("export", argv)
     line = parse(argv, _define, stored=read_config(directory))
     silence_libraries(verbose=line.flags.verbose)
-    allow_overrides("export", line, _MAY_DIFFER)
+    check_overrides(line, "export")
     if not line.flags.output:
-        raise UserError("export writes a directory; say which, as --output=DIR")
+        raise UserError(
+            "--output is missing; export writes a directory: say which, as --output=DIR"
+        )
     console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
     with open_run(directory, line.config, console, write=False) as run:
-        iteration = run.checkpointed(iteration)
+        iteration = run.policy.checkpoints.latest() if iteration is None else iteration
         write = export_adapter if line.flags.adapter else export
-        write(run, iteration, pathlib.Path(line.flags.output))
+        write(run.config, run.policy, iteration, pathlib.Path(line.flags.output))
     console.summary([], {"iteration": str(iteration), "output": line.flags.output})
 
 
-def export(run: Run, iteration: int, output: pathlib.Path) -> None:
+def export(config: Config, policy: Policy, iteration: int, output: pathlib.Path) -> None:
     """Writes the parameters after an iteration as a Hugging Face directory, adapters merged.
 
-    Raises:
-      UserError: If there is no such checkpoint, the output holds something, or the model is one
-        that Transformers has no class for.
-    """
-    params = run.whole(run.checkpoints.restore_params(iteration), dtype="float32")
-    words = run.tokenizer
-    ids = {"bos_token_id": words.start_id, "eos_token_id": words.end_id}
-    ids |= {"pad_token_id": words.pad_id}
-    keeps_tokenizer = run.source and not run.config.tokenizer.path
+    Args:
+      config: The settings of the run.
+      policy: The model, with its checkpoints.
+      iteration: The iteration, from 0.
+      output: The directory to write; it must not exist or be empty.
 
-    def add_tokenizer(place: pathlib.Path) -> None:
+    Raises:
+      UserError: If there is no such checkpoint, the output is not empty, or Transformers has no
+        class for the model.
+    """
+    params = policy.merged(policy.checkpoints.restore_params(iteration), dtype="float32")
+    tokenizer = policy.tokenizer
+    ids = {"bos_token_id": tokenizer.start_id, "eos_token_id": tokenizer.end_id}
+    ids |= {"pad_token_id": tokenizer.pad_id}
+    keeps_tokenizer = policy.source and not config.tokenizer.path
+
+    def add_tokenizer(folder: pathlib.Path) -> None:
         for pattern in hub.TOKENIZER_FILES:
-            for file in place.glob(pattern):
+            for file in folder.glob(pattern):
                 file.unlink()
-        words.save(place)
+        tokenizer.save(folder)
 
     hub.export_checkpoint(
-        run.whole_model,
+        policy.merged_model,
         params,
-        run.source,
+        policy.source,
         output,
         special_ids={name: token for name, token in ids.items() if token is not None},
         add=None if keeps_tokenizer else add_tokenizer,
     )
 
 
-def export_adapter(run: Run, iteration: int, output: pathlib.Path) -> None:
+def export_adapter(config: Config, policy: Policy, iteration: int, output: pathlib.Path) -> None:
     """Writes the adapters after an iteration for PEFT, without the model that they belong to.
 
+    Args:
+      config: The settings of the run.
+      policy: The model, with its checkpoints.
+      iteration: The iteration, from 0.
+      output: The directory to write; it must not exist or be empty.
+
     Raises:
-      UserError: If the run has no adapters, or they belong to random parameters, which nobody
-        else has; if there is no such checkpoint, or the output holds something.
+      UserError: If the run has no adapters, or they belong to random parameters, which nobody else
+        has; if there is no such checkpoint; or if the output is not empty.
     """
-    base = run.config.model.checkpoint
+    base = config.model.checkpoint
     if not base:
         raise UserError(
-            "--adapter writes what belongs to a checkpoint, but the run started from random "
-            "parameters; drop it"
+            "--adapter writes adapters of a published checkpoint, but the run started from random "
+            "parameters; drop the flag"
         )
-    hub.export_adapter(run.model, run.checkpoints.restore_params(iteration), base, output)
+    params = policy.checkpoints.restore_params(iteration)
+    hub.export_adapter(policy.model, params, base, output, source=policy.source)
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("output", "", "The directory to make.", flag_values=values)
-    text = "Write the adapters alone, as PEFT reads them."
+    flags.DEFINE_string("output", "", "The directory to write.", flag_values=values)
+    text = "Write only the adapters, in the format of PEFT."
     flags.DEFINE_boolean("adapter", False, text, flag_values=values)
-    flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
-    flags.DEFINE_boolean("verbose", False, "Also details.", flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "Show no progress.", flag_values=values)
+    flags.DEFINE_boolean("verbose", False, "Show details too.", flag_values=values)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Grades responses in a file: `python -m bstar_jax.grade --task=gsm8k --input=FILE --output=FILE`.
+r"""Grades responses in a file: `python -m bstar_jax.grade --task=gsm8k --input=FILE --output=FILE`.
 
     python -m bstar_jax.grade --task=math --input=responses.jsonl --output=graded.jsonl
-    python -m bstar_jax.grade --task=mbpp --input=programs.jsonl --output=graded.jsonl \\
+    python -m bstar_jax.grade --task=mbpp --input=programs.jsonl --output=graded.jsonl \
         --config.rewards.workers=8 --config.rewards.code.cpu_seconds=10
 
-Each line of the input holds the task's own fields and a `response`. The output has the same
-lines, in their order, with `correct`, `answer`, `reason` and `seconds`; of programs also
-`message` and `first_failing`; where solution steps are checked also `process_reward` and
-`step_rewards`. Such a field that the line had before is replaced. For task `jsonl`,
-`--config.task.*` names fields and reward.
+Each line of the input has the fields of the task and a `response`. The output has the same lines in
+the same order, with `correct`, `answer`, `reason` and `seconds` added; for programs also `message`
+and `first_failing`; and if solution steps are checked, `process_reward` and `step_rewards`. These
+replace fields of the same name. For task `jsonl`, `--config.task.*` names the fields and the
+reward.
 
 Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
@@ -18,60 +18,78 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from typing import IO
 
 from absl import flags
 
-from bstar_jax import rewards, tasks
+from bstar_jax import tasks
 from bstar_jax.config import UserError
+from bstar_jax.config.errors import run_door
+from bstar_jax.config.flags import CommandLine, parse
 from bstar_jax.console import Console
-from bstar_jax.flags import parse, run_door
+from bstar_jax.grading import Grade, open_grader
+from bstar_jax.records import Response
+from bstar_jax.records.files import atomic_file
 
-_AT_ONCE = 256  # responses between two looks at the progress
+_AT_ONCE = 256  # responses between two updates of the progress
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the door."""
-    sys.set_int_max_str_digits(0)  # what was read is written back, however long
+    """Runs the command.
+
+    Args:
+      argv: The command line; its first word is the program.
+
+    Raises:
+      UserError: If a flag, a setting or a line of the input is wrong.
+    """
+    sys.set_int_max_str_digits(0)  # numbers of any length are written back as they were read
     line = parse(argv, _define)
     source, target = _paths(line)
     for name in line.overridden:
         if not name.startswith(("task.", "rewards.")):
-            raise UserError(f"{name} changes no grade; grade takes settings of task and rewards")
+            raise UserError(
+                f"{name} changes no grade; grade takes only settings of task and rewards"
+            )
     settings = dataclasses.replace(line.config.task, name=line.flags.task or line.config.task.name)
-    task, responses = tasks.load_responses(source, settings)
-    rows = [rewards.Row(*response[:3]) for response in responses]
+    task, responses, lines = tasks.load_responses(source, settings)
+    queries = task.splits["train"]
     console = Console(quiet=line.flags.quiet)
     counts = Counter()
     with (
-        _whole(target) as file,
-        rewards.open_grader(task, line.config.rewards) as grader,
-        console.progress("grade", None, len(rows), "responses") as progress,
+        _output(target) as file,
+        open_grader(queries, task.sources, line.config.rewards, task.places) as grader,
+        console.progress("grade", None, len(responses), "responses") as progress,
     ):
-        for start in range(0, len(rows), _AT_ONCE):
-            grades = grader.grade(rows[start : start + _AT_ONCE])
-            for response, grade in zip(responses[start : start + _AT_ONCE], grades, strict=True):
-                file.write(_with_grade(response, grade) + "\n")
+        for start in range(0, len(responses), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            grades = grader.grade(responses[part])
+            for text, response, grade in zip(lines[part], responses[part], grades, strict=True):
+                file.write(_with_grade(text, response, grade) + "\n")
             counts.update(grade.reason for grade in grades)
             progress.advance(len(grades))
-    figures = {"responses": str(len(rows)), "accuracy": f"{counts['correct'] / len(rows):.4f}"}
+    figures = {
+        "responses": str(len(responses)),
+        "accuracy": f"{counts['correct'] / len(responses):.4f}",
+    }
     figures |= {reason: str(count) for reason, count in sorted(counts.items())}
     console.summary([], {**figures, "graded": target})
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("task", "", f"One of {', '.join(tasks.TASKS)}.", flag_values=values)
-    flags.DEFINE_string("input", "", "JSON Lines with responses.", flag_values=values)
-    flags.DEFINE_string("output", "", "Where the graded lines go.", flag_values=values)
-    flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
+    text = f"The task of the responses: one of {', '.join(tasks.TASKS)}."
+    flags.DEFINE_string("task", "", text, flag_values=values)
+    text = "The file of JSON Lines that has the responses."
+    flags.DEFINE_string("input", "", text, flag_values=values)
+    flags.DEFINE_string("output", "", "The file to write graded lines to.", flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "Show no progress.", flag_values=values)
 
 
-def _paths(line) -> tuple[pathlib.Path, pathlib.Path]:
+def _paths(line: CommandLine) -> tuple[pathlib.Path, pathlib.Path]:
     for name in ("input", "output"):
         if not getattr(line.flags, name):
             raise UserError(f"--{name} is missing; name a file of JSON Lines")
@@ -81,28 +99,23 @@ def _paths(line) -> tuple[pathlib.Path, pathlib.Path]:
     if target.is_dir():
         raise UserError(f"--output={target} is a folder; name a file in it")
     if not target.parent.is_dir():
-        raise UserError(f"--output={target}: there is no folder {target.parent}; make it first")
+        raise UserError(f"--output={target}: there is no folder {target.parent}; create it first")
     return source, target
 
 
 @contextlib.contextmanager
-def _whole(target: pathlib.Path) -> Iterator[TextIO]:
-    """A file that stands under its name only once all is written."""
-    temporary = target.with_name(target.name + ".tmp")
-    try:
-        file = open(temporary, "w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--output={target} cannot be written: {error.strerror}") from error
-    try:
-        with file:
-            yield file
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _output(target: pathlib.Path) -> Iterator[IO[str]]:
+    """Opens the output file, which gets its name when it is complete."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(atomic_file(target))
+        except OSError as error:
+            raise UserError(f"--output={target} cannot be written: {error.strerror}") from error
+        yield file
 
 
-def _with_grade(response: tasks.Response, grade: rewards.Grade) -> str:
-    """The line as it was given, and behind its fields the grade."""
+def _with_grade(line: str, response: Response, grade: Grade) -> str:
+    """Returns the line with the grade after its fields."""
     added = {
         "correct": grade.correct,
         "answer": grade.answer,
@@ -113,11 +126,11 @@ def _with_grade(response: tasks.Response, grade: rewards.Grade) -> str:
         added |= {"message": grade.message, "first_failing": grade.first_failing}
     if grade.step_rewards is not None:
         added |= {"process_reward": grade.process_reward, "step_rewards": grade.step_rewards}
-    given = json.loads(response.record.line)
+    given = json.loads(line)
     if given.keys() & added.keys():
         return json.dumps({**given, **added})
-    # Not decoded and encoded again, which would change how numbers are written.
-    return response.record.line.strip().removesuffix("}") + ", " + json.dumps(added)[1:]
+    # The line is not decoded and encoded again, because that could change how numbers are written.
+    return line.strip().removesuffix("}") + ", " + json.dumps(added)[1:]
 
 
 if __name__ == "__main__":

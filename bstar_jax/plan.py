@@ -3,11 +3,12 @@
     python -m bstar_jax.plan --config=configs/math_mistral7b.py --topology=v5e:8x8 --json=plan.json
     python -m bstar_jax.plan --config=configs/gsm8k.py --topology=h100:8 --config.mesh.fsdp=8
 
-Compiles every program of the run for devices that need not be there, and counts what a device
-holds while each runs. TPUs need libtpu (`pip install -e .[tpu]`), and no TPU; GPUs are arithmetic.
-Neither the checkpoint's weights nor the task's files are read.
+Compiles every program of the run for devices that this machine need not have, and counts the memory
+that a device needs while each runs. For TPUs it needs libtpu (`pip install -e .[tpu]`) but no TPU.
+For GPUs all figures are estimated by arithmetic. It reads neither the checkpoint's weights nor the
+task's files.
 
-Exit codes: 0 it fits, 3 it does not, 2 bad input, 1 any other failure.
+Exit codes: 0 it fits, 3 it does not fit, 2 bad input, 1 any other failure.
 """
 
 from __future__ import annotations
@@ -20,30 +21,40 @@ from pathlib import Path
 
 from absl import flags
 
+from bstar_jax.config.errors import DOES_NOT_FIT, run_door
+from bstar_jax.config.flags import parse
 from bstar_jax.console import Console, silence_libraries
-from bstar_jax.flags import DOES_NOT_FIT, parse, run_door
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs, whatever devices there are
+os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs on an accelerator, even if there is one
 os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
 silence_libraries()
 
-from bstar_jax import planning  # noqa: E402  (reads the environment at import)
-from bstar_jax.config import UserError  # noqa: E402
+from bstar_jax import planning
+from bstar_jax.config import UserError
+from bstar_jax.tasks import check_distinct
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the door."""
+    """Runs the command. Ends the process with code 3 if the run does not fit.
+
+    Args:
+      argv: The command line; its first word is the program.
+
+    Raises:
+      UserError: If a flag or a setting is wrong.
+    """
     line = parse(argv, _define)
     if line.arguments:
         raise UserError(f"plan takes flags only, not {line.arguments[0]!r}; see --helpfull")
     for name, example in (("config", "configs/arithmetic.py"), ("topology", "v5e:8x8")):
         if not (line.config_file if name == "config" else line.flags.topology):
             raise UserError(f"--{name} is missing; try --{name}={example}")
+    check_distinct(line.config.task, line.config.balance.distinct)
     console = Console(quiet=line.flags.quiet)
-    topology = planning.find(line.flags.topology)
-    store = planning.Store(Path(line.flags.store) if line.flags.store else None)
+    topology = planning.find_topology(line.flags.topology)
+    cache = planning.ReportCache(Path(line.flags.store) if line.flags.store else None)
     made = planning.plan(
-        line.config, topology, is_searching=line.flags.search, store=store, say=console.note
+        line.config, topology, is_searching=line.flags.search, cache=cache, say=console.note
     )
     planning.show(made)
     if line.flags.json:
@@ -55,14 +66,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _define(values: flags.FlagValues) -> None:
-    text = "The devices, such as v5e:8x8, v5p:2x2x4, h100:8, h200:2x8 or gpu-80gb:8."
+    text = "The devices to plan for, such as v5e:8x8, v5p:2x2x4, h100:8, h200:2x8 or gpu-80gb:8."
     flags.DEFINE_string("topology", "", text, flag_values=values)
     flags.DEFINE_string("json", "", "Also write the plan to this file.", flag_values=values)
-    text = "Also find the largest settings, and compile what would fit."
+    text = "Also find the largest settings that fit; if nothing fits, compile a config that would."
     flags.DEFINE_boolean("search", True, text, flag_values=values)
-    text = "A directory: what it knows is not compiled again, and the rest is kept there."
+    text = "Keep the compiler's reports in this directory, and do not compile what is found there."
     flags.DEFINE_string("store", "", text, flag_values=values)
-    flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "Show no progress.", flag_values=values)
 
 
 if __name__ == "__main__":

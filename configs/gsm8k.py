@@ -1,9 +1,9 @@
-"""GSM8K from nothing: a small random model through every phase on a real data set.
+"""GSM8K from nothing: a small random model goes through every phase on a real data set.
 
     python -m bstar_jax.main --config=configs/gsm8k.py --config.task.path=train.jsonl --workdir=RUN
 
-The file is GSM8K's own `train.jsonl`, or a folder that also holds `test.jsonl`, which is then
-held out. A sentencepiece tokenizer is trained from the training text.
+The path names GSM8K's own `train.jsonl`, or a folder that also holds `test.jsonl`, which is then
+held out. A sentencepiece tokenizer is trained on the training text.
 
 Hardware: 2 CPU cores.
 Time: 15 minutes on one core.
@@ -11,8 +11,6 @@ Result: Pass@1 0.000 after warm-up, 0.008 after two iterations (32 queries, 8 re
 of 1M parameters that has read 1,600 solutions solves next to nothing; the point is that every
 phase runs.
 """
-
-import dataclasses
 
 from bstar_jax.config import (
     CalibrateConfig,
@@ -25,20 +23,21 @@ from bstar_jax.config import (
     PrmConfig,
     SftConfig,
     TaskConfig,
+    pick_variant,
 )
-from bstar_jax.flags import pick_variant
 
 
-def get_config(variant="bstar"):
+def get_config(variant: str = "bstar") -> Config:
+    """The config of a variant of this experiment."""
     return pick_variant(variant, VARIANTS)
 
 
-def bstar():
-    """B-STaR with temperature and threshold chosen; the answer alone is rewarded.
+def bstar() -> Config:
+    """B-STaR with temperature and threshold chosen; only the answer is rewarded.
 
-    The exact check of calculator annotations is a process reward that has no weight here. The
-    lower threshold keeps any readable answer: a model that solves nothing yet still learns to
-    state one.
+    The process reward, an exact check of calculator annotations, has weight 0 here. The lower
+    threshold keeps every readable answer: a model that solves nothing yet still learns to state
+    one.
     """
     return Config(
         task=TaskConfig(name="gsm8k"),
@@ -60,19 +59,15 @@ def bstar():
     )
 
 
-def sft():
+def sft() -> Config:
     """Warm-up alone."""
-    return dataclasses.replace(bstar(), loop=LoopConfig(iterations=0))
+    return bstar().changed({"loop.iterations": 0})
 
 
-def prm():
+def prm() -> Config:
     """A process reward learnt from continuations; its weight is chosen too, and may be 0."""
-    settings = bstar()
-    return dataclasses.replace(
-        settings,
-        prm=PrmConfig(enabled=True, queries=64, heldout=32, continuations=4, steps=50, batch=16),
-        calibrate=dataclasses.replace(settings.calibrate, process_weights=(0.0, 0.5)),
-    )
+    learnt = PrmConfig(enabled=True, queries=64, heldout=32, continuations=4, steps=50, batch=16)
+    return bstar().changed({"prm": learnt, "calibrate.process_weights": (0.0, 0.5)})
 
 
 VARIANTS = {"bstar": bstar, "sft": sft, "prm": prm}

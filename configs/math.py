@@ -1,10 +1,10 @@
-"""MATH from nothing: a small random model through every phase on competition problems.
+"""MATH from nothing: a small random model goes through every phase on competition problems.
 
     python -m bstar_jax.main --config=configs/math.py --config.task.path=train.jsonl --workdir=RUN
 
-The file is MATH's own (`problem`, `solution`), MATH-500 (`problem`, `answer`, `solution`), or a
-folder with `train.jsonl` and `test.jsonl`. Files without solutions need `:no_sft`. Answers are
-compared by value, in worker processes where that takes algebra.
+The path names MATH's own file (`problem`, `solution`), MATH-500 (`problem`, `answer`, `solution`),
+or a folder with `train.jsonl` and `test.jsonl`. Files without solutions need `:no_sft`. Answers
+are compared by value; worker processes do so where it takes algebra.
 
 Hardware: 2 CPU cores.
 Time: not yet measured.
@@ -12,61 +12,45 @@ Result: not yet measured. A model of 1M parameters solves next to nothing; the p
 phase runs.
 """
 
-import dataclasses
+import pathlib
 
-from bstar_jax.config import (
-    CalibrateConfig,
-    Config,
-    GenerateConfig,
-    ImproveConfig,
-    LoopConfig,
-    ModelConfig,
-    MonitorConfig,
-    PrmConfig,
-    SftConfig,
-    TaskConfig,
-)
-from bstar_jax.flags import pick_variant
+from bstar_jax.config import Config, PrmConfig, SftConfig, load_config, pick_variant
+
+GSM8K = pathlib.Path(__file__).with_name("gsm8k.py")
 
 
-def get_config(variant="bstar"):
+def get_config(variant: str = "bstar") -> Config:
+    """The config of a variant of this experiment."""
     return pick_variant(variant, VARIANTS)
 
 
-def bstar():
-    """B-STaR with temperature and threshold chosen; the answer alone is rewarded.
+def bstar() -> Config:
+    """B-STaR with temperature and threshold chosen; only the answer is rewarded.
 
-    The lower threshold keeps readable answers that are wrong, see configs/gsm8k.py.
+    The model, the sizes and the reasons for the thresholds are those of configs/gsm8k.py.
     """
-    return Config(
-        task=TaskConfig(name="math"),
-        model=ModelConfig(width=128, layers=4, heads=4, kv_heads=2, feed_forward=384),
-        sft=SftConfig(steps=200, batch=8, learning_rate=2e-3, warmup_steps=20, examples=2000),
-        loop=LoopConfig(iterations=2),
-        calibrate=CalibrateConfig(
-            queries=32, responses=8, temperatures=(0.5, 0.8, 1.1), thresholds=(-0.5, 0.5)
-        ),
-        generate=GenerateConfig(
-            queries=128, responses=8, max_prompt_tokens=1536, max_tokens=2560, batch=128, slots=128
-        ),
-        improve=ImproveConfig(steps=10, batch=8, learning_rate=5e-4),
-        monitor=MonitorConfig(queries=32, responses=8, ks=(1, 8), s=4),
+    return load_config(GSM8K).changed(
+        {
+            "task.name": "math",
+            "calibrate.process_weights": (1.0,),
+            "generate.max_prompt_tokens": 1536,
+            "generate.max_tokens": 2560,
+            "generate.batch": 128,
+            "generate.slots": 128,
+            "monitor.process_weight": 1.0,
+        }
     )
 
 
-def no_sft():
-    """For files without solutions: no warm-up, so the model starts from noise."""
-    return dataclasses.replace(bstar(), sft=SftConfig(steps=0, warmup_steps=0, examples=0))
+def no_sft() -> Config:
+    """For files without solutions: there is no warm-up, so the model starts from noise."""
+    return bstar().changed({"sft": SftConfig(steps=0, warmup_steps=0, examples=0)})
 
 
-def prm():
+def prm() -> Config:
     """A process reward learnt from continuations; its weight is chosen too, and may be 0."""
-    settings = bstar()
-    return dataclasses.replace(
-        settings,
-        prm=PrmConfig(enabled=True, queries=64, heldout=32, continuations=4, steps=50, batch=16),
-        calibrate=dataclasses.replace(settings.calibrate, process_weights=(0.0, 0.5)),
-    )
+    learnt = PrmConfig(enabled=True, queries=64, heldout=32, continuations=4, steps=50, batch=16)
+    return bstar().changed({"prm": learnt, "calibrate.process_weights": (0.0, 0.5)})
 
 
 VARIANTS = {"bstar": bstar, "no_sft": no_sft, "prm": prm}

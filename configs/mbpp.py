@@ -1,75 +1,70 @@
-"""MBPP from nothing: a small random model through every phase on programs and their tests.
+"""MBPP from nothing: a small random model goes through every phase on programs and their tests.
 
     python -m bstar_jax.main --config=configs/mbpp.py --config.task.path=train.jsonl --workdir=RUN
 
-The file is MBPP's own, or a folder with `train.jsonl` and `test.jsonl`. Programs run in
-bubblewrap (Debian package `bubblewrap`), each shut off from the network, the files and the other
-processes of the machine. `:humaneval` and `:apps` read those files instead.
+The path names MBPP's own file, or a folder with `train.jsonl` and `test.jsonl`. Programs run in
+bubblewrap (Debian package `bubblewrap`), each cut off from the network, the files and the other
+processes of the machine. `:humaneval` and `:apps` read the files of those data sets instead.
 
 Hardware: 2 CPU cores.
 Time: not yet measured.
-Result: not yet measured. A model of 1M parameters writes no program that passes; the point is
-that every phase runs.
+Result: not yet measured. A model of 1M parameters writes no program that passes its tests; the
+point is that every phase runs.
 """
 
-import dataclasses
+import pathlib
 
-from bstar_jax.config import (
-    CalibrateConfig,
-    Config,
-    GenerateConfig,
-    ImproveConfig,
-    LoopConfig,
-    ModelConfig,
-    MonitorConfig,
-    SftConfig,
-    TaskConfig,
-)
-from bstar_jax.flags import pick_variant
+from bstar_jax.config import Config, load_config, pick_variant
+
+GSM8K = pathlib.Path(__file__).with_name("gsm8k.py")
 
 
-def get_config(variant="bstar"):
+def get_config(variant: str = "bstar") -> Config:
+    """The config of a variant of this experiment."""
     return pick_variant(variant, VARIANTS)
 
 
-def bstar():
-    """B-STaR with temperature and threshold chosen; tests are the reward."""
-    return Config(
-        task=TaskConfig(name="mbpp"),
-        model=ModelConfig(width=128, layers=4, heads=4, kv_heads=2, feed_forward=384),
-        sft=SftConfig(steps=200, batch=8, learning_rate=2e-3, warmup_steps=20, examples=300),
-        loop=LoopConfig(iterations=2),
-        calibrate=CalibrateConfig(
-            queries=32, responses=8, temperatures=(0.4, 0.7, 1.0), thresholds=(-0.5, 0.5)
-        ),
-        generate=GenerateConfig(
-            queries=128, responses=8, max_prompt_tokens=1024, max_tokens=1024, batch=256
-        ),
-        improve=ImproveConfig(steps=10, batch=8, learning_rate=5e-4),
-        monitor=MonitorConfig(queries=32, responses=8, ks=(1, 8), s=4),
+def bstar() -> Config:
+    """B-STaR with temperature and threshold chosen; the tests are the reward.
+
+    The model and the sizes are those of configs/gsm8k.py.
+    """
+    return load_config(GSM8K).changed(
+        {
+            "task.name": "mbpp",
+            "sft.examples": 300,
+            "calibrate.temperatures": (0.4, 0.7, 1.0),
+            "calibrate.process_weights": (1.0,),
+            "generate.max_prompt_tokens": 1024,
+            "generate.max_tokens": 1024,
+            "monitor.process_weight": 1.0,
+        }
     )
 
 
-def humaneval():
-    """HumanEval's functions, completed from signature and docstring."""
-    settings = bstar()
-    return dataclasses.replace(
-        settings,
-        task=TaskConfig(name="humaneval"),
-        sft=SftConfig(steps=50, batch=8, learning_rate=2e-3, warmup_steps=10, examples=16),
-        calibrate=dataclasses.replace(settings.calibrate, queries=8),
-        generate=dataclasses.replace(settings.generate, queries=16),
-        monitor=dataclasses.replace(settings.monitor, queries=16),
+def humaneval() -> Config:
+    """HumanEval: functions to be completed from signature and docstring."""
+    return bstar().changed(
+        {
+            "task.name": "humaneval",
+            "sft.steps": 50,
+            "sft.warmup_steps": 10,
+            "sft.examples": 16,
+            "calibrate.queries": 8,
+            "generate.queries": 16,
+            "monitor.queries": 16,
+        }
     )
 
 
-def apps():
-    """APPS' problems by input and output."""
-    settings = bstar()
-    return dataclasses.replace(
-        settings,
-        task=TaskConfig(name="apps"),
-        generate=dataclasses.replace(settings.generate, max_prompt_tokens=4096, max_tokens=2048),
+def apps() -> Config:
+    """APPS: problems with inputs and expected outputs."""
+    return bstar().changed(
+        {
+            "task.name": "apps",
+            "generate.max_prompt_tokens": 4096,
+            "generate.max_tokens": 2048,
+        }
     )
 
 

@@ -63,7 +63,10 @@ def main(topology: str) -> None:
             report("one", run, "splash", lambda axes: one, length, width, dtype)
     shape = (1, len(devices) // 2, 2)
     mesh = jax.make_mesh(shape, sharding.MESH_AXES, (AxisType.Auto,) * 3, devices=devices)
-    place = lambda axes: NamedSharding(mesh, sharding.spec(axes, sharding.SAMPLING))  # noqa: E731
+
+    def place(axes):
+        return NamedSharding(mesh, sharding.spec(axes, sharding.SAMPLING))
+
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         report("mesh", gradient, "auto", place, 512, 128, jnp.bfloat16)
         report("mesh", forward, "auto", place, 128, 128, jnp.bfloat16)

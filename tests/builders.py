@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bstar_jax import model, sharding, tasks, tokenizer
-from bstar_jax.checkpoint import place_params
 from bstar_jax.config import MeshConfig, ModelConfig
 from bstar_jax.records import Query
+from bstar_jax.run.checkpoints import place_params
 
-WORDS = tokenizer.word_tokenizer(tasks.arithmetic.WORDS)
+WORDS = tokenizer.word_tokenizer(tasks.arithmetic.VOCABULARY)
 MODEL = ModelConfig(
     vocab_size=WORDS.vocab_size, width=16, layers=2, heads=4, kv_heads=2, feed_forward=32
 )
@@ -51,14 +51,14 @@ def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
 
 
 def for_training(config: ModelConfig, where: jax.sharding.Mesh, values: dict) -> dict:
-    """Parameters on the storage map of a mesh; copies, so that they may be given up."""
+    """Parameters on the storage map of a mesh; copies, so that they may be donated."""
     return place_params(config, where, jax.tree.map(jnp.copy, values))
 
 
 def for_sampling(config: ModelConfig, where: jax.sharding.Mesh, values: dict) -> dict:
     """Parameters on the sampling map of a mesh."""
     stored = place_params(config, where, values)
-    axes = model.axes_of(config, stored)
+    axes = model.logical_axes(config, stored)
     return jax.device_put(stored, sharding.shardings(where, stored, axes, sharding.SAMPLING))
 
 
@@ -66,7 +66,7 @@ def queries(count: int, seed: int = 0) -> list[Query]:
     """Questions of 1 to 8 words out of the vocabulary."""
     rng = np.random.default_rng(seed)
     prompts = [
-        " ".join(rng.choice(tasks.arithmetic.WORDS, 1 + place % 8)) for place in range(count)
+        " ".join(rng.choice(tasks.arithmetic.VOCABULARY, 1 + place % 8)) for place in range(count)
     ]
     return [
         Query(f"train/{place}", "train", prompt, reference="0")

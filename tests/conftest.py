@@ -1,7 +1,22 @@
-"""Sets the stage before JAX is imported: eight CPU devices, and strictness switched on."""
+"""Sets the stage before JAX is imported: eight CPU devices, and strictness switched on.
 
+Most of the suite's time is the compiler's, so it is asked for less, by variables that the
+processes that tests start inherit:
+
+- What is compiled is kept in a folder for one run of the suite: workers, files and processes
+  compile a program once between them. What is traced and lowered, and how often, is as without it.
+- JAX_DISABLE_MOST_OPTIMIZATIONS: a program's kernels, layouts and exchanges are the same, but LLVM
+  does not polish the instructions of kernels that run for microseconds. Files that compute more
+  than they compile say `pytestmark = pytest.mark.optimized`; the doors' tests in `test_main` run
+  what people run; and .ci/run runs all numerical files once more, optimized.
+"""
+
+import atexit
+import collections
 import gc
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The TPU compiler that kernel tests use must not look for a TPU machine around it.
@@ -14,10 +29,17 @@ _FLAGS = {
 _given = os.environ.get("XLA_FLAGS", "")
 _added = [f"{flag}={value}" for flag, value in _FLAGS.items() if flag not in _given]
 os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.mkdtemp(prefix="bstar-jax-programs-")
+    atexit.register(shutil.rmtree, _programs, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-import hypothesis  # noqa: E402
-import jax  # noqa: E402  the environment above has to stand first
-import pytest  # noqa: E402
+import hypothesis
+import jax
+import pytest
 
 # Arrays of different rank combine only where the code says how.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -28,9 +50,22 @@ hypothesis.settings.load_profile("seeded")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def programs_are_let_go():
-    """Drops what a file compiled: Linux lets a process map 65,530 pieces of memory, no more, and a
-    compiled program has dozens; beyond that the compiler ends the process."""
+def programs_are_let_go(request):
+    """Drops what a file compiled.
+
+    Linux lets a process map 65,530 pieces of memory, no more, and a compiled program has dozens;
+    beyond that the compiler ends the process.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    if request.node.get_closest_marker("optimized"):
+        jax.config.update("jax_disable_most_optimizations", False)
     yield
+    jax.config.update("jax_disable_most_optimizations", before)
     jax.clear_caches()
     gc.collect()
+
+
+def pytest_collection_modifyitems(items):
+    """The files with most slow tests come first, so that workers end together."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])

@@ -241,24 +241,24 @@ PROCESSES = [
         "can't start new thread",
     ),
     _attempt(
-        "kill the judge",
+        "kill the harness",
         """
         import signal
         for number in signal.valid_signals() - {signal.SIGIO}:
             os.kill(os.getppid(), number)
-        return 'judge lives'
+        return 'harness lives'
         """,
-        "judge lives", "wrong",
+        "harness lives", "wrong",
     ),
     _attempt(
-        "tell the judge that the trainer is dead",
+        "tell the harness that the trainer is dead",
         "os.kill(os.getppid(), 29)\nreturn 'escaped'", "the sandbox ended",
     ),
     _attempt("kill another process", "os.kill(@PID@, 9)\nreturn 'escaped'", "No such process"),
     _attempt("kill all others", "os.kill(-1, 9)\nreturn 'escaped'", "No such process"),
     _attempt("kill its group", "os.killpg(0, 9)\nreturn 'escaped'", "signal 9"),
     _attempt(
-        "trace the judge",
+        "trace the harness",
         """
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.ptrace(16, os.getppid(), 0, 0) < 0:
@@ -268,7 +268,7 @@ PROCESSES = [
         _DENIED,
     ),
     _attempt(
-        "read the judge's memory",
+        "read the harness's memory",
         """
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.process_vm_readv(os.getppid(), None, 0, None, 0, 0) < 0:
@@ -278,11 +278,11 @@ PROCESSES = [
         _DENIED,
     ),
     _attempt(
-        "take the judge's files",
+        "take the harness's files",
         "file = os.pidfd_open(os.getppid())\nreturn 'escaped'", _DENIED,
     ),
     _attempt(
-        "take the judge's memory away",
+        "take the harness's memory away",
         "import resource\nresource.prlimit(1, resource.RLIMIT_AS, (1, 1))\nreturn 'escaped'",
         "permitted",
     ),

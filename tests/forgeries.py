@@ -88,13 +88,13 @@ FORGERIES = [
         "wrong", "last answer was 0",
     ),
     _forgery(
-        "patch the judge in its own memory",
+        "patch the harness in its own memory",
         """
         import sys
-        module = sys.modules['bstar_jax.rewards.inside.judge']
+        module = sys.modules['bstar_jax.isolation.inside.harness']
         module.same_result = lambda *given: True
-        module.Judge._finding = lambda *given: ('correct', '', b'')
-        module.Program.ask = lambda *given: 4
+        module.Harness._finding = lambda *given: ('correct', '', b'')
+        module.Submission.ask = lambda *given: 4
         def double(x):
             return 0
         """,
@@ -104,7 +104,7 @@ FORGERIES = [
         "patch how values are sent",
         """
         import sys
-        module = sys.modules['bstar_jax.rewards.inside.runner']
+        module = sys.modules['bstar_jax.isolation.inside.runner']
         module.encode = lambda *given: b't2:s7:correcti1;'
         def double(x):
             return 0
@@ -178,7 +178,7 @@ FORGERIES = [
         "error", "cannot be read: not a value: RecursionError",
     ),
     _forgery(
-        "send what takes the judge long",
+        "send what takes the harness long",
         """
         import os
         def double(x):

@@ -29,6 +29,12 @@ def only(task):
     return query
 
 
+def source(task):
+    """The one source of a task."""
+    (only,) = task.sources.values()
+    return only
+
+
 def refused(folder, name, record, message, **settings):
     """Checks that a record is refused with its place."""
     with pytest.raises(UserError, match=message) as caught:

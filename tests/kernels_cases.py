@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 from bstar_jax.kernels import contract, reference
+from tests.rounding import most_apart
 
 TOP_KS = (0, -1, 1, 2, 5, 20, 50, 64, 70, 200)
 
@@ -83,6 +84,17 @@ def assert_same_tokens(result, expected, logits_BV, keys_B2, temperature_B, top_
         gap, size = abs(score_2[0] - score_2[1]), jnp.abs(score_2).max()
         assert gap <= 4 * np.spacing(np.float32(size)), f"row {row}: tokens {two}, gap {gap}"
     return differing.size
+
+
+def assert_near_logprobs(got_B, expected_B, vocab):
+    """Asserts equal log-probabilities but for rounding.
+
+    The logarithm of the total has the relative error of a sum by blocks, and then of the blocks;
+    a logit that is subtracted is rounded with its own size.
+    """
+    depth = contract.BLOCK + vocab // contract.BLOCK
+    limits = {"rtol": most_apart(4), "atol": most_apart(depth)}
+    np.testing.assert_allclose(got_B, expected_B, **limits)
 
 
 def assert_distribution(token_N, probability_V):

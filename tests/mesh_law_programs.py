@@ -9,7 +9,7 @@ import json
 import re
 import sys
 
-import tests.conftest  # noqa: F401  first: it sets the stage before JAX is imported
+import tests.conftest  # noqa: F401  (sets the stage before JAX is imported)
 
 # isort: split
 import jax
@@ -69,7 +69,7 @@ def batch(mesh):
 def step(mesh):
     adam = OptimizerConfig()
     params = builders.for_training(MODEL, mesh, builders.params(MODEL))
-    state = optimizer.start(MODEL, adam, mesh, params)
+    state = optimizer.init_state(MODEL, adam, mesh, params)
     tokens_BL, weights_BL, segments_BL = batch(mesh)
     rows = Batch(tokens_BL, tokens_BL, weights_BL, segments_BL)
     return train_step.lower(MODEL, adam, state, rows, 1e-3, micro_rows=8)

@@ -4,7 +4,6 @@ Run as `python -m tests.plan_tpu_compile v5e:2x2`, in a process of its own: the 
 in the process that loads it. Prints one JSON object a line, a program each.
 """
 
-import dataclasses
 import json
 import sys
 
@@ -20,7 +19,9 @@ from bstar_jax.config import (
     MonitorConfig,
     SftConfig,
 )
-from bstar_jax.planning import arithmetic, compiling, moments, placing, published
+from bstar_jax.planning import compiling, memory, placement
+from bstar_jax.planning.models import PlannedModel
+from bstar_jax.planning.reports import cost_to_json
 
 MODEL = ModelConfig(
     vocab_size=8192, width=256, layers=4, heads=4, kv_heads=2, head_width=128, feed_forward=512,
@@ -42,24 +43,24 @@ CONFIG = Config(
 
 
 def main(topology: str) -> None:
-    found = planning.find(topology)
-    programs = placing.place(CONFIG, published.Shape(MODEL, "this file"), found)
-    for moment in moments.moments(programs):
-        done = compiling.compiled(moment, found.chip)
-        reckoned = arithmetic.work_of(programs, moment)
+    """Compiles and prints every program."""
+    found = planning.find_topology(topology)
+    placed = placement.place(CONFIG, PlannedModel(MODEL, "this file"), found)
+    for occupancy in memory.timeline(placed):
+        program = occupancy.program
+        done = compiling.compiled(occupancy, found.accelerator)
         print(
             json.dumps(
                 {
                     "name": done.name,
                     "method": done.method,
                     "bytes": done.memory,
-                    "arguments": moment.arguments,
-                    "beside": moment.beside,
+                    "arguments": program.arguments,
                     "held": done.held,
                     "fits": done.fits,
                     "tokens": done.tokens,
-                    "work": dataclasses.asdict(done.work) if done.work else None,
-                    "reckoned": dataclasses.asdict(reckoned) if reckoned else None,
+                    "work": cost_to_json(done.cost) if done.cost else None,
+                    "estimated": cost_to_json(program.cost()) if program.cost else None,
                 }
             ),
             flush=True,

@@ -2,7 +2,8 @@
 
     python -m tests.structure
 
-prints the rooms with what each of them imports, the largest file and the longest function.
+prints the rooms with what each of them imports, the largest file and the longest function, and how
+much the tests assert.
 `test_structure` holds the rules over the same findings.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -18,10 +21,12 @@ PACKAGE = "bstar_jax"
 
 # A room imports only rooms before it. The doors are one room: nothing imports them.
 ROOMS = (
-    "records schema config flags processes metrics balance sharding kernels model adapters "
-    "hub tokenizer checkpoint journal console sampling training tasks rewards report phases "
-    "planning iterate doors"
+    "config console tokenizer records isolation answers grading tasks processes metrics sharding "
+    "balance kernels model training hub sampling run process_reward hlo planning report phases "
+    "iterate doors"
 ).split()
+# Rooms that import no JAX, not even through another: what imports only these starts at once.
+WITHOUT_JAX = "config console tokenizer records isolation answers grading tasks".split()
 DOORS = "main evaluate grade export replay plan doctor".split()
 
 
@@ -60,13 +65,18 @@ class Function:
 
 def python_files(root: pathlib.Path = ROOT) -> list[pathlib.Path]:
     """All Python files of the project, hidden folders and the virtual environment left out."""
-    return sorted(
-        path
-        for path in root.rglob("*.py")
-        if not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and not any((folder / "pyvenv.cfg").exists() for folder in path.parents)
-        and not {"build", "runs"} & set(path.relative_to(root).parts)
-    )
+    found = []
+    for folder, folders, names in os.walk(root):
+        is_environment = "pyvenv.cfg" in names
+        folders[:] = [
+            name
+            for name in folders
+            if not (is_environment or name.startswith(".") or name in ("build", "runs"))
+        ]
+        if not is_environment:
+            names = [name for name in names if name.endswith(".py") and not name.startswith(".")]
+            found += [pathlib.Path(folder, name) for name in names]
+    return sorted(found)
 
 
 def imports(root: pathlib.Path = ROOT) -> list[Import]:
@@ -84,6 +94,18 @@ def imports(root: pathlib.Path = ROOT) -> list[Import]:
     return found
 
 
+def external_imports(room: str, root: pathlib.Path = ROOT) -> set[str]:
+    """Names of the packages that the files of a room import, this one aside."""
+    return {
+        module[0]
+        for path in python_files(root)
+        if path.relative_to(root).parts[0] == PACKAGE
+        and _room(_module(path.relative_to(root))) == room
+        for _, module in _imported_modules(path, root)
+        if module[0] != PACKAGE
+    }
+
+
 def functions(root: pathlib.Path = ROOT) -> list[Function]:
     """All functions and methods of the project."""
     return [
@@ -95,6 +117,16 @@ def functions(root: pathlib.Path = ROOT) -> list[Function]:
         for node in ast.walk(_parse(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     ]  # fmt: skip
+
+
+def public_classes(root: pathlib.Path = ROOT) -> list[tuple[str, str]]:
+    """(path, name) of every public class of the package."""
+    return [
+        (path.relative_to(root).as_posix(), node.name)
+        for path in python_files(root / PACKAGE)
+        for node in _parse(path).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
 
 
 def file_lines(root: pathlib.Path = ROOT) -> dict[str, int]:
@@ -116,12 +148,36 @@ def swallowed_errors(root: pathlib.Path = ROOT) -> list[str]:
     ]
 
 
+def assertions(root: pathlib.Path = ROOT) -> dict[str, int]:
+    """How often each file of the tests asserts: `assert`, `raises`, and calls of `assert_...`."""
+    return {
+        path.relative_to(root).as_posix(): sum(map(_asserts, ast.walk(_parse(path))))
+        for path in python_files(root)
+        if path.relative_to(root).parts[0] == "tests"
+    }
+
+
+def _asserts(node: ast.AST) -> bool:
+    if isinstance(node, ast.Assert):
+        return True
+    # Passed to jax.tree.map, an assertion is a name and no call.
+    name = getattr(node, "attr", getattr(node, "id", ""))
+    return isinstance(node, (ast.Attribute, ast.Name)) and (
+        name.startswith("assert_") or name == "raises"
+    )
+
+
 def _does_nothing(statement: ast.stmt) -> bool:
     is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     return isinstance(statement, ast.Pass) or is_constant
 
 
 def _parse(path: pathlib.Path) -> ast.Module:
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _parsed(path: pathlib.Path, written: int) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
@@ -170,7 +226,7 @@ def _is_dynamic_import(node: ast.Call) -> bool:
 
 
 def main() -> None:
-    """Prints the import table, the largest file and the longest function."""
+    """Prints the import table, the largest file, the longest function and the assertions."""
     lines = {name: count for name, count in file_lines().items() if name.startswith(PACKAGE)}
     links = imports()
     print(f"{'room':<12}{'lines':>6}  imports")
@@ -185,6 +241,7 @@ def main() -> None:
     longest = max(inside, key=lambda function: function.lines)
     where = f"{longest.path}:{longest.line} {longest.name}"
     print(f"longest function  {longest.lines:>4} lines  {where}")
+    print(f"assertions        {sum(assertions().values()):>4} places in tests/")
 
 
 if __name__ == "__main__":

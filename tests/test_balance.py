@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bstar_jax import balance
-from bstar_jax.balance import surface as surface_module
+from bstar_jax.balance import surface
+from bstar_jax.config import BalanceConfig
 
-RULES = balance.RULES
+RULES = list(balance.RULES)
 KEY = 7
 
 
@@ -26,7 +27,7 @@ class Responses:
     text: np.ndarray
     is_correct: np.ndarray
     process_reward: np.ndarray
-    is_candidate: np.ndarray
+    is_eligible: np.ndarray
 
     @classmethod
     def random(cls, seed, shape, num_texts=7):
@@ -50,15 +51,15 @@ class Responses:
         values = (getattr(self, field.name)[index] for field in dataclasses.fields(self))
         return Responses(*values)
 
-    def pool(self) -> balance.Pool:
+    def graded(self) -> balance.GradedResponses:
         is_first, tie_rank = np.zeros(self.text.shape, bool), np.zeros(self.text.shape, np.int32)
         for row in np.ndindex(self.text.shape[:-1]):
             texts = self.text[row].tolist()
             is_first[row] = [texts.index(text) == n for n, text in enumerate(texts)]
             ranks = {text: rank for rank, text in enumerate(sorted(set(texts), key=_sha))}
             tie_rank[row] = [ranks[text] for text in texts]
-        return balance.Pool(
-            self.is_correct, self.process_reward, self.is_candidate, is_first, tie_rank
+        return balance.GradedResponses(
+            self.is_correct, self.process_reward, self.is_eligible, is_first, tie_rank
         )
 
 
@@ -70,7 +71,7 @@ def _select_query(query: Responses, threshold, weight, cap, rules) -> list[int]:
     """Selection as the words say it, on texts and floats rounded to six digits."""
     texts = query.text.tolist()
     reward = np.round(query.is_correct + weight * query.process_reward.astype(np.float64), 6)
-    kept = [n for n in range(len(texts)) if query.is_candidate[n]]
+    kept = [n for n in range(len(texts)) if query.is_eligible[n]]
     if rules == "paper":
         kept = [n for n in kept if texts.index(texts[n]) == n]
     kept = [n for n in kept if reward[n] > round(threshold, 6)]
@@ -99,7 +100,7 @@ def _surface(responses, grid=GRID, *, seed=KEY, target=3, cap=0, rules="paper", 
     more = {"num_resamples": 200} | more
     key = jax.random.key(seed)
     return balance.balance_surface(
-        grid, responses.pool(), key, target_correct=target, cap=cap, rules=rules, **more
+        grid, responses.graded(), key, target_correct=target, cap=cap, rules=rules, **more
     )
 
 
@@ -133,7 +134,7 @@ def test_surface_equals_the_score_of_plain_python(seed, target, cap, rules):
 def test_training_selects_what_the_score_counts(rules, seed, cap, threshold):
     responses = Responses.random(seed, (6, 12))
     arguments = {"threshold": threshold, "cap": cap, "rules": rules}
-    is_selected_QN = np.asarray(balance.select(responses.pool(), process_weight=1.0, **arguments))
+    is_selected_QN = np.asarray(balance.select(responses.graded(), process_weight=1.0, **arguments))
     for q in range(6):
         expected = _select_query(responses.take(q), weight=1.0, **arguments)
         assert sorted(expected) == np.flatnonzero(is_selected_QN[q]).tolist()
@@ -160,16 +161,16 @@ def test_balance_score_of_the_examples():
 
 
 def test_select_of_the_example():
-    pool = Responses(
+    graded = Responses(
         np.array([["a", "a", "b", "c"]]),
         np.array([[True, True, True, False]]),
         np.array([[0.2, 0.2, -0.1, 0.1]], np.float32),
         np.ones((1, 4), bool),
-    ).pool()
+    ).graded()
     arguments = {"threshold": 0.5, "process_weight": 1.0, "cap": 2}
-    paper_QN = balance.select(pool, **arguments)
+    paper_QN = balance.select(graded, **arguments)
     assert paper_QN.tolist() == [[True, False, True, False]]
-    reference_QN = balance.select(pool, rules="reference", **arguments)
+    reference_QN = balance.select(graded, rules="reference", **arguments)
     assert reference_QN.tolist() == [[True, False, False, False]]
 
 
@@ -186,7 +187,7 @@ def test_order_of_queries_and_unselected_responses_change_nothing(rules):
     unselected = dataclasses.replace(
         extra,
         text=np.char.add("new ", extra.text),
-        is_candidate=np.zeros(SHAPE, bool),
+        is_eligible=np.zeros(SHAPE, bool),
     )
     joined = Responses(
         *(
@@ -218,9 +219,9 @@ def test_a_reward_equal_to_the_threshold_is_not_kept():
     """0.1 + 0.2 > 0.3 in float64, and float32 0.3 > 0.3; as counts of 1e-6 they are equal."""
     ones = np.ones((1, 1), bool)
     process = np.array([[0.3]], np.float32)
-    pool = balance.Pool(~ones, process, ones, ones, np.zeros((1, 1), np.int32))
+    graded = balance.GradedResponses(~ones, process, ones, ones, np.zeros((1, 1), np.int32))
     for threshold, is_kept in [(0.3, False), (0.1 + 0.2, False), (0.299999, True)]:
-        selected = balance.select(pool, threshold=threshold, process_weight=1.0)
+        selected = balance.select(graded, threshold=threshold, process_weight=1.0)
         assert bool(selected[0, 0]) is is_kept
 
 
@@ -296,7 +297,7 @@ def test_no_array_of_a_large_grid_exceeds_256_mib():
     (num_t, num_k, num_h, num_w), limit = (8, 4, 201, 5), 256 * 2**20
     num_queries, num_samples, resamples = 600, 64, 1000
     grid = balance.Grid(*(tuple(range(n)) for n in (num_t, num_k, num_h, num_w)))
-    block = surface_module._slabs_a_block(grid, num_queries, resamples, limit)
+    block = surface.slabs_per_block(grid, num_queries, resamples, limit)
     assert 1 < block < num_t * num_k * num_w
 
     def of(shape, kind=np.int32):
@@ -304,8 +305,8 @@ def test_no_array_of_a_large_grid_exceeds_256_mib():
 
     shape = (num_t, num_k, num_queries, num_samples)
     masks = [of(shape, bool)] * 2
-    search = surface_module._Search(
-        pool=balance.Pool(of(shape, bool), of(shape, np.float32), *masks, of(shape)),
+    search = surface.GridSearch(
+        graded=balance.GradedResponses(of(shape, bool), of(shape, np.float32), *masks, of(shape)),
         reward_TKWQN=of((num_t, num_k, num_w, num_queries, num_samples)),
         threshold_H=of((num_h,)),
         cap=of(()),
@@ -313,13 +314,13 @@ def test_no_array_of_a_large_grid_exceeds_256_mib():
         rules="reference",
     )
     counts_RQ, choice = of((resamples, num_queries)), (of(()), of(()))
-    sums = _largest_array(surface_module._digit_sums, search, block)
-    bootstrap = _largest_array(surface_module._bootstrap, search, counts_RQ, choice, block)
+    sums = _largest_array(surface.digit_sums, search, block)
+    bootstrap = _largest_array(surface.bootstrap, search, counts_RQ, choice, block)
     assert limit / 4 < sums <= limit and limit / 4 < bootstrap <= limit
 
 
 def test_programs_compile_once_a_grid_shape():
-    programs = (surface_module._digit_sums, surface_module._bootstrap, balance.bootstrap_counts)
+    programs = (surface.digit_sums, surface.bootstrap, balance.bootstrap_counts)
     for program in programs:
         program.clear_cache()
     for seed in range(3):
@@ -332,10 +333,10 @@ def test_programs_compile_once_a_grid_shape():
 
 
 def test_nothing_moves_between_host_and_device_unasked():
-    pool, key = Responses.random(0, SHAPE).pool(), jax.random.key(0)
-    row = jax.tree.map(lambda x_TKQN: x_TKQN[0, 0], pool)
+    graded, key = Responses.random(0, SHAPE).graded(), jax.random.key(0)
+    row = jax.tree.map(lambda x_TKQN: x_TKQN[0, 0], graded)
     with jax.transfer_guard("disallow"):
-        balance.balance_surface(GRID, pool, key, target_correct=3, num_resamples=200)
+        balance.balance_surface(GRID, graded, key, target_correct=3, num_resamples=200)
         is_selected_QN = balance.select(row, threshold=0.5, process_weight=1.0)
         balance.objective(row.is_correct, is_selected_QN, target_correct=3)
         filters = {"process_weight": 1.0, "target_correct": 3, "target_total": 20}
@@ -357,7 +358,7 @@ def test_a_single_cell_is_a_fixed_choice_with_its_score(rules):
 @pytest.mark.parametrize("rules", RULES)
 def test_where_nothing_is_selected_every_score_is_zero(rules):
     responses = Responses.random(3, SHAPE)
-    empty = dataclasses.replace(responses, is_candidate=np.zeros(SHAPE, bool))
+    empty = dataclasses.replace(responses, is_eligible=np.zeros(SHAPE, bool))
     got = _surface(empty, rules=rules)
     assert not got.score_TKHW.any() and not got.high_TKHW.any()
     assert got.index == (0, 0, 0, 0) and got.probability_best == 1.0
@@ -408,7 +409,7 @@ def test_reference_chooses_threshold_and_cap_again(seed, target, total, max_cap)
     responses = Responses.random(seed, (15, 12))
     thresholds = (-1.0, -0.3, 0.0, 0.1, 0.9, 1.0, 1.2)
     got = balance.choose_filter(
-        responses.pool(), thresholds, process_weight=1.0, target_correct=target,
+        responses.graded(), thresholds, process_weight=1.0, target_correct=target,
         target_total=total, max_cap=max_cap,
     )  # fmt: skip
     assert got == _choose_filter(responses, thresholds, target, total, max_cap)
@@ -417,13 +418,18 @@ def test_reference_chooses_threshold_and_cap_again(seed, target, total, max_cap)
 def test_reference_cap_of_the_example():
     text = np.tile(np.array(["a", "b", "c", "d"]), (3, 1))
     ones = np.ones((3, 4), bool)
-    pool = Responses(text, ones, np.zeros((3, 4), np.float32), ones).pool()
+    graded = Responses(text, ones, np.zeros((3, 4), np.float32), ones).graded()
     arguments = {"process_weight": 1.0, "target_correct": 2}
-    assert balance.choose_filter(pool, (0.5,), target_total=5, **arguments) == (0.5, 2)
+    assert balance.choose_filter(graded, (0.5,), target_total=5, **arguments) == (0.5, 2)
     is_selected_QN = balance.select(
-        pool, threshold=0.5, process_weight=1.0, cap=2, rules="reference"
+        graded, threshold=0.5, process_weight=1.0, cap=2, rules="reference"
     )
     assert is_selected_QN.sum() == 6
+
+
+def test_the_setting_offers_every_record_of_rules_and_the_paper_first():
+    choices = {field.name: field.metadata["choices"] for field in dataclasses.fields(BalanceConfig)}
+    assert list(choices["rules"]) == RULES and RULES[0] == BalanceConfig().rules == "paper"
 
 
 def test_bad_settings_stop_with_the_value_and_the_rule():
@@ -444,14 +450,14 @@ def test_bad_settings_stop_with_the_value_and_the_rule():
         _surface(responses.take(slice(0, 1)))
     with pytest.raises(ValueError, match=r"every axis of a grid needs a value.*\(1, 0, 1, 1\)"):
         balance.Grid((1.0,), (), (0.0,), (1.0,))
-    pool = responses.take((0, 0)).pool()
-    with pytest.raises(ValueError, match="is_candidate must be boolean, got int64"):
-        wrong = dataclasses.replace(pool, is_candidate=pool.is_candidate.astype(np.int64))
+    graded = responses.take((0, 0)).graded()
+    with pytest.raises(ValueError, match="is_eligible must be boolean, got int64"):
+        wrong = dataclasses.replace(graded, is_eligible=graded.is_eligible.astype(np.int64))
         balance.select(wrong, threshold=0.0, process_weight=1.0)
     with pytest.raises(ValueError, match=r"arrays must be \[Q, N\], alike and not empty"):
-        balance.select(dataclasses.replace(pool, tie_rank=pool.tie_rank[:1]), threshold=0.0,
+        balance.select(dataclasses.replace(graded, tie_rank=graded.tie_rank[:1]), threshold=0.0,
                        process_weight=1.0)  # fmt: skip
     with pytest.raises(ValueError, match="target_total=0 and max_cap=64 must be at least 1"):
-        balance.choose_filter(pool, (0.0,), process_weight=1.0, target_correct=1, target_total=0)
+        balance.choose_filter(graded, (0.0,), process_weight=1.0, target_correct=1, target_total=0)
     with pytest.raises(ValueError, match="must have the same shape"):
         balance.objective(np.ones((2, 3), bool), np.ones((3, 2), bool), target_correct=1)

@@ -10,8 +10,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from bstar_jax import model
-from bstar_jax.checkpoint import Checkpoints, Mark
 from bstar_jax.config import OptimizerConfig, UserError
+from bstar_jax.run.checkpoints import Checkpoints, SavePoint
 from bstar_jax.training import optimizer
 from bstar_jax.training.optimizer import TrainState
 from tests import builders
@@ -30,7 +30,7 @@ def opened(directory, mesh=None, **settings):
 def state_on(mesh, seed=0):
     """A training state whose moments are not zero."""
     params = builders.for_training(builders.MODEL, mesh, builders.params(seed=seed))
-    state = optimizer.start(builders.MODEL, ADAM, mesh, params)
+    state = optimizer.init_state(builders.MODEL, ADAM, mesh, params)
     moments = jax.tree.map(lambda leaf: leaf + leaf.dtype.type(2), state.optimizer)
     return TrainState(params, moments)
 
@@ -61,12 +61,12 @@ def test_a_training_state_comes_back_on_any_mesh(tmp_path, reader):
     writer = builders.mesh(1, 2, 2)
     state = state_on(writer)
     checkpoints = opened(tmp_path, writer)
-    checkpoints.save_training(Mark(2, 40), state)
+    checkpoints.save_training(SavePoint(2, 40), state)
     checkpoints.close()
     mesh = builders.mesh(*reader)
     checkpoints = opened(tmp_path, mesh)
-    assert checkpoints.mark() == Mark(2, 40)
-    restored = checkpoints.restore_training(Mark(2, 40), SHAPES)
+    assert checkpoints.save_point() == SavePoint(2, 40)
+    restored = checkpoints.restore_training(SavePoint(2, 40), SHAPES)
     cut = functools.partial(model.cut_vocab, builders.MODEL)
     equal(cut(restored), cut(state))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
@@ -90,23 +90,23 @@ def test_arrays_may_be_given_up_while_they_are_written(tmp_path):
     state = state_on(builders.mesh())
     expected = jax.device_get(state)
     checkpoints.save_params(1, state.params)
-    checkpoints.save_training(Mark(1, 5), state)
+    checkpoints.save_training(SavePoint(1, 5), state)
     jax.tree.map(lambda leaf: leaf.delete(), state)
     checkpoints.wait()
     equal(checkpoints.restore_params(1), expected.params)
-    equal(checkpoints.restore_training(Mark(1, 5), SHAPES), expected)
+    equal(checkpoints.restore_training(SavePoint(1, 5), SHAPES), expected)
 
 
 def test_the_newest_training_state_replaces_the_one_before(tmp_path):
     checkpoints = opened(tmp_path)
-    assert checkpoints.mark() is None
-    for mark in (Mark(0, 7), Mark(1, 3), Mark(1, 20), Mark(2, 0)):
-        checkpoints.save_training(mark, state_on(builders.mesh()))
+    assert checkpoints.save_point() is None
+    for point in (SavePoint(0, 7), SavePoint(1, 3), SavePoint(1, 20), SavePoint(2, 0)):
+        checkpoints.save_training(point, state_on(builders.mesh()))
         checkpoints.wait()
-        assert checkpoints.mark() == mark
+        assert checkpoints.save_point() == point
     assert len(list((tmp_path / "training").iterdir())) == 1
     checkpoints.close()
-    assert opened(tmp_path).mark() == Mark(2, 0)
+    assert opened(tmp_path).save_point() == SavePoint(2, 0)
 
 
 def test_an_iteration_that_is_not_there_is_named_with_those_that_are(tmp_path):
@@ -148,7 +148,7 @@ def test_a_reader_sees_a_run_and_changes_nothing(tmp_path):
     checkpoints.wait()
     before = snapshot(tmp_path)
     reader = opened(tmp_path, read_only=True)
-    assert reader.iterations() == [0] and reader.mark() is None
+    assert reader.iterations() == [0] and reader.save_point() is None
     equal(reader.restore_params(0), builders.params())
     reader.close()
     assert snapshot(tmp_path) == before
@@ -156,7 +156,7 @@ def test_a_reader_sees_a_run_and_changes_nothing(tmp_path):
 
 def test_a_reader_of_a_run_without_checkpoints_finds_none(tmp_path):
     reader = opened(tmp_path / "none", read_only=True)
-    assert reader.iterations() == [] and reader.mark() is None
+    assert reader.iterations() == [] and reader.save_point() is None
     assert not (tmp_path / "none").exists()
 
 
@@ -169,7 +169,7 @@ def torn(tmp_path):
     """A run whose iteration 2 and training state (2, 9) were killed on their way to disk."""
     checkpoints = opened(tmp_path)
     checkpoints.save_params(1, builders.params())
-    checkpoints.save_training(Mark(1, 9), state_on(builders.mesh()))
+    checkpoints.save_training(SavePoint(1, 9), state_on(builders.mesh()))
     checkpoints.close()
     for folder, whole, name in (("params", "1", "2"), ("training", "100000009", "200000009")):
         source = tmp_path / folder / whole
@@ -183,7 +183,7 @@ def torn(tmp_path):
 def test_half_of_a_save_does_not_count(torn, read_only):
     checkpoints = opened(torn, read_only=read_only)
     assert checkpoints.iterations() == [1]
-    assert checkpoints.mark() == Mark(1, 9)
+    assert checkpoints.save_point() == SavePoint(1, 9)
     equal(checkpoints.restore_params(1), builders.params())
 
 
@@ -193,7 +193,7 @@ def test_half_of_a_save_is_swept_away_by_the_next_writer(torn):
     assert snapshot(torn) == before
     checkpoints = opened(torn)
     checkpoints.save_params(3, builders.params())
-    checkpoints.save_training(Mark(3, 9), state_on(builders.mesh()))
+    checkpoints.save_training(SavePoint(3, 9), state_on(builders.mesh()))
     checkpoints.close()
     names = [path.name for path in torn.glob("*/*")]
     assert sorted(names) == ["1", "3", "300000009"]
@@ -202,8 +202,8 @@ def test_half_of_a_save_is_swept_away_by_the_next_writer(torn):
 def test_a_save_that_was_killed_is_made_again(torn):
     checkpoints = opened(torn)
     checkpoints.save_params(2, builders.params(seed=2))
-    checkpoints.save_training(Mark(2, 9), state_on(builders.mesh(), seed=2))
+    checkpoints.save_training(SavePoint(2, 9), state_on(builders.mesh(), seed=2))
     checkpoints.close()
     again = opened(torn)
-    assert again.iterations() == [1, 2] and again.mark() == Mark(2, 9)
+    assert again.iterations() == [1, 2] and again.save_point() == SavePoint(2, 9)
     equal(again.restore_params(2), builders.params(seed=2))

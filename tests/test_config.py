@@ -3,21 +3,25 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 import typing
 
 import pytest
 
-from bstar_jax import config as settings
 from bstar_jax.config import (
     BalanceConfig,
     CalibrateConfig,
+    CheckpointConfig,
     Config,
     FieldNames,
     ImproveConfig,
+    LogConfig,
     LoopConfig,
     MeshConfig,
     ModelConfig,
     MonitorConfig,
+    PrmConfig,
     SftConfig,
     TaskConfig,
     UserError,
@@ -26,25 +30,37 @@ from bstar_jax.config import (
     to_dict,
     total_steps,
 )
+from bstar_jax.config.schema import Section, free_settings, is_among
 
-SECTIONS = {
-    name: kind
-    for name, kind in typing.get_type_hints(Config).items()
-    if dataclasses.is_dataclass(kind)
-}
+
+def sections(kind=Config):
+    """Every class of settings, those inside others included."""
+    yield kind
+    for inner in typing.get_type_hints(kind).values():
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield from sections(inner)
+
+
 FIELDS = [
-    pytest.param(name, kind, field, id=f"{name}.{field.name}")
-    for name, kind in SECTIONS.items()
+    pytest.param(kind.prefix + field.name, kind, field, id=kind.prefix + field.name)
+    for kind in sections()
     for field in dataclasses.fields(kind)
     if field.metadata
 ]
 
 
-def values_of(name, field, value):
+def nested(name, value):
+    """{"sft": {"steps": 3}} of "sft.steps" and 3."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value
+
+
+def values_of(name, kind, field, value):
     """A config file that sets one value, as JSON would hold it."""
-    if typing.get_origin(typing.get_type_hints(SECTIONS[name])[field.name]) is tuple:
+    if typing.get_origin(typing.get_type_hints(kind)[field.name]) is tuple:
         value = [value]
-    return {name: {field.name: value}}
+    return nested(name, value)
 
 
 def test_the_default_is_complete_and_comes_back_through_json():
@@ -54,11 +70,17 @@ def test_the_default_is_complete_and_comes_back_through_json():
 
 
 @pytest.mark.parametrize(("name", "kind", "field"), FIELDS)
-def test_every_setting_says_what_it_is_and_is_never_none(name, kind, field):
-    assert field.metadata["doc"]
+def test_every_setting_says_what_it_does_and_when_to_change_it(name, kind, field):
+    for text in (field.metadata["doc"], field.metadata["when"]):
+        assert text[0].isupper() or text.startswith("llama3: ")
+        assert text.endswith(".") and "  " not in text and not text.endswith("..")
+
+
+@pytest.mark.parametrize(("name", "kind", "field"), FIELDS)
+def test_no_setting_is_none(name, kind, field):
     assert field.default is not None
-    with pytest.raises(UserError, match=rf"^{name}\.{field.name} is None; it takes "):
-        from_dict({name: {field.name: None}})
+    with pytest.raises(UserError, match=rf"^{name} is None; it takes "):
+        from_dict(nested(name, None))
 
 
 @pytest.mark.parametrize(("name", "kind", "field"), FIELDS)
@@ -76,8 +98,8 @@ def test_every_range_is_enforced_and_said(name, kind, field):
         cases.append(("nothing of the sort", f"it takes one of {allowed}"))
     for value, message in cases:
         with pytest.raises(UserError) as caught:
-            from_dict(values_of(name, field, value))
-        assert str(caught.value).startswith(f"{name}.{field.name} is ")
+            from_dict(values_of(name, kind, field, value))
+        assert str(caught.value).startswith(f"{name} is ")
         assert message in str(caught.value)
 
 
@@ -87,12 +109,12 @@ def test_a_value_of_another_type_is_refused(name, kind, field):
     element = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
     wrong = {int: (1.5, "3", True), float: ("3", True), str: (3, False), bool: (1, "True")}
     for value in wrong[element]:
-        with pytest.raises(UserError, match=rf"^{name}\.{field.name} is {value!r}; it takes "):
-            from_dict(values_of(name, field, value))
+        with pytest.raises(UserError, match=rf"^{name} is {value!r}; it takes "):
+            from_dict(values_of(name, kind, field, value))
     if typing.get_origin(hint) is tuple:
         for value in ((), "1,2", 3):
             with pytest.raises(UserError, match="it takes one or more values, written as"):
-                from_dict({name: {field.name: value}})
+                from_dict(nested(name, value))
 
 
 def test_whole_numbers_become_numbers_where_those_are_meant():
@@ -142,24 +164,27 @@ def built(**sections):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: ModelConfig(heads=4, kv_heads=3), "model.heads is 4 and model.kv_heads 3"),
-        (lambda: ModelConfig(width=10, heads=4, kv_heads=2), "model.width is 10 and model.heads 4"),
-        (lambda: ModelConfig(head_width=5), "a head is 5 wide; .* make it even"),
+        (lambda: ModelConfig(heads=4, kv_heads=3), "model.heads is 4 and model.kv_heads is 3"),
+        (
+            lambda: ModelConfig(width=10, heads=4, kv_heads=2),
+            "heads is 4; heads must divide width",
+        ),
+        (lambda: ModelConfig(head_width=5), "a head is 5 wide, .* make the width of a head even"),
         (
             built(monitor=MonitorConfig(responses=7, ks=(1, 8))),
-            "monitor.ks has 8 but monitor.responses is 7; .* lower K or raise",
+            "monitor.ks has 8, but monitor.responses is 7; .* lower K or raise",
         ),
         (
             built(monitor=MonitorConfig(ks=(1, 2), s=3)),
-            "monitor.s is 3 but the largest of monitor.ks is 2",
+            "monitor.s is 3, but the largest of monitor.ks is 2",
         ),
-        (built(monitor=MonitorConfig(ks=(4, 4))), r"monitor.ks is \(4, 4\); every K stands once"),
+        (built(monitor=MonitorConfig(ks=(4, 4))), r"monitor.ks is \(4, 4\); name each K once"),
         (
             built(calibrate=CalibrateConfig(temperatures=(1.0, 0.5))),
-            r"calibrate.temperatures is \(1.0, 0.5\); values must grow, each once",
+            r"calibrate.temperatures is \(1.0, 0.5\); its values must grow, each once",
         ),
         (built(calibrate=CalibrateConfig(top_ks=(5, 5))), "calibrate.top_ks .* must grow"),
-        (built(calibrate=CalibrateConfig(queries=0)), "calibrate.queries is 0 but the grid has"),
+        (built(calibrate=CalibrateConfig(queries=0)), "calibrate.queries is 0, but the grid has"),
         (
             built(balance=BalanceConfig(rules="reference")),
             "chooses the cap by balance.target_total, which is 0",
@@ -169,7 +194,7 @@ def built(**sections):
             "balance.distinct is 'equations', but balance.rules=reference",
         ),
         (built(improve=ImproveConfig(init_from="base")), "use improve.init_from=warmup"),
-        (built(sft=SftConfig(examples=0)), "sft.steps is set but sft.examples is 0"),
+        (built(sft=SftConfig(examples=0)), "sft.steps is 250, but sft.examples is 0"),
         (
             built(sft=SftConfig(steps=10, warmup_steps=11)),
             "sft.warmup_steps is 11 of 10 steps in all",
@@ -182,7 +207,10 @@ def built(**sections):
             built(improve=ImproveConfig(warmup_steps=101, optimizer_from="fresh")),
             "improve.warmup_steps is 101 of 100 steps in all",
         ),
-        (built(task=TaskConfig(path="a.jsonl")), "'arithmetic' makes its own queries; drop it"),
+        (
+            built(task=TaskConfig(path="a.jsonl")),
+            "'arithmetic' makes its own queries; drop",
+        ),
         (built(task=TaskConfig(prompt="Q:")), r"task.prompt is 'Q:'; it must hold \{question\}"),
         (
             built(task=TaskConfig(hint_prompt="{question}")),
@@ -216,11 +244,75 @@ def test_one_schedule_spans_all_iterations_or_each():
     assert total_steps(dataclasses.replace(config, loop=LoopConfig(iterations=0)), "improve") == 7
 
 
+# Changes.
+
+
+def test_changes_are_applied_at_any_depth_and_leave_the_config_alone():
+    config = Config()
+    other = config.changed(
+        {
+            "seed": 3,
+            "improve.steps": 200,
+            "calibrate.temperatures": [1],
+            "task.fields.question": "problem",
+            "prm": PrmConfig(enabled=True),
+            "task.name": "gsm8k",
+        }
+    )
+    assert other == Config(
+        seed=3,
+        improve=ImproveConfig(steps=200),
+        calibrate=CalibrateConfig(temperatures=(1.0,)),
+        task=TaskConfig(name="gsm8k", fields=FieldNames(question="problem")),
+        prm=PrmConfig(enabled=True),
+    )
+    assert config == Config() == config.changed({})
+
+
+def test_a_whole_section_and_its_settings_change_in_either_order():
+    expected = Config(sft=SftConfig(steps=9, warmup_steps=0))
+    changes = {"sft": SftConfig(warmup_steps=0), "sft.steps": 9}
+    start = Config(sft=SftConfig(batch=1))
+    assert start.changed(changes) == start.changed(dict(reversed(changes.items()))) == expected
+
+
+def test_changes_are_checked_together():
+    """Each of these alone is refused."""
+    changes = {"model.heads": 6, "model.kv_heads": 3, "monitor.ks": (64,), "monitor.responses": 64}
+    for name in ("model.kv_heads", "monitor.ks"):
+        with pytest.raises(UserError, match=name):
+            Config().changed({name: changes[name]})
+    assert Config().changed(changes).monitor.ks == (64,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"improve.step": 3}, "no setting 'improve.step'; the nearest is 'improve.steps'"),
+        ({"improv.steps": 3}, "no setting 'improv'; the nearest is 'improve'"),
+        ({"seed.of": 3}, "no setting 'seed.of'; the nearest is 'seed'"),
+        (
+            {"task.fields.questoin": "q"},
+            "no setting 'task.fields.questoin'; the nearest is 'task.fields.question'",
+        ),
+        ({"improve": 3}, "improve is a section, not the value 3"),
+        ({"prm": {"steps": 3}}, "prm is a section, not the value {'steps': 3}"),
+        ({"prm": SftConfig()}, "prm is a section, not the value SftConfig"),
+        ({"task.fields": "id"}, "task.fields is a section, not the value 'id'"),
+        ({"improve.steps": 0}, "improve.steps is 0; it takes 1 or more"),
+        ({"improve.steps": "3"}, "improve.steps is '3'; it takes a whole number"),
+    ],
+)
+def test_changes_that_cannot_be_made_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        Config().changed(changes)
+
+
 # Resume.
 
 
 def changed(config=None, **sections):
-    return dataclasses.replace(config or Config(), **sections)
+    return (config or Config()).changed(sections)
 
 
 def test_a_resume_may_change_the_mesh_the_log_and_what_is_kept():
@@ -229,10 +321,25 @@ def test_a_resume_may_change_the_mesh_the_log_and_what_is_kept():
         Config(),
         changed(
             mesh=MeshConfig(2, 2, 2),
-            log=settings.LogConfig(every=1, tensorboard=False),
-            checkpoint=settings.CheckpointConfig(keep=3, minutes=1.0),
+            log=LogConfig(every=1, tensorboard=False),
+            checkpoint=CheckpointConfig(keep=3, minutes=1.0),
         ),
     )
+
+
+def test_what_may_differ_from_a_stored_run_or_checkpoint():
+    checkpoint = ("checkpoint.*",)
+    assert free_settings(Config, "resume") == ("mesh.*", "rewards.workers", *checkpoint, "log.*")
+    assert free_settings(Config, "export") == ("mesh.*", "log.*")
+    monitor = ("generate.batch", "generate.slots", "monitor.*", "log.*")
+    assert free_settings(Config, "evaluate") == ("mesh.*", *monitor)
+    assert free_settings(ModelConfig, "import") == tuple(
+        f"model.{name}"
+        for name in "checkpoint dtype remat scalar_head trained lora_rank lora_alpha lora_targets"
+        .split()
+    )  # fmt: skip
+    assert is_among("mesh.data", ("mesh.*",)) and is_among("seed", ("mesh.*", "seed"))
+    assert not is_among("meshes.data", ("mesh.*",)) and not is_among("seed", ("mesh.*", "seeds"))
 
 
 def test_any_other_change_is_refused_with_each_difference():
@@ -264,3 +371,11 @@ def test_iterations_may_grow_where_the_learning_rate_is_constant():
         check_resume(changed(five, improve=falling), changed(nine, improve=falling))
     fresh = ImproveConfig(final_rate=0.5, optimizer_from="fresh")
     check_resume(changed(five, improve=fresh), changed(nine, improve=fresh))
+
+
+def test_the_room_needs_neither_jax_nor_absl():
+    """Workers and `grade` import it; they must start at once."""
+    heavy = "{'jax', 'numpy', 'absl', 'ml_collections'}"
+    code = f"import sys, bstar_jax.config; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

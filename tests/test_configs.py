@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from bstar_jax import flags
-from bstar_jax.config import Config, UserError
+from bstar_jax.config import Config, UserError, load_config
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -23,14 +22,20 @@ def load(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_variant_builds(path):
     for name in load(path).VARIANTS:
-        assert isinstance(flags.load(f"{path}:{name}"), Config)
-    assert flags.load(str(path)) == flags.load(f"{path}:bstar")
+        assert isinstance(load_config(f"{path}:{name}"), Config)
+    assert load_config(str(path)) == load_config(f"{path}:bstar")
+
+
+def test_a_file_that_builds_on_another_loads_in_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in FILES:
+        assert isinstance(load_config(path), Config)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_an_unknown_variant_names_the_nearest(path):
     with pytest.raises(UserError, match="no variant 'bstarr'; the nearest is 'bstar'"):
-        flags.load(f"{path}:bstarr")
+        load_config(f"{path}:bstarr")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -44,9 +49,9 @@ def test_the_docstring_says_command_hardware_time_and_result(path):
 
 def test_a_baseline_is_a_single_cell_with_equal_steps():
     path = next(path for path in FILES if path.stem == "arithmetic")
-    default = flags.load(str(path))
+    default = load_config(str(path))
     for name in ("online_rft", "iterative_rft", "rest_em", "rft", "star"):
-        config = flags.load(f"{path}:{name}")
+        config = load_config(f"{path}:{name}")
         assert config.calibrate.is_single_cell
         total = config.improve.steps * config.loop.iterations
         assert total == default.improve.steps * default.loop.iterations

@@ -111,11 +111,11 @@ def test_a_phase_that_was_stored_whole_claims_no_speed():
 
 def test_a_phase_that_fails_says_how_far_it_came_and_lets_the_failure_through():
     screen = Screen()
-    with pytest.raises(ZeroDivisionError):
-        with screen.console.progress("grade", 1, 50, "responses") as progress:
-            screen.clock.now += 2
-            progress.advance(20)
-            raise ZeroDivisionError
+    grading = screen.console.progress("grade", 1, 50, "responses")
+    with pytest.raises(ZeroDivisionError), grading as progress:
+        screen.clock.now += 2
+        progress.advance(20)
+        raise ZeroDivisionError
     assert screen.lines() == [
         "iteration 1 grade: stopped at 20 of 50 responses in 2.0 s (10.0 responses/s)"
     ]

@@ -10,8 +10,8 @@ import pytest
 from bstar_jax import evaluate
 from bstar_jax.config import UserError
 from bstar_jax.console import Console
-from bstar_jax.journal import read_rows
 from bstar_jax.phases.opening import open_run
+from bstar_jax.run.journal import read_rows
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ def test_the_last_iteration_is_the_default_and_any_split_can_be_scored(run, tmp_
         ("@9", (), "no checkpoint of iteration 9; there are \\[0, 1, 2\\]"),
         ("@x", (), "what follows @ is an iteration"),
         ("/nothing", (), "holds no run"),
-        ("", ("--config.sft.steps=30",), "sft.steps belongs to how the run was made"),
+        ("", ("--config.sft.steps=30",), "sft.steps determines how the run was made"),
         ("", ("--split=test",), "split"),
     ],
 )
@@ -88,6 +88,6 @@ def test_a_run_directory_is_asked_for():
 
 def test_a_run_without_a_checkpoint_says_so(tmp_path):
     with open_run(tmp_path / "run", tiny.GRID, Console(quiet=True)) as opened:
-        opened.begin()
+        opened.workspace.begin(opened.config, opened.policy)
     with pytest.raises(UserError, match="has no checkpoint yet"):
         evaluate.main(["evaluate", str(tmp_path / "run"), "--quiet"])

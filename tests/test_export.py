@@ -1,6 +1,5 @@
 """The door that writes a run's checkpoint for Transformers."""
 
-import dataclasses
 import json
 import os
 
@@ -20,13 +19,14 @@ from tests import builders, checkpoints, tiny
 def begin(directory, config, change=None):
     """A run with a checkpoint of iteration 0; gives what an export has to hold."""
     with open_run(directory, config, Console(quiet=True)) as run:
-        run.begin()
-        params = run.start()
+        policy = run.policy
+        run.workspace.begin(run.config, policy)
+        params = policy.initial_params()
         if change:
             params = change(params)
-        run.checkpoints.save_params(0, params)
-        run.checkpoints.wait()
-        return run.whole_model, run.whole(params)
+        policy.checkpoints.save_params(0, params)
+        policy.checkpoints.wait()
+        return policy.merged_model, policy.merged(params)
 
 
 def run_door(target, output, *flags):
@@ -48,7 +48,7 @@ def test_a_run_from_random_parameters_gives_a_llama_with_its_tokenizer(tmp_path)
 
 def from_checkpoint(source):
     model_config = ModelConfig(checkpoint=str(source))
-    return dataclasses.replace(tiny.GRID, model=model_config, task=TaskConfig(train_queries=64))
+    return tiny.GRID.changed({"model": model_config, "task": TaskConfig(train_queries=64)})
 
 
 def test_a_run_from_a_checkpoint_gives_that_checkpoint_where_nothing_was_trained(tmp_path):
@@ -62,7 +62,10 @@ def test_a_run_from_a_checkpoint_gives_that_checkpoint_where_nothing_was_trained
 
 def test_a_run_from_a_checkpoint_gives_what_it_learnt(tmp_path):
     source = checkpoints.write(tmp_path / "in", "qwen3", dtype="bfloat16")
-    double = lambda params: jax.tree.map(lambda leaf: leaf * 2, params)  # noqa: E731
+
+    def double(params):
+        return jax.tree.map(lambda leaf: leaf * 2, params)
+
     begin(tmp_path / "run", from_checkpoint(source), double)
     run_door(tmp_path / "run", tmp_path / "out")
     before, after = checkpoints.tensors(source), checkpoints.tensors(tmp_path / "out")
@@ -76,8 +79,7 @@ def test_the_tokenizer_is_the_runs(tmp_path):
     checkpoints.edit(tmp_path / "words" / "tokenizer_config.json", pad_token="<end>")
     (source / "merges.txt").write_text("of another tokenizer\n")
     config = from_checkpoint(source)
-    other = dataclasses.replace(config.tokenizer, path=str(tmp_path / "words"))
-    begin(tmp_path / "run", dataclasses.replace(config, tokenizer=other))
+    begin(tmp_path / "run", config.changed({"tokenizer.path": str(tmp_path / "words")}))
     run_door(tmp_path / "run", tmp_path / "out")
     assert tokenizer.load(tmp_path / "out").pad_id == 1
     assert not (tmp_path / "out" / "merges.txt").exists()
@@ -91,7 +93,7 @@ def test_the_tokenizer_is_the_runs(tmp_path):
         ("run@9", (), "no checkpoint of iteration 9; there are \\[0\\]"),
         ("run@x", (), "what follows @ is an iteration"),
         ("nothing", (), "holds no run"),
-        ("run", ("--config.sft.steps=30",), "sft.steps belongs to how the run was made"),
+        ("run", ("--config.sft.steps=30",), "sft.steps determines how the run was made"),
         ("run", ("--output=",), "say which, as --output=DIR"),
         ("run", ("--output=/usr",), "/usr exists and is not empty; nothing is overwritten"),
     ],
@@ -111,6 +113,6 @@ def test_a_run_directory_is_asked_for():
 
 def test_a_run_without_a_checkpoint_says_so(tmp_path):
     with open_run(tmp_path / "run", tiny.GRID, Console(quiet=True)) as opened:
-        opened.begin()
+        opened.workspace.begin(opened.config, opened.policy)
     with pytest.raises(UserError, match="has no checkpoint yet"):
         run_door(tmp_path / "run", tmp_path / "out")

@@ -1,16 +1,22 @@
 """A command line is understood as written, or refused with what to write instead."""
 
-import dataclasses
-
 import pytest
+from absl import flags
 
-from bstar_jax import flags
-from bstar_jax.config import Config, LoopConfig, Preempted, SftConfig, UserError
-from bstar_jax.flags import load, parse, pick_variant, run_door
+from bstar_jax.config import (
+    Config,
+    LoopConfig,
+    Preempted,
+    SftConfig,
+    UserError,
+    load_config,
+    pick_variant,
+)
+from bstar_jax.config.errors import run_door
+from bstar_jax.config.flags import parse
 
 FILE = """
-from bstar_jax.config import Config, LoopConfig
-from bstar_jax.flags import pick_variant
+from bstar_jax.config import Config, LoopConfig, pick_variant
 
 def get_config(variant="three"):
     return pick_variant(variant, {
@@ -28,8 +34,8 @@ def file(tmp_path):
 
 
 def define(values):
-    flags.flags.DEFINE_string("workdir", None, "The run directory.", flag_values=values)
-    flags.flags.DEFINE_boolean("quiet", False, "Less.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "The run directory.", flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "Less.", flag_values=values)
 
 
 def parsed(*words, **settings):
@@ -43,8 +49,8 @@ def test_nothing_given_is_the_default_or_what_is_stored():
     assert parsed().config == Config()
     stored = Config(seed=7)
     assert parsed(stored=stored).config == stored
-    assert parsed("--config.loop.iterations=2", stored=stored).config == dataclasses.replace(
-        stored, loop=LoopConfig(iterations=2)
+    assert parsed("--config.loop.iterations=2", stored=stored).config == stored.changed(
+        {"loop.iterations": 2}
     )
 
 
@@ -146,19 +152,22 @@ def test_a_file_that_is_not_there_or_not_a_config(tmp_path, file):
     with pytest.raises(UserError, match="there is no file 'gone.py'; see configs/"):
         parsed("--config=gone.py:four")
     with pytest.raises(UserError, match="no variant 'fuor'; the nearest is 'four'"):
-        load(f"{file}:fuor")
+        load_config(f"{file}:fuor")
+    (tmp_path / "own.txt").write_text(FILE)
+    with pytest.raises(UserError, match="is no Python file; its name must end in .py"):
+        load_config(tmp_path / "own.txt")
     empty = tmp_path / "empty.py"
     empty.write_text("")
     with pytest.raises(UserError, match=r"empty.py has no function get_config\(variant\)"):
-        load(str(empty))
+        load_config(str(empty))
     empty.write_text("def get_config():\n    return {}\n")
     with pytest.raises(UserError, match="returns a dict, not a Config"):
-        load(str(empty))
+        load_config(str(empty))
     empty.write_text(
         "from bstar_jax.config import *\ndef get_config():\n    return Config(seed=-1)"
     )
     with pytest.raises(UserError, match="seed is -1; it takes 0 or more"):
-        load(str(empty))
+        load_config(str(empty))
 
 
 def test_a_variant_of_a_file_that_has_none_is_refused(tmp_path):
@@ -166,9 +175,9 @@ def test_a_variant_of_a_file_that_has_none_is_refused(tmp_path):
     plain.write_text(
         "from bstar_jax.config import Config\ndef get_config():\n    return Config()\n"
     )
-    assert load(str(plain)) == Config()
+    assert load_config(str(plain)) == Config()
     with pytest.raises(UserError, match="plain.py has no variants"):
-        load(f"{plain}:four")
+        load_config(f"{plain}:four")
 
 
 def test_variants_are_made_when_asked_for():

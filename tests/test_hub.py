@@ -149,7 +149,7 @@ def test_what_was_trained_is_what_is_exported(tmp_path):
 
 
 def test_shards_hold_no_more_than_their_size_and_have_an_index(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub.output, "SHARD_BYTES", 8000)
+    monkeypatch.setattr(hub.exporting, "SHARD_BYTES", 8000)
     source = checkpoints.write(tmp_path / "in", "llama")
     config, params = hub.import_checkpoint(source)
     hub.export_checkpoint(config, params, source, tmp_path / "out")

@@ -224,14 +224,14 @@ def test_a_run_takes_the_architecture_of_its_checkpoint_and_keeps_its_own_settin
     settings = ModelConfig(
         checkpoint=str(tmp_path), dtype="bfloat16", remat="dots", lora_rank=4, lora_targets=("up",)
     )
-    ours = hub.architecture(settings, tmp_path)
+    ours = hub.adopt_architecture(settings, tmp_path)
     kept = {"dtype": "bfloat16", "remat": "dots", "lora_rank": 4, "lora_targets": ("up",)}
     assert ours == dataclasses.replace(found, checkpoint=str(tmp_path), **kept)
     same = dataclasses.replace(settings, width=1152, qk_norm=True, vocab_size=262144)
-    assert hub.architecture(same, tmp_path) == ours
+    assert hub.adopt_architecture(same, tmp_path) == ours
 
 
 def test_a_setting_that_contradicts_the_checkpoint_is_refused_with_both_values(tmp_path):
     read(tmp_path, GEMMA3)
     with pytest.raises(UserError, match="model.width is 128, but .* has 1152; .* drop model.width"):
-        hub.architecture(ModelConfig(width=128), tmp_path)
+        hub.adopt_architecture(ModelConfig(width=128), tmp_path)

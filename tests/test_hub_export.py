@@ -11,9 +11,10 @@ import pytest
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from bstar_jax import adapters, hub, model
+from bstar_jax import hub, model
 from bstar_jax.config import ModelConfig, UserError
-from bstar_jax.hub import writer
+from bstar_jax.hub import safetensors_files
+from bstar_jax.model import adapters
 from tests import builders, checkpoints
 
 LLAMAS = {
@@ -44,7 +45,7 @@ def test_a_model_from_random_parameters_is_a_llama(tmp_path, name):
     assert np.abs(ours - theirs).max() <= 2e-5 * np.abs(theirs).max()
     again, values = hub.import_checkpoint(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "float32"
-    assert hub.architecture(ModelConfig(), tmp_path / "out") == again
+    assert hub.adopt_architecture(ModelConfig(), tmp_path / "out") == again
     same = jax.tree.map(lambda a, b: bool((a == b).all()), params, values)
     assert all(jax.tree.leaves(same))
 
@@ -143,10 +144,12 @@ def test_a_written_file_is_that_of_the_safetensors_library(tmp_path):
     }
     save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
     layout = {name: (name.split(".")[1], tensor.shape) for name, tensor in tensors.items()}
-    writer.write_tensors(tmp_path / "ours", layout, tensors.get)
+    safetensors_files.write_tensors(tmp_path / "ours", layout, tensors.get)
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
     with pytest.raises(ValueError, match="a.F32 is"):
-        writer.write_tensors(tmp_path / "ours", layout, lambda name: np.zeros(4, np.float32))
+        safetensors_files.write_tensors(
+            tmp_path / "ours", layout, lambda name: np.zeros(4, np.float32)
+        )
 
 
 def test_an_adapter_for_peft_is_the_sum_that_sampling_reads(tmp_path):
@@ -157,10 +160,13 @@ def test_an_adapter_for_peft_is_the_sum_that_sampling_reads(tmp_path):
         config, lora_rank=3, lora_alpha=6.0, lora_targets=("query", "output", "down")
     )
     random = builders.params(config)
-    params = adapters.join(base, adapters.trained(config, random))
+    params = adapters.combine(base, adapters.trained(config, random))
     hub.export_adapter(config, adapters.trained(config, params), str(source), tmp_path / "adapter")
     hub.export_checkpoint(
-        adapters.without(config), adapters.merge(config, params), source, tmp_path / "merged"
+        adapters.merged_model(config),
+        adapters.merge_into_weights(config, params),
+        source,
+        tmp_path / "merged",
     )
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"], settings["peft_type"]) == (3, 6.0, "LORA")

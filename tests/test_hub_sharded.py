@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from bstar_jax import hub, sharding
-from bstar_jax.hub import directory, names, parameters
+from bstar_jax.hub import directory, importing, names
 from tests import builders, checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -67,7 +67,7 @@ def test_every_byte_is_read_once_however_many_devices_share_it(tmp_path, monkeyp
 def test_blocks_of_a_file_make_the_same_parameters(tmp_path, monkeypatch):
     source = checkpoints.write(tmp_path, "qwen2, tied, windows")
     _, whole = hub.import_checkpoint(source)
-    monkeypatch.setattr(parameters, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(importing, "_BLOCK_BYTES", 100)
     _, blocks = hub.import_checkpoint(source, builders.mesh(fsdp=2))
     same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), whole, blocks)
     assert all(jax.tree.leaves(same))
@@ -102,7 +102,7 @@ def test_little_memory_is_needed_beside_the_parameters(tmp_path):
         "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 128,
     }  # fmt: skip
     checkpoints.edit(source / "config.json", **sizes)
-    layout = names.by_name(hub.read_config(source))
+    layout = names.by_name(hub.read_config(source), names.LLAMA_NAMES)
     zeros = {name: np.ones(entry.shape, ml_dtypes.bfloat16) for name, entry in layout.items()}
     save_file(zeros, source / "model.safetensors")
     file = (source / "model.safetensors").stat().st_size

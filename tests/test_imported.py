@@ -1,6 +1,7 @@
 """A whole run from a checkpoint of Transformers to one that Transformers goes on with."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import transformers
 from safetensors.numpy import load_file
 
 from bstar_jax import evaluate, export
-from bstar_jax.journal import read_rows
 from bstar_jax.records import Rollouts
+from bstar_jax.run.journal import read_rows
 from tests.builders import WORDS
 from tests.test_evaluate import ROOT
 
@@ -47,8 +48,7 @@ def run_main(directory, source, *flags):
             "--config.log.tensorboard=False", *flags,
         ],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
-             "PATH": "/usr/bin:/bin"},
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return directory

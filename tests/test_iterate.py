@@ -1,6 +1,5 @@
 """Whole runs in this process: the six phases, and what the settings of the loop change."""
 
-import dataclasses
 import functools
 import io
 import json
@@ -10,28 +9,21 @@ import numpy as np
 import pytest
 
 from bstar_jax import tasks
-from bstar_jax.checkpoint import place_params
-from bstar_jax.config import CheckpointConfig, LogConfig, LoopConfig, MeshConfig
+from bstar_jax.config import CheckpointConfig, MeshConfig
 from bstar_jax.console import Console
 from bstar_jax.iterate import self_train
-from bstar_jax.phases import data, train
 from bstar_jax.phases.opening import open_run
+from bstar_jax.phases.training import improve
 from bstar_jax.records import Rollouts
+from bstar_jax.run.checkpoints import place_params
+from bstar_jax.run.data import selected_data
+from bstar_jax.training.optimizer import TrainState
 from tests import tiny
 
-CONFIG = dataclasses.replace(
-    tiny.GRID,
-    mesh=MeshConfig(2, 2, 2),
-    checkpoint=CheckpointConfig(),
-    log=LogConfig(every=3, tensorboard=False),
+CONFIG = tiny.GRID.changed(
+    {"mesh": MeshConfig(2, 2, 2), "checkpoint": CheckpointConfig(), "log.tensorboard": False}
 )
 PHASES = ["calibrate", "generate", "grade", "select", "improve", "monitor"]
-
-
-def changed(section, **values):
-    return dataclasses.replace(
-        CONFIG, **{section: dataclasses.replace(getattr(CONFIG, section), **values)}
-    )
 
 
 def trained(directory, config=CONFIG):
@@ -39,10 +31,11 @@ def trained(directory, config=CONFIG):
     console = Console(quiet=True, stdout=io.StringIO(), stderr=io.StringIO())
     with open_run(directory, config, console) as run:
         self_train(run)
-        assert run.iterations_left() == []
-        iterations = run.checkpoints.iterations()
-        params = {t: jax.device_get(run.checkpoints.restore_params(t)) for t in iterations}
-        return run.log.rows(), params
+        assert run.workspace.iterations_left(config.loop.iterations) == []
+        checkpoints = run.policy.checkpoints
+        iterations = checkpoints.iterations()
+        params = {t: jax.device_get(checkpoints.restore_params(t)) for t in iterations}
+        return run.workspace.metrics.rows(), params
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +123,7 @@ def test_the_same_config_makes_the_same_run(finished, tmp_path):
 def test_a_run_that_grows_is_the_run_that_was_long_from_the_start(finished, tmp_path):
     directory, _, params = finished
     for iterations in (0, 1, 2):
-        trained(tmp_path, dataclasses.replace(CONFIG, loop=LoopConfig(iterations=iterations)))
+        trained(tmp_path, CONFIG.changed({"loop.iterations": iterations}))
     assert_same_results(tmp_path, directory)
     _, again = trained(tmp_path)  # which is over
     assert_same_params(again, params)
@@ -139,7 +132,7 @@ def test_a_run_that_grows_is_the_run_that_was_long_from_the_start(finished, tmp_
 @pytest.mark.slow
 def test_another_seed_makes_another_run(finished, tmp_path):
     directory, _, params = finished
-    config = dataclasses.replace(CONFIG, seed=1, loop=LoopConfig(iterations=0))
+    config = CONFIG.changed({"seed": 1, "loop.iterations": 0})
     _, other = trained(tmp_path, config)
     assert not np.array_equal(other[0]["embedding"], params[0]["embedding"])
     name = "iterations/0000/monitor.parquet"
@@ -151,7 +144,7 @@ def test_another_seed_makes_another_run(finished, tmp_path):
 
 
 def test_a_baseline_is_one_cell_and_still_has_the_curve(tmp_path):
-    rows, _ = trained(tmp_path, dataclasses.replace(CONFIG, calibrate=tiny.single_cell().calibrate))
+    rows, _ = trained(tmp_path, CONFIG.changed({"calibrate": tiny.single_cell().calibrate}))
     for t in (1, 2):
         files = {path.name for path in (tmp_path / f"iterations/{t:04d}").iterdir()}
         assert files == {"generate.parquet", "monitor.parquet"}
@@ -160,8 +153,8 @@ def test_a_baseline_is_one_cell_and_still_has_the_curve(tmp_path):
 
 
 def test_failed_queries_get_one_more_try_with_the_answer_given_away(tmp_path):
-    config = changed("generate", rationalize=True, max_prompt_tokens=32)
-    trained(tmp_path, dataclasses.replace(config, loop=LoopConfig(iterations=1)))
+    changes = {"generate.rationalize": True, "generate.max_prompt_tokens": 32}
+    trained(tmp_path, CONFIG.changed({**changes, "loop.iterations": 1}))
     rollouts = Rollouts.read(tmp_path / "iterations/0001/generate.parquet")
     retried = np.array(rollouts.column("rationalized"))
     ids, correct = np.array(rollouts.column("query_id")), np.array(rollouts.column("correct"))
@@ -188,8 +181,8 @@ def learning_rates(rows, iteration):
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer_from", ["last", "fresh"])
 def test_the_schedule_spans_the_run_or_each_iteration(tmp_path, optimizer_from):
-    config = changed("improve", warmup_steps=3, optimizer_from=optimizer_from)
-    config = dataclasses.replace(config, log=LogConfig(every=1, tensorboard=False))
+    changes = {"improve.warmup_steps": 3, "improve.optimizer_from": optimizer_from}
+    config = CONFIG.changed({**changes, "log.every": 1})
     rows, _ = trained(tmp_path, config)
     peak = CONFIG.improve.learning_rate
     growing = [peak / 3, peak * 2 / 3, peak, peak, peak, peak]
@@ -200,9 +193,8 @@ def test_the_schedule_spans_the_run_or_each_iteration(tmp_path, optimizer_from):
 
 
 @pytest.mark.slow
-def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(finished, tmp_path):
-    directory, _, _ = finished
-    fresh = changed("improve", init_from="warmup", optimizer_from="fresh")
+def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(tmp_path):
+    fresh = CONFIG.changed({"improve.init_from": "warmup", "improve.optimizer_from": "fresh"})
     _, params = trained(tmp_path, fresh)
     # The second round again, from a first that ended in anything.
     selected = Rollouts.read(tmp_path / "iterations/0002/generate.parquet")
@@ -210,17 +202,19 @@ def test_rounds_that_start_from_warm_up_do_not_depend_on_each_other(finished, tm
     console = Console(quiet=True, stdout=io.StringIO(), stderr=io.StringIO())
     with open_run(tmp_path / "other", fresh, console) as run:
         place = functools.partial(jax.tree.map, jax.numpy.asarray)
-        run.checkpoints.save_params(0, place_params(run.model, run.mesh, place(params[0])))
-        run.checkpoints.wait()
-        anything = place_params(run.model, run.mesh, place(params[1]))
-        again = train.improve(run, 2, train.TrainState(anything, None), selected)
+        policy = run.policy
+        policy.checkpoints.save_params(0, place_params(policy.model, policy.mesh, place(params[0])))
+        policy.checkpoints.wait()
+        anything = place_params(policy.model, policy.mesh, place(params[1]))
+        state = TrainState(anything, None)
+        again = improve(run.config, run.task, run.workspace, policy, 2, state, selected)
         again = jax.device_get(again.params)
     jax.tree.map(np.testing.assert_array_equal, again, params[2])
 
 
 @pytest.mark.slow
 def test_accumulated_data_holds_every_iteration_and_humans_their_share(tmp_path):
-    config = changed("improve", data="accumulated", reference_share=0.25)
+    config = CONFIG.changed({"improve.data": "accumulated", "improve.reference_share": 0.25})
     rows, params = trained(tmp_path, config)
     assert row_of(rows, 2, "improve")["step"] == 6 and sorted(params) == [0, 1, 2]
     learnt = set()
@@ -230,13 +224,14 @@ def test_accumulated_data_holds_every_iteration_and_humans_their_share(tmp_path)
         learnt |= set(zip(selected.column("prompt"), selected.column("response"), strict=True))
     console = Console(quiet=True, stdout=io.StringIO(), stderr=io.StringIO())
     with open_run(tmp_path, config, console) as run:
-        assert len(data.selected_data(run, 2, selected)) == len(learnt) > len(selected)
+        found = selected_data(run.config, run.workspace, run.policy.tokenizer, 2, selected)
+        assert len(found) == len(learnt) > len(selected)
 
 
 @pytest.mark.slow
 def test_the_rules_of_the_reference_choose_again_on_what_was_generated(tmp_path):
-    config = changed("balance", rules="reference", target_total=12)
-    rows, _ = trained(tmp_path, dataclasses.replace(config, loop=LoopConfig(iterations=1)))
+    changes = {"balance.rules": "reference", "balance.target_total": 12}
+    rows, _ = trained(tmp_path, CONFIG.changed({**changes, "loop.iterations": 1}))
     stored = json.loads((tmp_path / "iterations/0001/balance.json").read_text())
     assert stored["rules"] == "reference"
     row = row_of(rows, 1, "select")
@@ -245,5 +240,5 @@ def test_the_rules_of_the_reference_choose_again_on_what_was_generated(tmp_path)
 
 @pytest.mark.slow
 def test_only_the_newest_parameters_stay_where_that_is_asked(tmp_path):
-    _, params = trained(tmp_path, changed("checkpoint", keep=1))
+    _, params = trained(tmp_path, CONFIG.changed({"checkpoint.keep": 1}))
     assert sorted(params) == [0, 2]

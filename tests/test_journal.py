@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from bstar_jax import journal
 from bstar_jax.config import UserError
+from bstar_jax.run import journal
 
 
 def row(iteration=1, phase="grade", **figures):
@@ -161,7 +161,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_whole_lines(path):
     with open_log(path) as log:
         log.append(row(1))
         log._file = NearlyFullDisk(log._file, room=25)
-        with pytest.raises(UserError, match=r"metrics\.jsonl: No space left.*make room"):
+        with pytest.raises(UserError, match=r"metrics\.jsonl: No space left.*free space"):
             log.append(row(2))
         assert log.rows() == journal.read_rows(path) == [row(1)]
         assert path.read_bytes().endswith(b"\n")

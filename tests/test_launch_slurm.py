@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from bstar_jax.journal import read_rows
+from bstar_jax.run.journal import read_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCHER = ROOT / "launch" / "slurm.sh"

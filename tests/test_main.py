@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from bstar_jax.config import to_dict
-from bstar_jax.journal import MetricsLog, read_rows
 from bstar_jax.records import Rollouts
+from bstar_jax.run.journal import MetricsLog, read_rows
 from tests import builders, tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -25,9 +25,9 @@ CONFIG = "--config=tests/tiny.py"
 
 def start(*flags, devices=1):
     """The door in a process of its own, on so many virtual devices."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= {
+    environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",  # what people run
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     return subprocess.Popen(
@@ -61,9 +61,8 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.fixture
-def workdir(undisturbed, tmp_path):
-    """A new run directory that holds compiled programs alone."""
-    shutil.copytree(undisturbed / "cache", tmp_path / "run" / "cache")
+def workdir(tmp_path):
+    """A new run directory."""
     return tmp_path / "run"
 
 
@@ -212,25 +211,36 @@ def test_a_run_that_is_over_changes_nothing(undisturbed):
     assert before == {path: path.read_bytes() for path in before}
 
 
+STOPS = [(0, "sft", 9), (1, "calibrate", 0), (1, "improve", 3)]  # iteration, phase, step
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run asked to stop at each of STOPS, then left alone: (directory, what each said)."""
+    directory, said = tmp_path_factory.mktemp("stopped") / "run", {}
+    for stop in STOPS:
+        process = start(CONFIG, f"--workdir={directory}")
+        wait_for(process, lambda stop=stop: logged(directory, *stop))
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        is_over = logged(directory, tiny.GRID.loop.iterations, "monitor")
+        said[stop] = process.returncode, err, time.monotonic() - asked, is_over
+    run_to_the_end(directory)
+    return directory, said
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("iteration", "phase", "step"), [(0, "sft", 9), (1, "calibrate", 0), (1, "improve", 3)]
-)
-def test_a_preempted_run_saves_in_time_and_goes_on_to_the_same_bytes(
-    undisturbed, workdir, iteration, phase, step
-):
-    process = start(CONFIG, f"--workdir={workdir}")
-    wait_for(process, lambda: logged(workdir, iteration, phase, step))
-    asked = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
-    assert time.monotonic() - asked < 10
+@pytest.mark.parametrize("stop", STOPS, ids=str)
+def test_a_preempted_run_saves_in_time_and_goes_on_to_the_same_bytes(undisturbed, stopped, stop):
+    directory, said = stopped
+    code, err, seconds, is_over = said[stop]
+    assert code == 75, err
+    assert seconds < 10
     assert "stopped: the state is saved; the same command goes on from here" in err
     assert "Traceback" not in err
-    assert not logged(workdir, tiny.GRID.loop.iterations, "monitor")
-    run_to_the_end(workdir)
-    assert_same_run(workdir, undisturbed)
+    assert not is_over
+    assert_same_run(directory, undisturbed)
 
 
 def killed_at(workdir, happened):

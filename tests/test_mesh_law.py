@@ -18,7 +18,7 @@ from bstar_jax.kernels import contract
 from bstar_jax.sampling import Keys, generate
 from bstar_jax.tasks import arithmetic
 from bstar_jax.training import optimizer
-from bstar_jax.training.batches import Example, encode, order
+from bstar_jax.training.batches import Example, encode, row_order
 from bstar_jax.training.fit import fit
 from bstar_jax.training.optimizer import Schedule
 from bstar_jax.training.packing import arrange
@@ -30,7 +30,9 @@ MESHES = [
     for fsdp in (8, 4, 2, 1)
     if data * fsdp <= 8
 ]
-WORDS = tokenizer.word_tokenizer([*arithmetic.WORDS, *(f"word{place}" for place in range(1_101))])
+WORDS = tokenizer.word_tokenizer(
+    [*arithmetic.VOCABULARY, *(f"word{place}" for place in range(1_101))]
+)
 MODEL = ModelConfig(
     vocab_size=WORDS.vocab_size, width=96, layers=2, heads=8, kv_heads=8, feed_forward=256
 )
@@ -77,14 +79,14 @@ def texts():
 
 def batch_at(step):
     """32 of them, a function of the step."""
-    return texts().take(order(len(texts()), 32, step, (0, 0)))
+    return texts().take(row_order(len(texts()), 32, step, (0, 0)))
 
 
 def trained(mesh, training):
     """Parameters after STEPS steps at the settings of warm-up, with the true vocabulary."""
     sft, adam = SftConfig(), OptimizerConfig()
     schedule = Schedule(sft.learning_rate, STEPS, STEPS, sft.final_rate)
-    state = optimizer.start(MODEL, adam, mesh, builders.for_training(MODEL, mesh, start()))
+    state = optimizer.init_state(MODEL, adam, mesh, builders.for_training(MODEL, mesh, start()))
     ((state, _),) = fit(
         MODEL, adam, schedule, state, batch_at,
         mesh=mesh, training=training, first=0, steps=STEPS, every=STEPS,
@@ -99,7 +101,10 @@ def trained_alone():
 
 def norms(got, expected):
     """||a - b|| / ||b|| of every tensor."""
-    norm = lambda part: np.linalg.norm(np.asarray(part, np.float64))  # noqa: E731
+
+    def norm(part):
+        return np.linalg.norm(np.asarray(part, np.float64))
+
     pairs = zip(jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True)
     return {jax.tree_util.keystr(path): norm(a - b) / norm(b) for (path, a), b in pairs}
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from bstar_jax import metrics
 
+pytestmark = pytest.mark.numerical
+
 QUERIES, SAMPLES = 12, 6
 ENUMERATED = [(1, 1), (3, 1), (3, 2), (4, 3), (6, 2), (6, 6)]  # (K, S) of 6 responses
 TOLERANCE = 1e-6
@@ -315,7 +317,7 @@ def test_auc_of_the_docstring():
 
 
 def test_calibration_has_a_bin_for_every_tenth():
-    bins = metrics.calibration([0.0, 0.05, 0.1, 0.95, 1.0], [0, 1, 0.5, 1, 1])
+    bins = metrics.reliability([0.0, 0.05, 0.1, 0.95, 1.0], [0, 1, 0.5, 1, 1])
     assert [each["count"] for each in bins] == [2, 1, 2]
     assert [each["predicted"] for each in bins] == pytest.approx([0.025, 0.1, 0.975])
     assert [each["observed"] for each in bins] == [0.5, 0.5, 1.0]

@@ -10,9 +10,17 @@ import optax
 import pytest
 
 from bstar_jax import model, sharding
-from bstar_jax.checkpoint import place_params
 from bstar_jax.config import ModelConfig
+from bstar_jax.run.checkpoints import place_params
 from tests import builders
+from tests.rounding import (
+    assert_near,
+    assert_tensors_near,
+    depth_of_forward,
+    depth_of_gradient,
+)
+
+pytestmark = pytest.mark.numerical
 
 UNTIED = ModelConfig(
     vocab_size=50, width=16, layers=3, heads=4, kv_heads=1, head_width=6, feed_forward=24,
@@ -72,7 +80,10 @@ def attention(weights, config, x_LD):
 def by_hand(config, params, tokens_L):
     """Logits [L, V] of one text."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    normed = lambda x_LD, scale: np.array([norm(x, scale, config.norm_epsilon) for x in x_LD])  # noqa: E731
+
+    def normed(x_LD, scale):
+        return np.array([norm(x, scale, config.norm_epsilon) for x in x_LD])
+
     x_LD = params["embedding"][tokens_L]
     for layer in range(config.layers):
         block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
@@ -93,7 +104,7 @@ def test_logits_are_those_of_the_formula(config):
     got = np.asarray(forward(config, params, tokens_BL))
     expected = np.array([by_hand(config, params, row) for row in tokens_BL])
     assert got.dtype == np.float32 and got.shape == (3, 9, 50)
-    np.testing.assert_allclose(got, expected, atol=2e-5 * np.abs(expected).max())
+    assert_near(got, expected, depth_of_forward(config, 9))
 
 
 def test_bfloat16_is_near_and_its_logits_are_f32():
@@ -151,7 +162,7 @@ def test_packed_texts_equal_texts_in_rows_of_their_own(config):
     apart = run(alone)
     for row, n in enumerate(lengths):
         start = sum(lengths[:row])
-        np.testing.assert_allclose(together[start : start + n], apart[row, :n], atol=1e-5)
+        assert_near(together[start : start + n], apart[row, :n], depth_of_forward(config, 13))
 
 
 def test_every_row_of_a_batch_is_alike():
@@ -165,7 +176,8 @@ def test_positions_count_only_by_their_differences():
     run = functools.partial(forward, builders.MODEL, builders.params())
     segments_BL, positions_BL = np.ones((3, 9), np.int32), np.tile(np.arange(9), (3, 1))
     here, there = (run(tokens(), segments_BL, positions_BL + shift) for shift in (0, 40))
-    np.testing.assert_allclose(here, there, atol=1e-4)
+    # The angle of a turn has the rounding of its position.
+    assert_near(here, there, depth_of_forward(builders.MODEL, 9), size=48)
     stretched = run(tokens(), segments_BL, 2 * positions_BL)
     assert np.abs(stretched - here).max() > 1e-3
 
@@ -178,9 +190,8 @@ def test_vocabulary_padding_changes_nothing(config):
     params = builders.params(config)
     padded = model.pad_vocab(config, params, 512)
     assert padded["embedding"].shape == (512, 16)
-    np.testing.assert_allclose(
-        forward(config, padded, tokens()), forward(config, params, tokens()), atol=1e-5
-    )
+    got, expected = (forward(config, each, tokens()) for each in (padded, params))
+    assert_near(got, expected, depth_of_forward(config, 9))
     jax.tree.map(np.testing.assert_array_equal, model.cut_vocab(config, padded), params)
 
 
@@ -194,13 +205,14 @@ def test_mask_padding_hides_the_columns_beyond_the_vocabulary():
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_what_the_backward_pass_computes_again_changes_no_gradient(remat):
     def gradient(config):
-        loss = lambda params: jnp.mean(forward(config, params, tokens()) ** 2)  # noqa: E731
+        def loss(params):
+            return jnp.mean(forward(config, params, tokens()) ** 2)
+
         return jax.jit(jax.grad(loss))(builders.params())
 
     small = dataclasses.replace(builders.MODEL, layers=2)
     kept, again = gradient(small), gradient(dataclasses.replace(small, remat=remat))
-    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # noqa: E731
-    jax.tree.map(same, kept, again)
+    assert_tensors_near(again, kept, depth_of_gradient(small, rows=3, length=9))
 
 
 # Parameters.
@@ -213,7 +225,7 @@ def started():
 
 
 def test_init_fills_what_the_config_says(started):
-    config, params = started
+    _, params = started
     shapes = {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
         for path, leaf in jax.tree.leaves_with_path(params)
@@ -259,7 +271,7 @@ def test_a_start_depends_on_the_key_and_on_no_mesh(started):
     mesh = builders.mesh(2, 2, 2)
     key = jax.random.key(1)
     shapes = jax.eval_shape(functools.partial(model.init, config), key)
-    places = sharding.shardings(mesh, shapes, model.axes_of(config, shapes), sharding.DISK)
+    places = sharding.shardings(mesh, shapes, model.logical_axes(config, shapes), sharding.DISK)
     spread = jax.jit(functools.partial(model.init, config), out_shardings=places)(key)
     alone = jax.jit(functools.partial(model.init, config))(key)
     jax.tree.map(np.testing.assert_array_equal, spread, alone)
@@ -275,7 +287,7 @@ def test_the_scalar_head_is_one_value_a_token():
         return hidden, decoder.values(hidden)
 
     hidden, values_BL = values(params, tokens())
-    np.testing.assert_allclose(values_BL, np.asarray(hidden) @ params["scalar"], rtol=1e-5)
+    assert_near(values_BL, np.asarray(hidden) @ params["scalar"], config.width)
 
 
 def test_every_array_of_a_training_state_finds_its_axes():
@@ -283,7 +295,7 @@ def test_every_array_of_a_training_state_finds_its_axes():
     table = dict(
         zip(
             [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)],
-            model.axes_of(UNTIED, params),
+            model.logical_axes(UNTIED, params),
             strict=True,
         )
     )
@@ -291,7 +303,7 @@ def test_every_array_of_a_training_state_finds_its_axes():
     assert table["['blocks']['attention']['key']"] == ("layers", "width", "kv_heads", "head_width")
     assert table["['head']"] == ("width", "vocab")
     moments = optax.adam(1e-3).init(params)
-    axes = model.axes_of(UNTIED, moments)
+    axes = model.logical_axes(UNTIED, moments)
     assert [len(names) for names in axes] == [leaf.ndim for leaf in jax.tree.leaves(moments)]
     assert axes.count(("vocab", "width")) == 2 and axes.count(()) == 1
 
@@ -303,7 +315,7 @@ def test_logits_are_the_same_on_a_mesh():
     with jax.set_mesh(mesh):
         spread = forward(builders.MODEL, params, sharding.put_rows(mesh, tokens_BL))
     alone = forward(builders.MODEL, builders.params(), tokens_BL)
-    np.testing.assert_allclose(spread, alone, atol=1e-5)
+    assert_near(spread, alone, depth_of_forward(builders.MODEL, 9))
 
 
 def test_wrong_shapes_are_refused_by_name():

@@ -36,12 +36,12 @@ def test_arguments_are_as_large_as_arithmetic_says(name):
 
 def test_products_of_a_step_are_those_of_arithmetic():
     step = planned()["step"]
-    assert step["work"]["flops"] == pytest.approx(step["reckoned"]["flops"], rel=0.15)
+    assert step["work"]["flops"] == pytest.approx(step["estimated"]["flops"], rel=0.15)
 
 
 def test_a_decode_step_multiplies_every_weight_once_a_slot():
     decode = planned()["decode"]
-    assert decode["work"]["flops"] == pytest.approx(decode["reckoned"]["flops"], rel=0.3)
+    assert decode["work"]["flops"] == pytest.approx(decode["estimated"]["flops"], rel=0.3)
     assert decode["tokens"] == 2 * SLOTS == CONFIG.generate.slots
 
 
@@ -64,7 +64,7 @@ def test_gathering_moves_the_weights_over_fsdp_once():
     moved = sum(
         each["received"] for each in gather["work"]["exchanges"] if each["axes"] == ["fsdp"]
     )
-    wanted = sum(each["received"] for each in gather["reckoned"]["exchanges"])
+    wanted = sum(each["received"] for each in gather["estimated"]["exchanges"])
     assert moved == pytest.approx(wanted, rel=0.1)
 
 

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bstar_jax import sharding
 from bstar_jax.config import MeshConfig
-from bstar_jax.planning import exchanges, hlo, work
+from bstar_jax.hlo import collectives, cost_of, parsing
 
 MESH = {"data": 1, "fsdp": 2, "tensor": 2}
 
@@ -50,9 +50,9 @@ def loop(start=0, limit=7):
 
 @pytest.mark.parametrize(("start", "limit", "turns"), [(0, 7, 7), (3, 7, 4), (0, 1, 1)])
 def test_a_loop_that_counts_to_a_constant_counts_so_often(start, limit, turns):
-    done = work.of(loop(start, limit), MESH)
+    done = cost_of(loop(start, limit), MESH)
     assert done.flops == turns * 2 * 4 * 8 * 8
-    (only,) = done.exchanges
+    (only,) = done.collectives
     assert only.kind == "all-reduce" and only.axes == ("tensor",) and only.count == turns
     assert only.received == turns * 2 * 0.5 * 4 * 8 * 4  # twice (n - 1) / n of 128 bytes
     assert only.largest == 128
@@ -60,13 +60,13 @@ def test_a_loop_that_counts_to_a_constant_counts_so_often(start, limit, turns):
 
 def test_a_loop_of_unknown_length_gives_the_work_of_a_turn_and_its_share_of_the_rest():
     text = loop().replace("constant(7)", "get-tuple-element(%q), index=0")
-    assert work.of(text, MESH).flops == 2 * 4 * 8 * 8
-    assert work.of(text, MESH, turns=64).flops == 2 * 4 * 8 * 8
+    assert cost_of(text, MESH).flops == 2 * 4 * 8 * 8
+    assert cost_of(text, MESH, turns=64).flops == 2 * 4 * 8 * 8
 
 
 def test_a_stated_number_of_turns_goes_before_the_counter():
     stated = 'body=%body, backend_config={"known_trip_count":{"n":"5"}}'
-    assert work.of(loop().replace("body=%body", stated), MESH).flops == 5 * 2 * 4 * 8 * 8
+    assert cost_of(loop().replace("body=%body", stated), MESH).flops == 5 * 2 * 4 * 8 * 8
 
 
 @pytest.mark.parametrize("turns", [1, 6])
@@ -79,7 +79,7 @@ def test_products_of_a_scan_are_those_of_its_turns(turns):
         jax.ShapeDtypeStruct((32, 32), jnp.float32),
     )
     text = jax.jit(scanned).lower(*shapes).compile().as_text()
-    assert work.of(text, {"data": 1}).flops == turns * 2 * 16 * 32 * 32
+    assert cost_of(text, {"data": 1}).flops == turns * 2 * 16 * 32 * 32
 
 
 def test_products_agree_with_the_compilers_count_where_there_is_no_loop():
@@ -89,7 +89,7 @@ def test_products_agree_with_the_compilers_count_where_there_is_no_loop():
     sizes = (3, 16, 32), (3, 32, 8), (8, 5)
     shapes = [jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes]
     compiled = jax.jit(plain).lower(*shapes).compile()
-    assert work.of(compiled.as_text(), {"data": 1}).flops == compiled.cost_analysis()["flops"]
+    assert cost_of(compiled.as_text(), {"data": 1}).flops == compiled.cost_analysis()["flops"]
 
 
 WINDOW = """ENTRY %main (a: f32[7,4,1], b: f32[1,2,2]) -> f32[7,5,2] {
@@ -103,7 +103,7 @@ WINDOW = """ENTRY %main (a: f32[7,4,1], b: f32[1,2,2]) -> f32[7,5,2] {
 def test_places_of_a_window_that_meet_padding_are_no_products():
     # TPUs write products over heads so. 5 places, 2 taps, 4 of input: of 10 pairs 8 meet input;
     # 7 rows, 1 channel in, 2 out.
-    assert work.of(WINDOW, {"data": 1}).flops == 2 * 8 * 7 * 2
+    assert cost_of(WINDOW, {"data": 1}).flops == 2 * 8 * 7 * 2
 
 
 FUSED = """HloModule jit_g
@@ -134,9 +134,9 @@ ENTRY %main (a: f32[32,128,64], i: s32[]) -> f32[32,128,64] {
 
 def test_of_what_a_fusion_cuts_or_changes_the_part_alone_is_moved():
     part = 128 * 64 * 4
-    both = work.of(FUSED.replace("PLACE", ""), {"data": 1}).bytes
+    both = cost_of(FUSED.replace("PLACE", ""), {"data": 1}).bytes
     assert both == 4 * part  # cut: read and written; put: read and written
-    near = work.of(FUSED.replace("PLACE", ":S(1)"), {"data": 1}).bytes
+    near = cost_of(FUSED.replace("PLACE", ":S(1)"), {"data": 1}).bytes
     assert near == 2 * part  # what stays on the processor is neither written nor read
 
 
@@ -163,8 +163,8 @@ def test_of_what_a_fusion_cuts_or_changes_the_part_alone_is_moved():
     ],
 )
 def test_groups_are_read_in_every_notation(attributes, groups, axes):
-    assert exchanges.groups_of(attributes) == groups
-    assert exchanges.axes_of(groups, MESH) == axes
+    assert collectives.groups_of(attributes) == groups
+    assert collectives.mesh_axes_of(groups, MESH) == axes
 
 
 def test_pieces_of_one_collective_count_once_and_where_it_starts():
@@ -177,7 +177,7 @@ def test_pieces_of_one_collective_count_once_and_where_it_starts():
         f"  %z = f32[4,8]{{1,0}} add(%y, %y)\n  %g = f32[8,8]{{1,0}} {piece % 'y'}",
     )
     text = text.replace("  %zero =", f"  %h = f32[8,8]{{1,0}} {piece % 'a'}\n  %zero =")
-    (only,) = work.of(text, MESH).exchanges
+    (only,) = cost_of(text, MESH).collectives
     assert only.count == 1 and only.received == 4 * 8 * 4 and only.largest == 8 * 8 * 4
 
 
@@ -191,12 +191,12 @@ def test_what_a_device_receives_of_128_bytes_among_four(kind, received):
   ROOT %r = f32[4,8]{{1,0}} {kind}(%a), channel_id=1, replica_groups=[1,4]<=[4]
 }}
 """
-    (only,) = work.of(text, MESH).exchanges
+    (only,) = cost_of(text, MESH).collectives
     assert only.received == received and only.axes == ("fsdp", "tensor")
 
 
 def test_shapes_are_read_with_their_place():
-    found = hlo.arrays(
+    found = parsing.arrays(
         "(bf16[2,3]{1,0:T(8,128)(2,1)S(1)}, /*index=1*/f32[4]{0:T(128)}, pred[]{:S(6)})"
     )
     assert [array.bytes for array in found] == [12, 16, 1]
@@ -205,7 +205,7 @@ def test_shapes_are_read_with_their_place():
 
 def test_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
-        work.of("HloModule nothing", MESH)
+        cost_of("HloModule nothing", MESH)
 
 
 def test_on_a_mesh_the_exchanges_of_a_real_program_have_their_axes():
@@ -218,7 +218,7 @@ def test_on_a_mesh_the_exchanges_of_a_real_program_have_their_axes():
         (32, 64), jnp.float32, sharding=place(PartitionSpec("tensor", None))
     )
     program = jax.jit(jnp.matmul, out_shardings=place(PartitionSpec(("data", "fsdp"))))
-    done = work.of(program.lower(rows, weight).compile().as_text(), dict(mesh.shape))
-    assert {each.axes for each in done.exchanges} == {("tensor",)}
-    assert sum(each.received for each in done.exchanges) == 2 * 0.5 * (4 * 64 * 4)
+    done = cost_of(program.lower(rows, weight).compile().as_text(), dict(mesh.shape))
+    assert {each.axes for each in done.collectives} == {("tensor",)}
+    assert sum(each.received for each in done.collectives) == 2 * 0.5 * (4 * 64 * 4)
     assert done.flops == 2 * 4 * 16 * 64

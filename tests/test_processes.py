@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bstar_jax.config import UserError
-from bstar_jax.processes import ALONE, Cluster, find
+from bstar_jax.processes import ALONE, Cluster, find_cluster
 from bstar_jax.processes.cluster import first_node
+from bstar_jax.processes.messages import Closed, Connection
 from bstar_jax.processes.team import Member
-from bstar_jax.processes.wire import Closed, Connection
 
 SLURM = {
     "SLURM_JOB_ID": "4100",
@@ -42,20 +42,20 @@ SLURM = {
     ],
 )
 def test_the_environment_says_who_belongs_to_the_run(kind, environ, found):
-    assert find(kind, "", None, None, environ) == found
+    assert find_cluster(kind, "", None, None, environ) == found
 
 
 def test_flags_come_before_the_environment():
-    assert find("auto", "host:81", 3, 1, SLURM) == Cluster("host:81", 3, 1)
-    assert find("auto", "[::1]:81", 1, 0, {}) == Cluster("[::1]:81", 1, 0)
+    assert find_cluster("auto", "host:81", 3, 1, SLURM) == Cluster("host:81", 3, 1)
+    assert find_cluster("auto", "[::1]:81", 1, 0, {}) == Cluster("[::1]:81", 1, 0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("auto", "host:81", None, 1, {}), "--processes beside the other flags: give"),
-        (("auto", "", 2, None, {}), "--coordinator and --process beside"),
-        (("slurm", "host:81", 2, 0, {}), "--distributed=slurm beside"),
+        (("auto", "host:81", None, 1, {}), "without --processes; give --coordinator"),
+        (("auto", "", 2, None, {}), "without --coordinator and --process;"),
+        (("slurm", "host:81", 2, 0, {}), "with --distributed=slurm;"),
         (("auto", "host", 2, 0, {}), "--coordinator is 'host'; it takes the address"),
         (("auto", "host:99999", 2, 0, {}), "--coordinator is 'host:99999'"),
         (("auto", "host:81", 2, 2, {}), "--process is 2 of --processes=2; processes count from 0"),
@@ -64,7 +64,7 @@ def test_flags_come_before_the_environment():
 )
 def test_flags_that_make_no_sense_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
-        find(*arguments)
+        find_cluster(*arguments)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def start(workdir, *, mesh, processes=1, **settings):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-            )  # fmt: skip
+            )
         )
     return started
 

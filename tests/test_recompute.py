@@ -167,16 +167,20 @@ def test_counting_equals_going_through_all_subsets():
         rewards = rng.integers(0, 3, n).tolist()
         subsets = list(itertools.combinations(range(n), k))
         copies = [texts.count(text) for text in {0, 2} & set(texts)]
-        share = lambda hits: Fraction(sum(hits), len(subsets))  # noqa: B023, E731
-        assert counting.pass_at(n, sum(correct), k) == share(
+        assert counting.pass_at(n, sum(correct), k) == _share(
             any(correct[i] for i in subset) for subset in subsets
         )
-        assert counting.pass_at_distinct(n, copies, k, s) == share(
+        assert counting.pass_at_distinct(n, copies, k, s) == _share(
             len({texts[i] for i in subset if correct[i]}) >= s for subset in subsets
         )
-        assert counting.top_correct(rewards, correct, k, s) == share(
+        assert counting.top_correct(rewards, correct, k, s) == _share(
             _top_all_correct(subset, rewards, correct, s) for subset in subsets
         )
+
+
+def _share(hits):
+    hits = list(hits)
+    return Fraction(sum(hits), len(hits))
 
 
 def _top_all_correct(subset, rewards, correct, s):

@@ -1,11 +1,22 @@
 """What stands in memory is what stands in the file, and null is never zero."""
 
+import errno
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bstar_jax.config import UserError
 from bstar_jax.records import SCHEMA, Rollouts
+from bstar_jax.records.files import (
+    atomic_directory,
+    atomic_file,
+    full_disk_explained,
+    write_json,
+)
 
 
 def rollouts(count=4, **columns):
@@ -146,3 +157,77 @@ def test_with_columns_keeps_the_rest_and_the_types():
     assert rows.column("reward") == [0.0, 1.0, 2.0, 3.0]
     assert rows.column("query_id") == rollouts().column("query_id")
     assert rollouts().with_seconds(a=1.0).with_seconds(b=2.0).seconds == {"a": 1.0, "b": 2.0}
+
+
+def killed(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["os.replace", "os.fsync"])
+def test_a_file_is_complete_under_its_name_or_not_there(tmp_path, monkeypatch, name):
+    path = tmp_path / "figures.txt"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(name, killed)
+        with atomic_file(path) as file:
+            file.write("half")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "figures.txt.tmp").write_text("what a kill left, which is longer")
+    with atomic_file(path) as file:
+        file.write("é\n")
+        assert not path.exists()
+    assert path.read_bytes() == "é\n".encode()
+    with pytest.raises(ZeroDivisionError), atomic_file(path, "wb") as file:
+        file.write(bytes(1 // 0))
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == ["é\n".encode()]
+
+
+def test_a_folder_is_complete_under_its_name_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "inner" / "out"
+    (tmp_path / "inner" / ".out.writing").mkdir(parents=True)
+    (tmp_path / "inner" / ".out.writing" / "half").write_text("what a kill left")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("os.replace", killed)
+        with atomic_directory(path) as folder:
+            (folder / "file").write_text("x")
+    assert not list((tmp_path / "inner").iterdir())
+    with atomic_directory(path) as folder:
+        (folder / "file").write_text("x")
+        assert not path.exists()
+    assert [each.name for each in (tmp_path / "inner").iterdir()] == ["out"]
+    assert [each.name for each in path.iterdir()] == ["file"]
+
+
+def test_one_rename_makes_a_file_and_a_folder(tmp_path):
+    """What watches a run's renames, to kill it at one, hears each name once."""
+    program = (
+        "import sys\n"
+        "heard = []\n"
+        "sys.addaudithook(lambda event, given: event == 'os.rename' and heard.append(given[1]))\n"
+        "from bstar_jax.records.files import atomic_directory, atomic_file, write_json\n"
+        "with atomic_directory(sys.argv[1] + '/folder') as folder:\n"
+        "    with atomic_file(folder / 'file') as file:\n"
+        "        file.write('x')\n"
+        "write_json(sys.argv[1] + '/values.json', [1])\n"
+        "print(*[str(path).rpartition('/')[2] for path in heard])\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["file", "folder", "values.json"]
+
+
+def test_json_is_one_line_with_its_end_and_holds_no_nan(tmp_path):
+    write_json(tmp_path / "values.json", {"a": [1, None]})
+    assert (tmp_path / "values.json").read_text() == '{"a": [1, null]}\n'
+    write_json(tmp_path / "values.json", {"a": 1}, indent=2)
+    assert (tmp_path / "values.json").read_text() == '{\n  "a": 1\n}\n'
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(tmp_path / "values.json", float("nan"))
+    assert (tmp_path / "values.json").read_text() == '{\n  "a": 1\n}\n'
+
+
+def test_a_full_disk_is_explained_and_other_errors_pass():
+    message = "cannot write here: No space left.*; make room there and"
+    with pytest.raises(UserError, match=message), full_disk_explained("here"):
+        raise OSError(errno.ENOSPC, "full")
+    with pytest.raises(PermissionError), full_disk_explained("here"):
+        raise PermissionError(errno.EACCES, "not yours")

@@ -1,15 +1,20 @@
 """Grades of responses and of whole rollouts."""
 
+import contextlib
 import json
 import os
 import pathlib
+import re
 
 import pytest
 
-from bstar_jax import rewards, tasks
-from bstar_jax.records import SPLITS, Query, Rollouts
-from bstar_jax.rewards.answers import answers_equal, stated_answer
-from bstar_jax.tasks import Task
+from bstar_jax import grading, tasks
+from bstar_jax.answers.equations import in_annotations, in_stories
+from bstar_jax.answers.stated import answers_equal, stated_answer
+from bstar_jax.config import UserError
+from bstar_jax.grading import kinds
+from bstar_jax.records import SPLITS, Query, Response, Rollouts, Source
+from bstar_jax.tasks import Task, calculator
 
 ARITHMETIC = {
     "sft_examples": 5,
@@ -34,11 +39,14 @@ def gsm8k_path():
 
 def written_task(kind="number", references=("7", "1,200")):
     queries = tuple(
-        Query(f"train/{i}", "train", "?", reference, fields={"question": "?"})
+        Query(f"train/{i}", "train", "?", reference, fields={"question": "?"}, source="own")
         for i, reference in enumerate(references)
     )
     splits = {name: queries if name == "train" else () for name in SPLITS}
-    return Task("own", splits, kind, "####", "{question} {reference}", equations="calculator")
+    source = Source(
+        "own", kind, "####", hint_prompt="{question} {reference}", equations=in_annotations
+    )
+    return Task("own", splits, {"own": source})
 
 
 @pytest.mark.parametrize(
@@ -98,7 +106,7 @@ def test_a_number_may_be_written_in_latex(written, answer):
 def test_grade_of_an_answer(response, answer, reason):
     task = written_task()
     grade = grade_of(task, task.query_by_id["train/0"], response)
-    assert grade == rewards.Grade(answer, reason == "correct", reason, None, None)
+    assert grade == grading.Grade(answer, reason == "correct", reason, None, None)
 
 
 def test_grade_of_a_story(stories):
@@ -120,13 +128,17 @@ def test_process_reward_is_the_minimum_over_the_steps(stories):
 
 
 def grade_of(task, query, response, finish_reason="stop"):
-    with rewards.open_grader(task) as grader:
-        return grader.grade([rewards.Row(query, response, finish_reason)])[0]
+    with opened(task) as grader:
+        return grader.grade([Response(query, response, finish_reason)])[0]
+
+
+def opened(task):
+    return grading.open_grader(task.query_by_id.values(), task.sources, places=task.places)
 
 
 def grade_rollouts(task, rows):
-    with rewards.open_grader(task) as grader:
-        return grader.grade_rollouts(rows)
+    with opened(task) as grader:
+        return grader.grade_rollouts(rows, task.query_by_id)
 
 
 def rollouts(rows):
@@ -157,13 +169,13 @@ def test_rollouts_are_graded_row_by_row_and_keep_their_order(stories):
 
 def test_equal_texts_of_a_query_are_graded_once(stories, monkeypatch):
     calls = []
-    check = rewards.grading.stated_answer
+    check = kinds.stated_answer
 
     def counted(kind, marker, response, finish_reason):
         calls.append(response)
         return check(kind, marker, response, finish_reason)
 
-    monkeypatch.setattr(rewards.grading, "stated_answer", counted)
+    monkeypatch.setattr(kinds, "stated_answer", counted)
     one, two = (query.query_id for query in stories.splits["train"][:2])
     rows = [(one, "# 1", "stop"), (one, " # 1\n", "stop"), (two, "# 1", "stop")] * 5
     grade_rollouts(stories, rollouts(rows))
@@ -183,6 +195,91 @@ def test_a_row_of_another_task_is_refused(stories):
         grade_rollouts(stories, rollouts([("test/99", "# 1", "stop")]))
 
 
+def test_steps_are_checked_only_where_that_is_asked_for(stories):
+    query = stories.splits["train"][0]
+    with opened(stories) as grader:
+        (checked,) = grader.grade([Response(query, query.solution)])
+        (unchecked,) = grader.grade([Response(query, query.solution)], check_steps=False)
+        rows = rollouts([(query.query_id, query.solution, "stop")])
+        graded = grader.grade_rollouts(rows, stories.query_by_id, check_steps=False)
+    assert checked.process_reward == 1.0 and unchecked.process_reward is None
+    assert (unchecked.answer, unchecked.reason) == (checked.answer, checked.reason)
+    assert graded.column("process_reward") == graded.column("step_rewards") == [None]
+
+
+def test_a_run_may_mix_sources_each_graded_by_its_own_kind():
+    sources = {
+        "sums": Source("sums", "number", "####", step_check=calculator.check_steps),
+        "words": Source("words", "text", "So:"),
+        "quiz": Source("quiz", "choice", "Final answer:"),
+    }
+    options = {"labels": ["A", "B"], "options": ["ice", "fire"]}
+    queries = {
+        "sums": Query("1", "train", "?", "4", source="sums"),
+        "words": Query("2", "train", "?", "Ice", source="words"),
+        "quiz": Query("3", "train", "?", "B", fields=options, source="quiz"),
+    }
+    texts = {"sums": "<<2+2=4>> #### 4.0", "words": "So: ice.", "quiz": "The answer is fire."}
+    mixed = [Response(queries[name], texts[name]) for name in ("quiz", "sums", "words", "sums")]
+    with grading.open_grader(queries.values(), sources) as grader:
+        grades = grader.grade(mixed)
+        apart = [grader.grade([response])[0] for response in mixed]
+    assert [grade.answer for grade in grades] == ["B", "4", "ice", "4"]
+    assert all(grade.correct for grade in grades)
+    assert [grade.step_rewards for grade in grades] == [None, [1.0], None, [1.0]]
+    assert grades == apart
+
+
+def test_a_kind_is_started_once_and_complaints_of_all_sources_are_shown(monkeypatch):
+    started = []
+
+    class Broken:
+        def complaints(self, queries, source, places):
+            return [f"{source.name}: {[places.get(query.query_id) for query in queries]}"]
+
+    @contextlib.contextmanager
+    def start(settings):
+        started.append(settings)
+        yield Broken()
+
+    kind = kinds.AnswerKind(lambda response, source: None, start)
+    monkeypatch.setattr(kinds, "KINDS", {"new": kind})
+    sources = {name: Source(name, "new") for name in ("one", "two")}
+    queries = [Query(name, "train", "?", "1", source=name) for name in sources]
+    with (
+        pytest.raises(UserError, match=r"^one: \['file'\]\ntwo: \[None\]$"),
+        grading.open_grader(queries, sources, places={"one": "file"}),
+    ):
+        raise AssertionError
+    assert len(started) == 1
+
+
+def test_an_unknown_kind_of_answer_is_refused():
+    with pytest.raises(ValueError, match="one of number, text, math, choice, code, not 'essay'"):
+        kinds.answer_kind(Source("own", "essay"))
+
+
+def test_queries_name_a_source_of_their_task():
+    query = Query("1", "train", "?", "1", source="other")
+    splits = {name: (query,) if name == "train" else () for name in SPLITS}
+    with pytest.raises(ValueError, match="queries name the sources {'other'}, not {'own'}"):
+        Task("own", splits, {"own": Source("own", "number")})
+
+
+def test_only_the_table_asks_which_kind_of_answer_it_is():
+    """A new kind is one entry: nothing else compares kinds."""
+    package = pathlib.Path(grading.__file__).parents[1]
+    asking = re.compile(
+        r"answer_kind\b.{0,3}(?:==|!=| in | not in )|(?:==|!=| in )\s*\w*\.answer_kind"
+    )
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if asking.search(path.read_text())
+    }
+    assert found == {"grading/kinds.py"}
+
+
 @pytest.mark.parametrize(
     ("response", "found"),
     [
@@ -194,14 +291,14 @@ def test_a_row_of_another_task_is_refused(stories):
     ],
 )
 def test_calculator_equations(response, found):
-    assert rewards.equations(written_task(), response) == found
+    assert in_annotations(response) == found
 
 
 def test_story_equations(stories):
     response = "8 - 3 = 5 . 5 + 4 = 9 . 5 + = 4 . 12 + 1 = 13 # 9"
-    assert rewards.equations(stories, response) == ["8-3=5", "5+4=9", "12+1=13"]
+    assert in_stories(response) == ["8-3=5", "5+4=9", "12+1=13"]
     for query in stories.splits["train"]:
-        assert len(rewards.equations(stories, query.solution)) == query.solution.count("=")
+        assert len(stories.equations(query.query_id, query.solution)) == query.solution.count("=")
 
 
 def test_published_gsm8k_solutions_are_correct_and_those_of_the_next_question_are_not(gsm8k_path):
@@ -213,13 +310,10 @@ def test_published_gsm8k_solutions_are_correct_and_those_of_the_next_question_ar
     queries = [task.query_by_id[f"train/{i}"] for i in range(len(records))]
     plain = [record["answer"].split("#### ")[1].replace(",", "") for record in records]
     others = queries[1:] + queries[:1]
-    with rewards.open_grader(task) as grader:
-        own = grader.grade([rewards.Row(query, query.solution) for query in queries])
+    with opened(task) as grader:
+        own = grader.grade([Response(query, query.solution) for query in queries])
         theirs = grader.grade(
-            [
-                rewards.Row(query, other.solution)
-                for query, other in zip(queries, others, strict=True)
-            ]
+            [Response(query, other.solution) for query, other in zip(queries, others, strict=True)]
         )
     assert {grade.reason for grade in own} == {"correct"}
     assert sum(grade.process_reward == 1 for grade in own) == 7473 - 95

@@ -2,10 +2,9 @@
 
 import pytest
 
-from bstar_jax import rewards
-from bstar_jax.rewards.calculator import is_true, step_rewards
-from bstar_jax.rewards.equations import CALCULATOR
-from tests.test_rewards import written_task
+from bstar_jax.answers.equations import ANNOTATION, in_latex
+from bstar_jax.records import Query
+from bstar_jax.tasks.calculator import check_steps, is_true
 
 TRUE = [
     "48/2=24",
@@ -45,13 +44,15 @@ def test_false_equations(equation):
     ],
 )
 def test_a_step_is_a_line_with_annotations(lines, expected):
-    assert step_rewards({}, "\n".join(lines)) == pytest.approx(expected)
+    assert check_steps(Query("train/0", "train", "?", "0"), "\n".join(lines)) == pytest.approx(
+        expected
+    )
 
 
 @pytest.mark.parametrize("piece", ["<<" + "=" * 10**6, "<<" * 10**6, "<<1=" * 10**5])
 def test_long_texts_are_read(piece):
     """What takes more than time in proportion to a text would not end here."""
-    assert CALCULATOR.findall(piece) == []
+    assert ANNOTATION.findall(piece) == []
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,4 @@ def test_long_texts_are_read(piece):
     ],
 )
 def test_equations_in_latex(response, found):
-    task = written_task()
-    object.__setattr__(task, "equations", "latex")
-    assert rewards.equations(task, response) == found
+    assert in_latex(response) == found

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from bstar_jax.rewards.choices import read
+from bstar_jax.answers.choices import read
 
 LABELS = ["A", "B", "C", "D"]
 OPTIONS = ["dry palms", "wet palms", "palms covered with oil", "A warm fire"]

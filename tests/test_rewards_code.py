@@ -11,10 +11,10 @@ import time
 import pytest
 
 from bstar_jax.config import UserError
-from bstar_jax.rewards import code
-from bstar_jax.rewards.code import Grader
-from bstar_jax.rewards.inside.judge import same_result
-from bstar_jax.rewards.sandbox import Broken, Limits, Sandbox
+from bstar_jax.grading.code import verifier as code
+from bstar_jax.grading.code.verifier import CodeVerifier
+from bstar_jax.isolation.inside.harness import same_result
+from bstar_jax.isolation.sandbox import Broken, Limits, Sandbox
 
 LIMITS = Limits(cpu_seconds=1, wall_seconds=30.0, memory_bytes=300 << 20)
 DOUBLE = {
@@ -35,11 +35,11 @@ CHECK = {
 
 
 @pytest.fixture(scope="module")
-def grader():
+def verifier():
     if shutil.which("bwrap") is None:
         pytest.skip("needs bubblewrap: apt-get install bubblewrap")
-    with Grader(LIMITS, workers=2) as grader:
-        yield grader
+    with CodeVerifier(LIMITS, workers=2) as verifier:
+        yield verifier
 
 
 def asserts(*lines, setup=""):
@@ -79,8 +79,8 @@ def double(body):
         ("assert x > 9", "error", 0, "AssertionError"),
     ],
 )
-def test_reasons(grader, body, reason, first_failing, says):
-    for verdict in grader.grade_many(double(body)):
+def test_reasons(verifier, body, reason, first_failing, says):
+    for verdict in verifier.verify_many(double(body)):
         assert (verdict.reason, verdict.first_failing) == (reason, first_failing), verdict
         assert verdict.passed == (reason == "correct")
         assert says in verdict.message
@@ -102,14 +102,14 @@ def test_reasons(grader, body, reason, first_failing, says):
         "x\n  y",
     ],
 )
-def test_what_is_no_program_is_unparseable(grader, response):
+def test_what_is_no_program_is_unparseable(verifier, response):
     for tests in (DOUBLE, CALLS, STDIO, CHECK):
-        verdict = grader.grade(tests, response)
+        verdict = verifier.verify(tests, response)
         assert (verdict.passed, verdict.reason) == (False, "unparseable"), verdict
         assert (verdict.first_failing, verdict.tests) == (None, ()) and verdict.message
 
 
-def test_a_program_that_fails_while_it_is_loaded(grader):
+def test_a_program_that_fails_while_it_is_loaded(verifier):
     for tests in (DOUBLE, CALLS):
         for program, reason, says in (
             ("1 / 0", "error", "ZeroDivisionError: division by zero (line 1)"),
@@ -117,21 +117,21 @@ def test_a_program_that_fails_while_it_is_loaded(grader):
             ("x = input()", "error", "EOFError"),
             ("exec('1 +')", "error", "SyntaxError"),
         ):
-            verdict = grader.grade(tests, program)
+            verdict = verifier.verify(tests, program)
             assert (verdict.reason, verdict.first_failing) == (reason, None)
             assert says in verdict.message
-    verdict = grader.grade(CALLS, "def triple(x): return 3 * x")
+    verdict = verifier.verify(CALLS, "def triple(x): return 3 * x")
     assert (verdict.reason, verdict.first_failing) == ("error", 0)
     assert "defines no function 'double'" in verdict.message
 
 
-def test_every_test_is_run_where_that_is_asked_for(grader):
-    with Grader(LIMITS, workers=1, every_test=True) as thorough:
+def test_every_test_is_run_where_that_is_asked_for(verifier):
+    with CodeVerifier(LIMITS, workers=1, every_test=True) as thorough:
         for tests, program in double("return 2 * x if x == 3 else 0"):
-            verdict = thorough.grade(tests, program)
+            verdict = thorough.verify(tests, program)
             assert [test.reason for test in verdict.tests] == ["wrong", "correct", "wrong"]
             assert verdict.first_failing == 0
-        verdict = thorough.grade(DOUBLE, "import os\ndef double(x):\n    os._exit(0)")
+        verdict = thorough.verify(DOUBLE, "import os\ndef double(x):\n    os._exit(0)")
         assert [test.reason for test in verdict.tests] == ["error"] * 3
 
 
@@ -160,22 +160,22 @@ BODY = "    result = 0\n    for x in xs:\n        result += x\n    return result
         '    """ A second docstring. """\n    return sum(xs)',
     ],
 )
-def test_a_function_is_continued_or_written_whole(grader, response):
-    verdict = grader.grade(CHECK, response)
+def test_a_function_is_continued_or_written_whole(verifier, response):
+    verdict = verifier.verify(CHECK, response)
     assert verdict.passed, verdict
 
 
-def test_a_continuation_that_is_wrong_is_wrong(grader):
+def test_a_continuation_that_is_wrong_is_wrong(verifier):
     for response in ("    return 3", "pass", "    return sum(xs[1:])\n\nI hope so."):
-        verdict = grader.grade(CHECK, response)
+        verdict = verifier.verify(CHECK, response)
         assert (verdict.reason, verdict.first_failing) == ("wrong", 0), verdict
-    assert grader.grade(CHECK, "    return 3").message.startswith("assert candidate([]) == 0")
+    assert verifier.verify(CHECK, "    return 3").message.startswith("assert candidate([]) == 0")
 
 
 # --- Asserts -------------------------------------------------------------------------------------
 
 
-def test_asserts_may_use_what_the_program_defines(grader):
+def test_asserts_may_use_what_the_program_defines(verifier):
     program = """
         class Node:
             def __init__(self, value):
@@ -203,12 +203,12 @@ def test_asserts_may_use_what_the_program_defines(grader):
         "assert len(Empty()) == 0 and Empty()['x'] == 'x' and str(Empty) and float(Empty()) == 2.5",
         setup="root = Node(1)\nroot.left = Node(5)",
     )
-    verdict = grader.grade(tests, textwrap.dedent(program))
+    verdict = verifier.verify(tests, textwrap.dedent(program))
     assert verdict.passed, verdict
     assert len(verdict.tests) == 10
 
 
-def test_values_of_many_kinds_are_compared(grader):
+def test_values_of_many_kinds_are_compared(verifier):
     program = """
         import collections, datetime, decimal, fractions
         def same(x):
@@ -236,30 +236,30 @@ def test_values_of_many_kinds_are_compared(grader):
         "assert made()['day'] == datetime.date(2024, 2, 29) and made()['many'] == {(1, 2): {3, 4}}",
         "assert made()['text'] == '\\ud800é' and made()['bytes'] == b'\\0'",
     )
-    verdict = grader.grade(tests, textwrap.dedent(program))
+    verdict = verifier.verify(tests, textwrap.dedent(program))
     assert verdict.passed, verdict
 
 
-def test_builtin_names_are_the_programs_if_the_reference_defines_them(grader):
+def test_builtin_names_are_the_programs_if_the_reference_defines_them(verifier):
     tests = asserts("assert sum(10, 15) == 6")
     program = (
         "def sum(a, b):\n    return len([d for d in range(1, a) if a % d == b % d == 0]) * 6 // 2"
     )
-    assert grader.grade(tests, program, program).passed
-    assert "TypeError" in grader.grade(tests, program).message  # else it is Python's
+    assert verifier.verify(tests, program, program).passed
+    assert "TypeError" in verifier.verify(tests, program).message  # else it is Python's
     tests = asserts("assert set(f()) == {1}", "assert sys.maxsize > f()[0]")
     reference = "import sys\ndef f():\n    return [1]"
     cheat = "class sys:\n    maxsize = 0\ndef set(x):\n    return {1}\ndef f():\n    return [2]"
-    assert grader.grade(tests, reference, reference).passed
-    assert grader.grade(tests, cheat, reference).first_failing == 0
+    assert verifier.verify(tests, reference, reference).passed
+    assert verifier.verify(tests, cheat, reference).first_failing == 0
 
 
-def test_what_a_test_cannot_give_a_program_is_said(grader):
-    verdict = grader.grade(asserts("assert f(lambda x: x) == 1"), "def f(g):\n    return g(1)")
+def test_what_a_test_cannot_give_a_program_is_said(verifier):
+    verdict = verifier.verify(asserts("assert f(lambda x: x) == 1"), "def f(g):\n    return g(1)")
     assert verdict.reason == "error" and "plain data, not a function" in verdict.message
 
 
-def test_a_helper_of_the_prompt_is_the_tests_own(grader):
+def test_a_helper_of_the_prompt_is_the_tests_own(verifier):
     tests = {
         "kind": "check",
         "prompt": "def shift(s, n):\n    return s[n:] + s[:n]\n\n\n"
@@ -269,23 +269,23 @@ def test_a_helper_of_the_prompt_is_the_tests_own(grader):
         "        assert candidate(shift(s, n), n) == s\n",
         "entry_point": "back",
     }
-    assert grader.grade(tests, "    return shift(s, -n)").passed
+    assert verifier.verify(tests, "    return shift(s, -n)").passed
     cheat = "    return s\n\ndef shift(s, n):\n    return s\n"
-    assert grader.grade(tests, cheat).reason == "wrong"
+    assert verifier.verify(tests, cheat).reason == "wrong"
 
 
-def test_tests_that_are_no_python_are_the_users(grader):
+def test_tests_that_are_no_python_are_the_users(verifier):
     for tests in (
         asserts("assert f( == 1"),
         asserts("assert f()", setup="x ="),
         {**CHECK, "test": "?"},
     ):
         with pytest.raises(UserError, match="of a query is no Python"):
-            grader.grade(tests, "    return 1")
+            verifier.verify(tests, "    return 1")
     with pytest.raises(ValueError, match="no tests"):
-        grader.grade(asserts(), "x = 1")
+        verifier.verify(asserts(), "x = 1")
     with pytest.raises(ValueError, match="not 'guess'"):
-        grader.grade({"kind": "guess"}, "x = 1")
+        verifier.verify({"kind": "guess"}, "x = 1")
 
 
 # --- Calls and standard input, as APPS has them ---------------------------------------------------
@@ -307,7 +307,7 @@ def test_results_of_calls(value, expected, same):
         assert same_result(value, [expected])
 
 
-def test_calls_as_apps_has_them(grader):
+def test_calls_as_apps_has_them(verifier):
     tests = {
         "kind": "calls", "fn_name": "pick",
         "inputs": [[{"1": "a", "2": "b"}, 2], [{"x": "c"}, "x"], [{}, 0]],
@@ -322,55 +322,55 @@ def test_calls_as_apps_has_them(grader):
                 return d.get(key) if self.calls == 1 else "kept"
     """
     program = textwrap.dedent(program).replace("Dict[int, str]", "List[Tuple]")
-    verdict = grader.grade(tests, program)
+    verdict = verifier.verify(tests, program)
     assert verdict.passed, verdict
 
 
 # --- Many ----------------------------------------------------------------------------------------
 
 
-def test_many_keep_their_order_and_a_hang_blocks_none(grader):
+def test_many_keep_their_order_and_a_hang_blocks_none(verifier):
     hang = (STDIO, "while True:\n    pass")
     jobs = [hang if i % 8 == 0 else (STDIO, f"print({i})") for i in range(1, 25)]
     tests = [{"kind": "stdio", "inputs": [""], "outputs": [str(i)]} for i in range(1, 25)]
     jobs = [(test, program) for test, (_, program) in zip(tests, jobs, strict=True)]
-    verdicts = grader.grade_many(jobs)
+    verdicts = verifier.verify_many(jobs)
     assert [v.reason for v in verdicts] == [
         "timeout" if i % 8 == 0 else "correct" for i in range(1, 25)
     ]
 
 
-def test_equal_programs_get_equal_verdicts(grader):
+def test_equal_programs_get_equal_verdicts(verifier):
     program = (
         "import random\nprint(list({'a', 'b', 'c', 'd'}), random.random(), hash('x'), id(0) > 0)"
     )
     tests = {"kind": "stdio", "inputs": [""], "outputs": ["?"]}
-    assert len({v.message for v in grader.grade_many([(tests, program)] * 6)}) == 1
+    assert len({v.message for v in verifier.verify_many([(tests, program)] * 6)}) == 1
 
 
-@pytest.mark.usefixtures("grader")
+@pytest.mark.usefixtures("verifier")
 def test_one_that_waited_too_long_is_tried_again_alone():
     tests = {"kind": "stdio", "inputs": [""], "outputs": ["1"]}
     program = "import time\nend = time.time() + 1.2\nwhile time.time() < end: pass\nprint(1)"
-    with Grader(Limits(wall_seconds=0.8), workers=2) as grader:
-        assert [v.reason for v in grader.grade_many([(tests, program)] * 2)] == ["correct"] * 2
-        (verdict,) = grader.grade_many([(tests, program)], retry=False)
+    with CodeVerifier(Limits(wall_seconds=0.8), workers=2) as verifier:
+        assert [v.reason for v in verifier.verify_many([(tests, program)] * 2)] == ["correct"] * 2
+        (verdict,) = verifier.verify_many([(tests, program)], retry=False)
         assert (
             verdict.reason == "timeout" and "0.8 s of wall time (wall_seconds)" in verdict.message
         )
-    with Grader(Limits(total_seconds=0.8), workers=2) as grader:
-        assert "total_seconds" in grader.grade(tests, program).message
+    with CodeVerifier(Limits(total_seconds=0.8), workers=2) as verifier:
+        assert "total_seconds" in verifier.verify(tests, program).message
 
 
-@pytest.mark.usefixtures("grader")
+@pytest.mark.usefixtures("verifier")
 def test_one_that_only_sleeps_is_not_tried_again():
     tests = {"kind": "stdio", "inputs": [""], "outputs": ["1"]}
-    with Grader(Limits(wall_seconds=2.0), workers=2) as grader:
-        verdicts = grader.grade_many([(tests, "import time\ntime.sleep(3)\nprint(1)")] * 2)
+    with CodeVerifier(Limits(wall_seconds=2.0), workers=2) as verifier:
+        verdicts = verifier.verify_many([(tests, "import time\ntime.sleep(3)\nprint(1)")] * 2)
     assert ["than 2 s of wall time" in verdict.message for verdict in verdicts] == [True, True]
 
 
-@pytest.mark.usefixtures("grader")
+@pytest.mark.usefixtures("verifier")
 def test_a_sandbox_that_does_not_start_at_once_gets_another_try(monkeypatch):
     made = []
 
@@ -381,19 +381,19 @@ def test_a_sandbox_that_does_not_start_at_once_gets_another_try(monkeypatch):
         return Sandbox(*arguments, **options)
 
     monkeypatch.setattr(code, "Sandbox", flaky)
-    with Grader(workers=1) as grader:
-        assert grader.grade(CALLS, "def double(x):\n    return 2 * x").passed
+    with CodeVerifier(workers=1) as verifier:
+        assert verifier.verify(CALLS, "def double(x):\n    return 2 * x").passed
     assert len(made) == 3
 
 
-def test_a_grader_closes_cleanly(grader):
+def test_a_grader_closes_cleanly(verifier):
     sleep = ({"kind": "stdio", "inputs": [""], "outputs": [""]}, "import time\ntime.sleep(60)")
-    other = Grader(workers=2)
+    other = CodeVerifier(workers=2)
     errors = []
 
     def work():
         try:
-            other.grade_many([sleep] * 4)
+            other.verify_many([sleep] * 4)
         except BaseException as error:
             errors.append(error)
 
@@ -405,16 +405,16 @@ def test_a_grader_closes_cleanly(grader):
     thread.join(20)
     assert not thread.is_alive() and not other._running and len(errors) == 1
     with pytest.raises(RuntimeError, match="closed"):
-        other.grade(*sleep)
+        other.verify(*sleep)
 
 
-def test_an_error_ends_what_is_running(grader):
+def test_an_error_ends_what_is_running(verifier):
     sleep = ({"kind": "stdio", "inputs": [""], "outputs": [""]}, "import time\ntime.sleep(60)")
     start = time.monotonic()
     with pytest.raises(UserError):
-        grader.grade_many([(asserts("assert ("), "x = 1"), sleep, sleep, sleep])
-    assert not grader._running and time.monotonic() - start < 25
-    assert grader.grade(CALLS, "def double(x):\n    return 2 * x").passed
+        verifier.verify_many([(asserts("assert ("), "x = 1"), sleep, sleep, sleep])
+    assert not verifier._running and time.monotonic() - start < 25
+    assert verifier.verify(CALLS, "def double(x):\n    return 2 * x").passed
 
 
 # --- Published problems --------------------------------------------------------------------------
@@ -427,17 +427,17 @@ def published(name):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_published_mbpp_programs_pass(grader):
+def test_published_mbpp_programs_pass(verifier):
     jobs = []
     for row in published("mbpp_part.jsonl")[::12]:
         code, setup = (row[name].replace("\r\n", "\n") for name in ("code", "test_setup_code"))
         jobs.append((asserts(*row["test_list"], setup=setup), f"```python\n{code}\n```", code))
-    assert not [verdict for verdict in grader.grade_many(jobs) if not verdict.passed]
+    assert not [verdict for verdict in verifier.verify_many(jobs) if not verdict.passed]
 
 
-def test_published_humaneval_programs_pass(grader):
+def test_published_humaneval_programs_pass(verifier):
     jobs = []
     for row in published("humaneval_part.jsonl")[::3]:
         tests = {"kind": "check"} | {name: row[name] for name in ("prompt", "test", "entry_point")}
         jobs += [(tests, row["canonical_solution"]), (tests, row["canonical_solution"].strip())]
-    assert not [verdict for verdict in grader.grade_many(jobs) if not verdict.passed]
+    assert not [verdict for verdict in verifier.verify_many(jobs) if not verdict.passed]

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bstar_jax.rewards import symbolic
-from bstar_jax.rewards.mathematics import Grader, canonical, quick, read, verdict
+from bstar_jax.answers.mathematics import algebra
+from bstar_jax.answers.mathematics.verifier import MathVerifier, canonical, quick, read
 
 MARKER = "# Answer"
 
@@ -148,7 +148,11 @@ NOT_EQUAL = r"""
     e ~ E
     I ~ i
     2\frac12 ~ 1 ~ 22
-"""  # noqa: E501
+"""  # noqa: E501  (a group a line)
+
+
+def verdict(answer, reference):
+    return algebra.verify((answer, reference))
 
 
 MATRIX = "\\begin{pmatrix}\n1 \\\\\n2\n\\end{pmatrix}"
@@ -210,8 +214,17 @@ def test_what_says_nothing_is_unparseable(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["5 5", "x'", "1/2x", r"\frac{0}{0}", "5/", "x2", "1.2.3", r"2 \text{ then } x", "?", r"\foo"]
-    + [
+    [
+        "5 5",
+        "x'",
+        "1/2x",
+        r"\frac{0}{0}",
+        "5/",
+        "x2",
+        "1.2.3",
+        r"2 \text{ then } x",
+        "?",
+        r"\foo",
         r"x \approx 3",
         r"(1, \foo)",
         "2\\frac{3}{2}",
@@ -225,7 +238,7 @@ def test_what_says_nothing_is_unparseable(text):
 def test_what_algebra_would_misread_is_unparseable(text):
     """Several of these have a value for the parser: 5 5 is 10 there, x' is x, gcd(a, b) is 1."""
     assert verdict(text, "77") == "unparseable"
-    assert not symbolic.is_readable(text)
+    assert not algebra.is_readable(text)
 
 
 def test_a_reference_that_cannot_be_read_is_an_error():
@@ -365,10 +378,10 @@ def test_a_grader_grades_in_order_and_says_why():
         (None, "2x"),
         ("x+x", "2x"),
     ]
-    with Grader(workers=2, limit_seconds=0.7) as grader:
-        grades = grader.grade(pairs)
+    with MathVerifier(workers=2, limit_seconds=0.7) as verifier:
+        grades = verifier.verify(pairs)
         references = ["5", "x'", r"\frac{x}{2}", "", "x'", r"\text{east}"]
-        assert grader.unreadable(references) == {"x'": "error", "": "error"}
+        assert verifier.unreadable(references) == {"x'": "error", "": "error"}
     assert [grade.reason for grade in grades] == [
         "correct", "correct", "wrong", "unparseable", "unparseable", "timeout", "wrong", "error",
         "unparseable", "correct",
@@ -395,16 +408,16 @@ def test_a_grader_grades_in_order_and_says_why():
         "٣",
     ],
 )
-def test_hostile_answers_end_and_are_not_equal(answer, small_grader):
-    (grade,) = small_grader.grade([(answer, "x^{2}+1")])
+def test_hostile_answers_end_and_are_not_equal(answer, small_verifier):
+    (grade,) = small_verifier.verify([(answer, "x^{2}+1")])
     assert grade.reason in ("wrong", "unparseable", "timeout", "error")
-    assert small_grader.grade([("x+x", "2x")])[0].reason == "correct"
+    assert small_verifier.verify([("x+x", "2x")])[0].reason == "correct"
 
 
 @pytest.fixture(scope="module")
-def small_grader():
-    with Grader(workers=1, limit_seconds=0.3) as grader:
-        yield grader
+def small_verifier():
+    with MathVerifier(workers=1, limit_seconds=0.3) as verifier:
+        yield verifier
 
 
 def references(name, field):
@@ -422,10 +435,10 @@ def test_published_references_equal_themselves_and_not_their_neighbours(name, fi
     answers = references(name, field)
     pairs = [(f"${answer}$", answer) for answer in answers]
     neighbours = list(zip(answers, answers[1:] + answers[:1], strict=True))
-    with Grader(workers=2, limit_seconds=20.0) as grader:
-        assert grader.unreadable(answers) == {}
-        assert {grade.reason for grade in grader.grade(pairs)} == {"correct"}
-        grades = grader.grade(neighbours)
+    with MathVerifier(workers=2, limit_seconds=20.0) as verifier:
+        assert verifier.unreadable(answers) == {}
+        assert {grade.reason for grade in verifier.verify(pairs)} == {"correct"}
+        grades = verifier.verify(neighbours)
     for (answer, other), grade in zip(neighbours, grades, strict=True):
         equal = len({canonical(text).removeprefix("x=") for text in (answer, other)}) == 1
         assert grade.reason == ("correct" if equal else "wrong"), (answer, other)

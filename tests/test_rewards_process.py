@@ -10,15 +10,25 @@ import numpy as np
 import pytest
 
 from bstar_jax import model
-from bstar_jax.checkpoint import Checkpoints
+from bstar_jax.process_reward import model as process
+from bstar_jax.process_reward.model import (
+    REDUCTIONS,
+    ProcessRewardModel,
+    StepText,
+    step_ends,
+    with_scalar_head,
+)
 from bstar_jax.records import Rollouts
-from bstar_jax.rewards import process
-from bstar_jax.rewards.process import REDUCTIONS, ProcessModel, step_ends, with_scalar_head
+from bstar_jax.run.checkpoints import Checkpoints
 from bstar_jax.sampling.weights import as_computed
 from bstar_jax.tokenizer import tokens_at
 from tests import builders
+from tests.rounding import assert_near, depth_of_forward
+
+pytestmark = pytest.mark.numerical
 
 SCORED = dataclasses.replace(builders.MODEL, scalar_head=True)
+DEPTH = depth_of_forward(SCORED, 64)  # the longest prompt with the longest response
 PROMPT = "Eve has 8 . finds 4 . loses 3 . How many now?"
 RESPONSES = [
     "8 - 3 = 5 . 5 + 4 = 9 . # 9",
@@ -30,15 +40,22 @@ RESPONSES = [
 ]
 
 
+def ends_of_story(query_id, response):
+    return step_ends(response, ".", "#")
+
+
+TEXTS = [StepText(PROMPT, response, tuple(ends_of_story("", response))) for response in RESPONSES]
+
+
 def process_model(mesh=None, batch=4, **settings):
     params = builders.params(SCORED)
     if mesh:
         params = builders.for_sampling(SCORED, mesh, params)
-    return ProcessModel(
+    return ProcessRewardModel(
         SCORED,
         params,
         builders.WORDS,
-        **{"separator": ".", "marker": "#", "reduction": "min", **settings},
+        **{"step_ends": ends_of_story, "reduction": "min", **settings},
         batch=batch,
         mesh=mesh,
     )
@@ -73,7 +90,7 @@ def test_reductions():
 
 
 def test_a_score_is_the_scalar_head_at_the_end_of_each_step():
-    scores = process_model().score([PROMPT] * len(RESPONSES), RESPONSES)
+    scores = process_model().score(TEXTS)
     given = builders.WORDS.encode_prompt(PROMPT)
     for response, rewards in zip(RESPONSES, scores, strict=True):
         ends = step_ends(response, ".", "#")
@@ -86,27 +103,33 @@ def test_a_score_is_the_scalar_head_at_the_end_of_each_step():
         places = [len(given) + place for place in tokens_at(builders.WORDS, response, ends)]
         # A step ends in its full stop, which nothing after it can change.
         assert all(tokens[0, place] in builders.WORDS.encode(". 9 3") for place in places)
-        np.testing.assert_allclose(rewards, 2 / (1 + np.exp(-values[places])) - 1, atol=1e-5)
+        assert_near(rewards, 2 / (1 + np.exp(-values[places])) - 1, DEPTH, size=1)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
 def test_batches_change_no_score(batch):
-    expected = process_model().score([PROMPT] * len(RESPONSES), RESPONSES)
-    got = process_model(batch=batch).score([PROMPT] * len(RESPONSES), RESPONSES)
+    expected = process_model().score(TEXTS)
+    got = process_model(batch=batch).score(TEXTS)
     for ours, theirs in zip(got, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        assert_near(ours, theirs, DEPTH, size=1)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 1), (2, 2, 2), (1, 1, 2)])
 def test_a_mesh_changes_no_score(shape):
-    expected = process_model().score([PROMPT] * len(RESPONSES), RESPONSES)
+    expected = process_model().score(TEXTS)
     ours = process_model(mesh=builders.mesh(*shape), batch=4)
-    for got, theirs in zip(ours.score([PROMPT] * 6, RESPONSES), expected, strict=True):
-        np.testing.assert_allclose(got, theirs, atol=1e-5)
+    for got, theirs in zip(ours.score(TEXTS), expected, strict=True):
+        assert_near(got, theirs, DEPTH, size=1)
 
 
 def test_rollouts_get_rewards_and_nulls():
-    rows = Rollouts.from_columns({"prompt": [PROMPT] * 7, "response": [*RESPONSES, RESPONSES[0]]})
+    rows = Rollouts.from_columns(
+        {
+            "query_id": ["train/0"] * 7,
+            "prompt": [PROMPT] * 7,
+            "response": [*RESPONSES, RESPONSES[0]],
+        }
+    )
     graded = process_model(reduction="last").grade(rows)
     steps, rewards = graded.column("step_rewards"), graded.column("process_reward")
     assert steps[0] == steps[6] and len(steps[0]) == 3
@@ -126,13 +149,15 @@ def test_a_new_head_is_worth_nothing_and_changes_no_answer():
 
 def test_equal_texts_are_scored_once(monkeypatch):
     seen = []
-    score = ProcessModel.score
+    score = ProcessRewardModel.score
     monkeypatch.setattr(
-        ProcessModel, "score", lambda self, *pair: seen.extend(pair[1]) or score(self, *pair)
+        ProcessRewardModel, "score", lambda self, texts: seen.extend(texts) or score(self, texts)
     )
-    rows = Rollouts.from_columns({"prompt": [PROMPT] * 4, "response": [RESPONSES[0]] * 4})
+    rows = Rollouts.from_columns(
+        {"query_id": ["a", "b"] * 2, "prompt": [PROMPT] * 4, "response": [RESPONSES[0]] * 4}
+    )
     process_model().grade(rows)
-    assert seen == [RESPONSES[0]]
+    assert seen == [TEXTS[0]]
 
 
 def test_parameters_kept_as_they_are_computed_with_give_the_same_bits(tmp_path):

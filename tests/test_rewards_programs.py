@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bstar_jax.rewards import programs
-from bstar_jax.rewards.outputs import same_output
+from bstar_jax.grading.code import submissions, test_plans
+from bstar_jax.grading.code.outputs import same_output
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from bstar_jax.rewards.outputs import same_output
     ],
 )
 def test_where_the_program_is_written(response, texts):
-    assert programs.written(response) == texts
+    assert submissions.written(response) == texts
 
 
 @pytest.mark.parametrize(
@@ -48,16 +48,16 @@ def test_where_the_program_is_written(response, texts):
     ],
 )  # fmt: skip
 def test_borrowed_names(lines, reference, helpers, names):
-    assert programs._borrowed("", tuple(lines), reference) == (helpers, names)
+    assert test_plans._borrowed("", tuple(lines), reference) == (helpers, names)
 
 
 def test_the_prelude_compiles_and_imports_what_is_named():
     text = "List Tuple math gcd deque heappush sys lru_cache permutations fractions and more"
     names = {}
-    exec(programs.prelude(text), names)
+    exec(submissions.prelude(text), names)
     assert names["gcd"] is math.gcd and names["sys"] and names["List"]
-    assert programs.prelude("x = 1") == ""
-    ast.parse(programs.prelude(" ".join(programs._PRELUDE.values())))
+    assert submissions.prelude("x = 1") == ""
+    ast.parse(submissions.prelude(" ".join(submissions._PRELUDE.values())))
 
 
 @pytest.mark.parametrize(

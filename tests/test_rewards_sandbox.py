@@ -3,8 +3,11 @@
 import contextlib
 import ctypes
 import dataclasses
+import importlib
+import operator
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -20,10 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bstar_jax.config import UserError
-from bstar_jax.rewards import bubblewrap, sandbox, syscalls, trial
-from bstar_jax.rewards.code import Grader
-from bstar_jax.rewards.inside import wire
-from bstar_jax.rewards.sandbox import Broken, Limits, Sandbox, TimedOut
+from bstar_jax.grading.code.verifier import CodeVerifier
+from bstar_jax.isolation import bubblewrap, sandbox, self_test, syscalls
+from bstar_jax.isolation.inside import wire
+from bstar_jax.isolation.sandbox import Broken, Limits, Sandbox, TimedOut
 from tests.escapes import ESCAPES, LEFTOVER
 from tests.forgeries import FORGERIES
 
@@ -39,7 +42,7 @@ def bwrap():
     if shutil.which("bwrap") is None:
         pytest.skip("needs bubblewrap: apt-get install bubblewrap")
     try:
-        trial.check()
+        self_test.check()
     except UserError as error:
         if "no sandbox can be made here" in str(error):
             pytest.skip(str(error))
@@ -99,8 +102,8 @@ def escaped(bwrap, adopted, tmp_path_factory):
         for limits in (LIMITS, IMPATIENT):
             cases = [case for case in CASES if case.waits() == (limits is IMPATIENT)]
             jobs = [(case.tests, filled(case.program, secret, port)) for case in cases]
-            with Grader(limits, workers=4) as grader:
-                verdicts += grader.grade_many(jobs, retry=False)
+            with CodeVerifier(limits, workers=4) as verifier:
+                verdicts += verifier.verify_many(jobs, retry=False)
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.accept()  # nobody came
@@ -113,6 +116,25 @@ def escaped(bwrap, adopted, tmp_path_factory):
 def test_there_are_escapes_enough():
     names = [case.name for case in CASES]
     assert len(names) == len(set(names)) >= 40
+
+
+def test_attacks_aim_at_what_is_there():
+    """One that names a module, an attribute or a file of before would fail for that alone."""
+    assert pathlib.Path(sandbox.__file__).is_file()
+    aims = []
+    for case in CASES:
+        patched = re.findall(r"sys\.modules\['([\w.]+)'\]", case.program)
+        imported = re.findall(r"^ *import (bstar_jax[\w.]*)$", case.program, re.MULTILINE)
+        assert case.program.count("bstar_jax") == len(patched) + len(imported), case.name
+        for name in imported:
+            importlib.import_module(name)
+        for name in patched:
+            module = importlib.import_module(name)
+            assert pathlib.Path(module.__file__).parent.name == "inside"
+            for attribute in re.findall(r"^ *module\.([\w.]+) = ", case.program, re.MULTILINE):
+                assert callable(operator.attrgetter(attribute)(module)), (case.name, attribute)
+                aims.append(attribute)
+    assert sorted(aims) == ["Harness._finding", "Submission.ask", "encode", "same_result"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -137,8 +159,8 @@ def test_attacks_are_sharp(bwrap, tmp_path, name):
     (case,) = (case for case in ESCAPES if case.name == name)
     secret = tmp_path / "expected.txt"
     secret.write_text("escaped")
-    with Grader(LIMITS, unsafe=True) as grader:
-        assert grader.grade(case.tests, filled(case.program, secret, 0)).passed
+    with CodeVerifier(LIMITS, unsafe=True) as verifier:
+        assert verifier.verify(case.tests, filled(case.program, secret, 0)).passed
 
 
 HONEST = {
@@ -202,8 +224,8 @@ HONEST = {
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_programs_run(bwrap, name):
     tests = {"kind": "stdio", "inputs": ["1000\n", "1000"], "outputs": ["1000", "1000\n"]}
-    with Grader(workers=1) as grader:
-        verdict = grader.grade(tests, textwrap.dedent(HONEST[name]))
+    with CodeVerifier(workers=1) as verifier:
+        verdict = verifier.verify(tests, textwrap.dedent(HONEST[name]))
     assert verdict.passed, verdict
 
 
@@ -220,11 +242,11 @@ def test_the_notice_of_a_cluster_ends_no_program(bwrap):
                     tell(int(folder.name))
                     os.kill(int(folder.name), signal.SIGTERM)
 
-    with Grader(workers=1) as grader:
-        assert grader.grade(tests, "print(input())").passed  # it has started
+    with CodeVerifier(workers=1) as verifier:
+        assert verifier.verify(tests, "print(input())").passed  # it has started
         notice = threading.Timer(0.7, tell, [os.getpid()])
         notice.start()
-        assert grader.grade(tests, program).passed
+        assert verifier.verify(tests, program).passed
         notice.join()
 
 
@@ -239,8 +261,8 @@ def test_denied_calls_are_refused(bwrap):
     )
     outputs = [[[-1, 1]] * len(numbers)]
     tests = {"kind": "calls", "fn_name": "errors", "inputs": [[numbers]], "outputs": outputs}
-    with Grader(workers=1) as grader:
-        assert grader.grade(tests, program).passed
+    with CodeVerifier(workers=1) as verifier:
+        assert verifier.verify(tests, program).passed
 
 
 def filtered(machine, name, number, argument=0):
@@ -348,20 +370,20 @@ def test_limits_are_checked():
 @pytest.fixture
 def fresh():
     """The tests of the sandbox are made anew, and again after the test."""
-    for function in (trial.check, bubblewrap._bubblewrap):
+    for function in (self_test.check, bubblewrap._bubblewrap):
         function.cache_clear()
     yield
-    for function in (trial.check, bubblewrap._bubblewrap):
+    for function in (self_test.check, bubblewrap._bubblewrap):
         function.cache_clear()
 
 
 def test_without_bubblewrap_nothing_runs(fresh, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="apt-get install bubblewrap"):
-        Grader()
-    with Grader(unsafe=True) as grader:  # unless that is asked for
+        CodeVerifier()
+    with CodeVerifier(unsafe=True) as verifier:  # unless that is asked for
         tests = {"kind": "stdio", "inputs": ["1"], "outputs": ["2"]}
-        assert grader.grade(tests, "print(int(input()) + 1)").passed
+        assert verifier.verify(tests, "print(int(input()) + 1)").passed
 
 
 def test_where_no_sandbox_can_be_made_it_says_why(fresh, monkeypatch, tmp_path):
@@ -372,7 +394,7 @@ def test_where_no_sandbox_can_be_made_it_says_why(fresh, monkeypatch, tmp_path):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(UserError, match="here: bwrap: No permissions to create new namespace. .*"):
-        Grader()
+        CodeVerifier()
 
 
 def test_a_sandbox_that_leaks_is_noticed(bwrap, fresh, monkeypatch):
@@ -389,7 +411,7 @@ def test_a_sandbox_that_leaks_is_noticed(bwrap, fresh, monkeypatch):
 
     monkeypatch.setattr(bubblewrap, "command", leaking)
     with pytest.raises(UserError, match="it sees this project .*; it sees processes "):
-        Grader()
+        CodeVerifier()
 
 
 def ask(box, *command, seconds=20.0):
@@ -435,11 +457,11 @@ def test_a_sandbox_ends_when_it_is_late_or_closed(bwrap, adopted):
 
 TRAINER = """
 import os, sys
-from bstar_jax.rewards.code import Grader
+from bstar_jax.grading.code.verifier import CodeVerifier
 tests = {"kind": "stdio", "inputs": ["x"], "outputs": ["x"]}
 print("ready", flush=True)
-with Grader(workers=2) as grader:
-    grader.grade_many([(tests, "while True:\\n    pass")] * 4)
+with CodeVerifier(workers=2) as verifier:
+    verifier.verify_many([(tests, "while True:\\n    pass")] * 4)
 """
 
 

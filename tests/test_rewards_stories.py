@@ -1,4 +1,4 @@
-"""The exact step check of stories, against a search that knows nothing of pools."""
+"""The exact step check of stories, against a search that knows nothing of quantities."""
 
 import itertools
 import re
@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 
 from bstar_jax import tasks
-from bstar_jax.rewards.stories import step_rewards
+from bstar_jax.records import Query
+from bstar_jax.tasks.story_steps import check_steps
 
 EVE = {"gains": (4, 8), "losses": (3,), "bags": ()}  # m = 2
 BOB = {"gains": (2,), "losses": (5,), "bags": ((3, 4),)}  # m = 3
+
+
+def story(fields):
+    return Query("train/0", "train", "?", "0", fields=fields)
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +105,14 @@ def searched_rewards(fields, response):
     ],
 )  # fmt: skip
 def test_documented_cases(fields, response, rewards):
-    assert step_rewards(fields, response) == pytest.approx(rewards)
+    assert check_steps(story(fields), response) == pytest.approx(rewards)
     assert searched_rewards(fields, response) == pytest.approx(rewards)
 
 
 def test_every_demonstration_is_valid(queries):
     for query in queries:
         steps = query.solution.count(" . ")
-        assert step_rewards(query.fields, query.solution) == [1.0] * (steps + 1)
+        assert check_steps(query, query.solution) == [1.0] * (steps + 1)
 
 
 def test_mutated_demonstrations_are_graded_as_the_search_grades_them(queries):
@@ -127,7 +132,7 @@ def test_mutated_demonstrations_are_graded_as_the_search_grades_them(queries):
             else:
                 del response[at:]
                 response = response or ["#"]
-        rewards = step_rewards(query.fields, " ".join(response))
+        rewards = check_steps(query, " ".join(response))
         assert rewards == pytest.approx(searched_rewards(query.fields, " ".join(response)))
         seen.add(min(rewards))
     assert len(seen) == 11  # every grade there is
@@ -149,7 +154,7 @@ def test_random_true_equations_are_graded_as_the_search_grades_them(queries):
             numbers.append(result)
             steps.append(f"{left} {operator} {right} = {result} .")
         response = " ".join([*steps, f"# {numbers[-1]}"])
-        rewards = step_rewards(query.fields, response)
+        rewards = check_steps(query, response)
         assert rewards == pytest.approx(searched_rewards(query.fields, response))
         valid += rewards[0] == 1
     assert valid > 300
@@ -159,12 +164,12 @@ def test_rewards_stay_in_range_and_only_full_solutions_reach_one(queries):
     for query in queries[:500]:
         steps = query.solution.split(" . ")
         for count in range(len(steps)):
-            partial = " . ".join(steps[:count] + [steps[-1]])
-            reward = min(step_rewards(query.fields, partial))
+            partial = " . ".join([*steps[:count], steps[-1]])
+            reward = min(check_steps(query, partial))
             assert (reward == 1) == (count == len(steps) - 1)
             if reward != 1:
                 assert reward == pytest.approx(2 * count / len(steps) - 1)
 
 
 def test_numbers_beyond_all_bounds_are_invalid_steps():
-    assert step_rewards(EVE, f"8 - 3 = {'9' * 5000} . # {'9' * 5000}") == [-1, -1]
+    assert check_steps(story(EVE), f"8 - 3 = {'9' * 5000} . # {'9' * 5000}") == [-1, -1]

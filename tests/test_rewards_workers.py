@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from bstar_jax.rewards.workers import Pool
+from bstar_jax.isolation.workers import WorkerPool
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-ALGEBRA = "bstar_jax.rewards.symbolic"
+ALGEBRA = "bstar_jax.answers.mathematics.algebra"
 
 
 def work(item):
@@ -53,7 +53,7 @@ def work(item):
 
 @pytest.fixture(scope="module")
 def pool():
-    with Pool(work, workers=2, limit_seconds=1.0, memory_bytes=1 << 29) as pool:
+    with WorkerPool(work, workers=2, limit_seconds=1.0, memory_bytes=1 << 29) as pool:
         yield pool
 
 
@@ -136,7 +136,7 @@ def test_hostile_text_goes_there_and_back(pool, text):
 
 def test_starting_is_not_in_the_limit():
     warm_up = [("sleep", 0.6)]
-    with Pool(work, 1, limit_seconds=0.3, warm_up=warm_up) as pool:
+    with WorkerPool(work, 1, limit_seconds=0.3, warm_up=warm_up) as pool:
         assert kinds(pool.run([("return", 1), ("sleep", 0.6), ("return", 2)])) == [
             "done", "timeout", "done",
         ]  # fmt: skip
@@ -179,7 +179,7 @@ def test_a_worker_that_ended_between_runs_costs_no_item(pool):
 
 
 def test_workers_are_gone_after_the_pool():
-    with Pool(work, 2, 1.0) as pool:
+    with WorkerPool(work, 2, 1.0) as pool:
         pids = {outcome.value for outcome in pool.run([("pid", 0)] * 20)}
         assert all(map(is_running, pids))
     assert not any(map(is_running, pids))
@@ -189,8 +189,8 @@ def test_workers_are_gone_after_the_pool():
 
 def test_workers_end_with_a_parent_that_is_killed():
     script = """
-        from bstar_jax.rewards.workers import Pool
-        with Pool("tests.test_rewards_workers:work", 2, 600.0) as pool:
+        from bstar_jax.isolation.workers import WorkerPool
+        with WorkerPool("tests.test_rewards_workers:work", 2, 600.0) as pool:
             for outcome in pool.run([("pid", 0), ("pid", 0), *[("loop in C", 0)] * 2]):
                 print(outcome.value, flush=True)
     """
@@ -215,20 +215,20 @@ def test_workers_import_no_jax(pool):
 
 
 def test_a_function_that_cannot_be_had_is_an_error():
-    with Pool("tests.no_such_module:work", 1, 1.0) as pool:
-        with pytest.raises(RuntimeError, match="do not start: ModuleNotFoundError"):
-            list(pool.run([1]))
-    with Pool(work, 1, 1.0, warm_up=[("raise", "cold")]) as pool:
-        with pytest.raises(RuntimeError, match="do not start: ValueError: cold"):
-            list(pool.run([1]))
-    with Pool(work, 1, 1.0, warm_up=[("exit", 0)]) as pool:
-        with pytest.raises(RuntimeError, match="3 ended or hung before they began"):
-            list(pool.run([1]))
+    absent = pytest.raises(RuntimeError, match="do not start: ModuleNotFoundError")
+    with WorkerPool("tests.no_such_module:work", 1, 1.0) as pool, absent:
+        list(pool.run([1]))
+    raised = pytest.raises(RuntimeError, match="do not start: ValueError: cold")
+    with WorkerPool(work, 1, 1.0, warm_up=[("raise", "cold")]) as pool, raised:
+        list(pool.run([1]))
+    ended = pytest.raises(RuntimeError, match="3 ended or hung before they began")
+    with WorkerPool(work, 1, 1.0, warm_up=[("exit", 0)]) as pool, ended:
+        list(pool.run([1]))
     with pytest.raises(ValueError, match="define it in a module, at its top"):
-        Pool(lambda item: item, 1, 1.0)
+        WorkerPool(lambda item: item, 1, 1.0)
 
 
 @pytest.mark.parametrize("name", ["workers", "limit_seconds", "memory_bytes"])
 def test_numbers_must_be_positive(name):
     with pytest.raises(ValueError, match=f"{name} is 0; it must be above 0"):
-        Pool(work, **{"workers": 1, "limit_seconds": 1.0, name: 0})
+        WorkerPool(work, **{"workers": 1, "limit_seconds": 1.0, name: 0})

@@ -119,7 +119,7 @@ def test_fillers_draw_nothing_and_change_nothing(prompts, at_once):
 
 def test_an_end_of_text_frees_its_slot(prompts):
     expected, _ = fly(prompts, end_id=7)
-    responses, flight = fly(prompts, end_id=7, slots=6)
+    responses, _ = fly(prompts, end_id=7, slots=6)
     assert_same_tokens(responses, expected)
     ends = expected.stopped_DW
     assert ends.any() and not ends.all()

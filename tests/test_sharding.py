@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from bstar_jax import model, sharding
 from bstar_jax.config import MeshConfig, UserError
-from bstar_jax.phases.opening import sampling_site
+from bstar_jax.phases.opening import choose_sampling_mesh
 from bstar_jax.processes import ALONE
 from tests import builders
 
@@ -85,7 +85,7 @@ def test_hosts_and_slices_are_kept_together():
 )
 def test_a_process_samples_on_its_own_devices_if_it_can(sizes, where, process, shape, shards):
     mesh = sharding.make_mesh(MeshConfig(*sizes), chips(4, 4))
-    site = sharding.sampling_site(mesh, where, process)
+    site = sharding.sampling_mesh(mesh, where, process)
     assert tuple(site.mesh.shape.values()) == shape
     assert (site.shards, site.total) == (shards, sizes[0] * sizes[1])
     if where != "global" and sizes[2] <= 4:
@@ -94,7 +94,7 @@ def test_a_process_samples_on_its_own_devices_if_it_can(sizes, where, process, s
 
 def test_one_process_samples_on_the_whole_mesh():
     mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
-    assert sharding.sampling_site(mesh) == sharding.Site(mesh, (0, 1, 2, 3), 4)
+    assert sharding.sampling_mesh(mesh) == sharding.SamplingMesh(mesh, (0, 1, 2, 3), 4)
 
 
 def test_devices_that_take_no_program_alone_sample_with_all_others(monkeypatch):
@@ -103,10 +103,10 @@ def test_devices_that_take_no_program_alone_sample_with_all_others(monkeypatch):
     console = types.SimpleNamespace(warn=said.append)
     for refused, shape in (("", (1, 2, 2)), ("limited routing", (1, 8, 2))):
         monkeypatch.setattr(sharding, "refusal", lambda _, refused=refused: refused)
-        site = sampling_site(mesh, "auto", console, ALONE)
+        site = choose_sampling_mesh(mesh, "auto", console, ALONE)
         assert tuple(site.mesh.shape.values()) == shape
     assert len(said) == 1 and "limited routing" in said[0] and "mesh.sampling=global" in said[0]
-    assert sampling_site(mesh, "host", console, ALONE).mesh.size == 4  # as was insisted on
+    assert choose_sampling_mesh(mesh, "host", console, ALONE).mesh.size == 4  # as was insisted on
 
 
 def test_these_devices_take_programs():
@@ -116,7 +116,7 @@ def test_these_devices_take_programs():
 def test_products_across_hosts_cannot_be_sampled_on_one():
     mesh = sharding.make_mesh(MeshConfig(1, 2, 8), chips(4, 4))
     with pytest.raises(UserError, match="mesh.tensor=8 devices of several processes share"):
-        sharding.sampling_site(mesh, "host", 0)
+        sharding.sampling_mesh(mesh, "host", 0)
 
 
 def test_storage_spreads_the_width_and_sampling_gathers_it():
@@ -130,7 +130,7 @@ def test_storage_spreads_the_width_and_sampling_gathers_it():
 
 def test_every_axis_of_the_model_is_in_the_tables():
     config = dataclasses.replace(builders.MODEL, tied=False, scalar_head=True)
-    names = {name for axes in model.axes_of(config, builders.params(config)) for name in axes}
+    names = {name for axes in model.logical_axes(config, builders.params(config)) for name in axes}
     for table in (sharding.STORAGE, sharding.SAMPLING, sharding.DISK):
         assert names <= set(table)
         used = {axis for value in table.values() if value for axis in np.atleast_1d(value)}

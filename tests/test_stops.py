@@ -1,5 +1,7 @@
 """Stop strings end a response where they stand, however its text came in tokens."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -36,7 +38,7 @@ def test_it_is_done_from_the_token_that_completes_a_stop_string_on(stops, tokens
 )
 def test_it_does_not_matter_where_a_text_is_cut_into_tokens(text, borders, stops):
     edges = sorted({0, len(text), *(border for border in borders if border < len(text))})
-    pieces = [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
     table_AV = automaton(pieces, stops)
     single_AV = automaton([bytes([byte]) for byte in range(256)], stops)
     for whole, piece in zip(table_AV.T, pieces, strict=True):

@@ -13,6 +13,7 @@ MOST_LINES_OF_A_FUNCTION = 80
 # Path, or path and function -> why it is larger than the rule.
 LARGER_WITH_REASON: dict[str, str] = {}
 
+JAX_AND_ITS_USERS = {"jax", "jaxlib", "flax", "optax", "orbax", "jaxtyping"}
 JUNK_DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc"}
 
 
@@ -23,6 +24,39 @@ def test_rooms_import_only_rooms_before_them():
         if not link.is_allowed()
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_rooms_without_jax_import_none_in_any_file():
+    rooms = set(structure.WITHOUT_JAX)
+    assert rooms <= set(structure.ROOMS)
+    for room in rooms:
+        assert not structure.external_imports(room) & JAX_AND_ITS_USERS, room
+    wrong = [
+        f"{link.path}:{link.line}: {link.importer} imports {link.imported}"
+        for link in structure.imports()
+        if link.importer in rooms and link.imported not in rooms
+    ]
+    assert not wrong, "these rooms do without JAX:\n" + "\n".join(wrong)
+
+
+def test_rooms_without_jax_load_none():
+    """As a worker or the door `grade` does: every module of these rooms, in a fresh process."""
+    package = structure.ROOT / structure.PACKAGE
+    names = [
+        ".".join(path.relative_to(structure.ROOT).with_suffix("").parts)
+        for path in structure.python_files()
+        if path.is_relative_to(package)
+        and pathlib.Path(path.relative_to(package).parts[0]).stem in structure.WITHOUT_JAX
+    ]
+    program = (
+        f"import importlib, sys\nfor name in {names!r}:\n    importlib.import_module(name)\n"
+        f"print(*sorted({JAX_AND_ITS_USERS!r} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=structure.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
 
 
 def test_every_module_belongs_to_a_room():
@@ -130,6 +164,16 @@ def test_swallowed_errors_and_sizes_are_seen(tmp_path):
     assert [function.lines for function in structure.functions(tmp_path)] == [3]
 
 
+def test_assertions_are_counted_wherever_they_stand(tmp_path):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_code.py").write_text(
+        "def test_a():\n    assert x\n    np.testing.assert_allclose(a, b)\n"
+        "    with pytest.raises(E):\n        jax.tree.map(np.testing.assert_array_equal, a, b)\n"
+    )
+    (tmp_path / "code.py").write_text("assert x\n")
+    assert structure.assertions(tmp_path) == {"tests/test_code.py": 4}
+
+
 def test_the_table_prints():
     done = subprocess.run(
         [sys.executable, "-m", "tests.structure"],
@@ -138,4 +182,4 @@ def test_the_table_prints():
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "journal" in done.stdout and "longest function" in done.stdout
+    assert "process_reward" in done.stdout and "longest function" in done.stdout

@@ -8,6 +8,7 @@ import pytest
 from bstar_jax import tasks
 from bstar_jax.config import FieldNames, UserError
 from bstar_jax.tasks.task import fill
+from tests.formats import source
 
 
 def record(index):
@@ -102,7 +103,7 @@ def test_jsonl_reads_the_named_fields(tmp_path):
     task = load(path, "jsonl", fields=fields, answer_marker="So:")
     query = task.query_by_id["3"]
     assert (query.reference, query.solution) == ("1.5", "because 3\nSo: 1.5")
-    assert task.answer_marker == "So:" and task.answer_kind == "number"
+    assert (source(task).answer_marker, source(task).answer_kind) == ("So:", "number")
 
 
 def test_jsonl_needs_no_solutions_without_warm_up(tmp_path):
@@ -131,7 +132,7 @@ def test_json_numbers_that_are_no_answers_are_refused(tmp_path, number):
 def test_text_answers_and_given_ids(tmp_path):
     rows = [{"id": f"x{i}", "question": f"q{i}", "answer": "The moon"} for i in range(9)]
     task = load(write(tmp_path / "a.jsonl", rows), "jsonl", reward="text", sft_examples=0)
-    assert task.answer_kind == "text"
+    assert source(task).answer_kind == "text"
     assert task.query_by_id["x3"].reference == "The moon"
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bstar_jax.tasks.answers import canonical_answer, last_boxed, parse_number, read_answer
+from bstar_jax.answers.text import canonical_answer, last_boxed, parse_number, read_answer
 
 NUMBERS = [
     ("7", 7),

@@ -119,8 +119,8 @@ def test_demonstrations_compute_the_answer_with_numbers_up_to_twenty(task):
 
 
 def test_every_word_is_in_the_vocabulary_and_lengths_are_bounded(task):
-    words = set(task.words)
-    assert len(words) == len(task.words) <= 52
+    words = set(task.vocabulary)
+    assert len(words) == len(task.vocabulary) <= 52
     for queries in task.splits.values():
         for query in queries:
             for text in (query.prompt, query.solution, task.hint(query)):
@@ -130,34 +130,38 @@ def test_every_word_is_in_the_vocabulary_and_lengths_are_bounded(task):
 
 
 def test_legal_moves_are_the_documented_ones():
-    moves = arithmetic.legal_moves(arithmetic.Pool((4, 8), (3,), ()))
+    moves = arithmetic.legal_moves(arithmetic.Quantities((4, 8), (3,), ()))
     assert {move[:4] for move in moves} == {(4, "+", 8, 12), (4, "-", 3, 1), (8, "-", 3, 5)}
-    moves = arithmetic.legal_moves(arithmetic.Pool((2,), (3, 5), ((3, 4),)))
+    moves = arithmetic.legal_moves(arithmetic.Quantities((2,), (3, 5), ((3, 4),)))
     assert {move[:4] for move in moves} == {(3, "*", 4, 12), (3, "+", 5, 8)}
-    assert arithmetic.legal_moves(arithmetic.Pool((9,), (), ())) == ()
+    assert arithmetic.legal_moves(arithmetic.Quantities((9,), (), ())) == ()
 
 
-def test_moves_keep_what_the_pool_is_worth_and_end_in_one_gain(task):
-    def worth(pool):
-        return sum(pool.gains) - sum(pool.losses) + sum(k * b for k, b in pool.bags)
+def test_moves_keep_what_the_quantities_are_worth_and_end_in_one_gain(task):
+    def worth(quantities):
+        return (
+            sum(quantities.gains) - sum(quantities.losses) + sum(k * b for k, b in quantities.bags)
+        )
 
     for query in task.splits["heldout"]:
-        unseen = [arithmetic.Pool(*(query.fields[name] for name in ("gains", "losses", "bags")))]
+        unseen = [
+            arithmetic.Quantities(*(query.fields[name] for name in ("gains", "losses", "bags")))
+        ]
         while unseen:
-            pool = unseen.pop()
-            assert worth(pool) == int(query.reference)
-            moves = arithmetic.legal_moves(pool)
+            quantities = unseen.pop()
+            assert worth(quantities) == int(query.reference)
+            moves = arithmetic.legal_moves(quantities)
             if not moves:
-                assert pool == arithmetic.Pool((int(query.reference),), (), ())
-            unseen.extend({move.pool for move in moves})
+                assert quantities == arithmetic.Quantities((int(query.reference),), (), ())
+            unseen.extend({move.after for move in moves})
 
 
 def test_first_moves_of_demonstrations_are_uniform_over_moves_and_operand_orders():
     rng = np.random.default_rng(3)
-    pool = arithmetic.Pool((4, 8), (3,), ())
+    quantities = arithmetic.Quantities((4, 8), (3,), ())
     draws = 6000
     firsts = collections.Counter(
-        arithmetic._demonstrate(rng, pool).split(" . ")[0] for _ in range(draws)
+        arithmetic._demonstrate(rng, quantities).split(" . ")[0] for _ in range(draws)
     )
     expected = {"4 - 3 = 1": 1 / 3, "8 - 3 = 5": 1 / 3, "4 + 8 = 12": 1 / 6, "8 + 4 = 12": 1 / 6}
     assert firsts.keys() == expected.keys()

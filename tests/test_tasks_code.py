@@ -7,7 +7,7 @@ import pytest
 
 from bstar_jax import tasks
 from bstar_jax.config import UserError
-from tests.formats import SIZES, load, only, refused, write
+from tests.formats import SIZES, load, only, refused, source, write
 
 # HumanEval.
 
@@ -23,7 +23,11 @@ DOUBLE = {
 def test_humaneval_is_continued(tmp_path):
     task = load(tmp_path, "humaneval", DOUBLE)
     query = only(task)
-    assert (task.answer_kind, task.answer_marker, query.query_id) == ("code", "", "HumanEval/7")
+    assert (source(task).answer_kind, source(task).answer_marker, query.query_id) == (
+        "code",
+        "",
+        "HumanEval/7",
+    )
     assert query.prompt == DOUBLE["prompt"]
     assert query.solution == query.reference == DOUBLE["canonical_solution"]
     assert query.fields["tests"] == {
@@ -66,7 +70,11 @@ def test_mbpp_shows_its_tests_and_takes_a_fenced_program(tmp_path):
     task = load(tmp_path, "mbpp", SHARED)
     query = only(task)
     tests = ["assert double(2) == 4", "assert double(0) == 0"]
-    assert (task.answer_kind, task.answer_marker, query.query_id) == ("code", "", "12")
+    assert (source(task).answer_kind, source(task).answer_marker, query.query_id) == (
+        "code",
+        "",
+        "12",
+    )
     assert query.reference == "def double(x):\n  return 2 * x"
     assert query.solution == f"```python\n{query.reference}\n```"
     assert query.fields["tests"] == {"kind": "asserts", "setup": "", "asserts": tests}
@@ -135,7 +143,7 @@ def test_apps_reads_input_and_output_as_text(tmp_path):
         tmp_path, "apps", problem({"inputs": ["1 2\n", ["3", "4"]], "outputs": ["3", ["7", ""]]})
     )
     query = only(task)
-    assert (task.answer_kind, query.query_id) == ("code", "train/3")
+    assert (source(task).answer_kind, query.query_id) == ("code", "train/3")
     assert query.fields["tests"] == {
         "kind": "stdio",
         "inputs": ["1 2\n", "3\n4"],

@@ -3,10 +3,12 @@
 import pytest
 
 from bstar_jax import tasks
+from bstar_jax.answers.equations import in_latex
 from bstar_jax.config import BalanceConfig, Config, FieldNames, TaskConfig, UserError
+from bstar_jax.phases.opening import load_task
 from bstar_jax.tasks.jsonl import REWARDS
 from bstar_jax.tasks.loading import FORMATS
-from tests.formats import load, only, refused
+from tests.formats import load, only, refused, source
 
 
 def test_the_config_names_every_task_and_reward():
@@ -16,14 +18,18 @@ def test_the_config_names_every_task_and_reward():
 
 
 def test_distinct_equations_are_refused_where_responses_have_none():
-    layouts = {TaskConfig(name=name): form for name, form in FORMATS.items()}
-    layouts |= {TaskConfig(name="jsonl", reward=name): rules for name, rules in REWARDS.items()}
-    for task, layout in layouts.items():
-        if layout.equations:
-            Config(task=task, balance=BalanceConfig(distinct="equations"))
-        else:
-            with pytest.raises(UserError, match="have none to tell them apart by"):
-                Config(task=task, balance=BalanceConfig(distinct="equations"))
+    known = {TaskConfig(name=name): form.source for name, form in FORMATS.items()}
+    known |= {TaskConfig(name="jsonl", reward=name): rules for name, rules in REWARDS.items()}
+    for settings, rules in known.items():
+        tasks.check_distinct(settings, "text")
+        if rules.equations:
+            tasks.check_distinct(settings, "equations")
+            continue
+        name = settings.reward if settings.name == "jsonl" else settings.name
+        with pytest.raises(UserError, match=f"of task '{name}' have none to tell them apart by"):
+            tasks.check_distinct(settings, "equations")
+        with pytest.raises(UserError, match=f"of task '{name}' have none to tell them apart by"):
+            load_task(Config(task=settings, balance=BalanceConfig(distinct="equations")))
 
 
 # MATH.
@@ -39,7 +45,12 @@ SUM = {
 def test_math_reads_the_answer_out_of_the_solution(tmp_path):
     task = load(tmp_path, "math", SUM)
     query = only(task)
-    assert (task.answer_kind, task.answer_marker, task.equations) == ("math", "# Answer", "latex")
+    expected = ("math", "# Answer", in_latex)
+    assert (
+        source(task).answer_kind,
+        source(task).answer_marker,
+        source(task).equations,
+    ) == expected
     assert query.query_id == "train/0"
     assert query.prompt == "# Question\n\nWhat is $1 + 1$?\n\n# Solution\n\n"
     assert query.reference == "\\frac{4}{2}"
@@ -107,7 +118,7 @@ SHOWN = "Which is cold?\n\nA. fire\nB. ice\nC. steam"
 def test_arc_shows_the_options_and_keeps_them_for_grading(tmp_path):
     task = load(tmp_path, "arc", HANDS)
     query = only(task)
-    assert (task.answer_kind, task.answer_marker) == ("choice", "Final answer:")
+    assert (source(task).answer_kind, source(task).answer_marker) == ("choice", "Final answer:")
     assert (query.query_id, query.reference, query.solution) == ("Mercury_1", "B", "")
     assert query.fields == {
         "question": SHOWN,
@@ -187,9 +198,14 @@ def test_jsonl_math(tmp_path):
     record = {"ask": "p", "value": "$\\boxed{5}$", "why": "five"}
     task = load(tmp_path, "jsonl", record, reward="math", fields=fields, answer_marker="ANSWER:")
     query = only(task)
-    assert (task.answer_kind, task.equations, query.reference) == ("math", "latex", "5")
+    assert (source(task).answer_kind, source(task).equations, query.reference) == (
+        "math",
+        in_latex,
+        "5",
+    )
     assert query.solution == "five\n\nANSWER:\n\n5"
-    assert load(tmp_path, "jsonl", record, reward="math", fields=fields).answer_marker == "# Answer"
+    plain = load(tmp_path, "jsonl", record, reward="math", fields=fields)
+    assert source(plain).answer_marker == "# Answer"
     del record["why"]
     refused(
         tmp_path, "jsonl", record, "no field 'why' for the solution", reward="math", fields=fields

@@ -6,7 +6,7 @@ import pytest
 
 from bstar_jax import tasks
 from bstar_jax.config import FieldNames, UserError
-from tests.formats import write
+from tests.formats import source, write
 
 SIZES = {"sft_examples": 3, "calibration_queries": 2, "heldout_queries": 4}
 SOLVED = FieldNames(solution="why")
@@ -32,11 +32,11 @@ def ids(queries):
 def test_every_prompt_begins_with_the_same_solved_examples(file):
     plain, task = load(file), load(file, shots=2)
     shown = plain.splits["train"][-2:]
-    assert task.shots == "".join(f"{query.prompt}{query.solution}\n\n" for query in shown)
+    assert source(task).shots == "".join(f"{query.prompt}{query.solution}\n\n" for query in shown)
     for query in task.query_by_id.values():
         before = plain.query_by_id[query.query_id]
-        assert query.prompt == task.shots + before.prompt
-        assert task.hint(query) == task.shots + plain.hint(before)
+        assert query.prompt == source(task).shots + before.prompt
+        assert task.hint(query) == source(task).shots + plain.hint(before)
         assert (query.reference, query.solution) == (before.reference, before.solution)
 
 
@@ -57,11 +57,11 @@ def test_no_query_is_shown_in_a_prompt_and_the_seed_picks_them(tmp_path, seed, w
     if with_test_file:
         write(tmp_path / "test.jsonl", (record(index, "test") for index in range(6)))
     task = load(tmp_path, shots=4, seed=seed)
-    assert task.shots.count("# Solution") == 4
+    assert source(task).shots.count("# Solution") == 4
     for query in task.query_by_id.values():
-        assert f"{query.fields['question']}\n" not in task.shots
+        assert f"{query.fields['question']}\n" not in source(task).shots
     assert load(tmp_path, shots=4, seed=seed) == task
-    assert load(tmp_path, shots=4, seed=seed + 1).shots != task.shots
+    assert source(load(tmp_path, shots=4, seed=seed + 1)).shots != source(task).shots
 
 
 def test_too_few_records_or_solutions_are_refused(tmp_path, file):
@@ -90,7 +90,7 @@ def test_only_solved_records_are_examples_for_warm_up_or_prompts(tmp_path):
     sizes = {"calibration_queries": 0, "heldout_queries": 0}
     task = tasks.load("apps", path, seed=0, sft_examples=4, shots=6, **sizes)
     assert len(task.splits["sft"]) == 4 and all(query.solution for query in task.splits["sft"])
-    assert len(task.splits["train"]) == 24 and task.shots.count("```python\nprint(") == 6
+    assert len(task.splits["train"]) == 24 and source(task).shots.count("```python\nprint(") == 6
     with pytest.raises(
         UserError, match="sft.examples is 5 and task.shots is 6, but 10 of 30 train records have"
     ):

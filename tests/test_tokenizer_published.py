@@ -1,6 +1,5 @@
 """Tokenizers of every published kind give the ids of Transformers, and bring texts back."""
 
-import dataclasses
 import io
 import json
 import shutil
@@ -16,11 +15,11 @@ from tokenizers import processors
 
 from bstar_jax import tokenizer
 from bstar_jax.balance import Choice
-from bstar_jax.config import TokenizerConfig, UserError
+from bstar_jax.config import UserError
 from bstar_jax.console import Console
 from bstar_jax.phases.opening import open_run
 from bstar_jax.sampling import Keys, generate
-from bstar_jax.tokenizer.definition import JsonTokenizer, Special
+from bstar_jax.tokenizer.definition import JsonTokenizer, SpecialTokens
 from tests import builders, published, tiny
 from tests.published import KINDS, TEXTS
 
@@ -353,12 +352,13 @@ def test_what_a_tokenizer_changes_is_shown(ours):
 
 
 def chat_config(directory, **task):
-    settings = dataclasses.replace(tiny.GRID.task, **task)
-    return dataclasses.replace(
-        tiny.GRID,
-        task=settings,
-        tokenizer=TokenizerConfig(path=str(directory)),
-        generate=dataclasses.replace(tiny.GRID.generate, max_prompt_tokens=200, max_tokens=120),
+    return tiny.GRID.changed(
+        {
+            **{f"task.{name}": value for name, value in task.items()},
+            "tokenizer.path": str(directory),
+            "generate.max_prompt_tokens": 200,
+            "generate.max_tokens": 120,
+        }
     )
 
 
@@ -369,10 +369,13 @@ def test_a_run_keeps_its_chats(directories, ours, tmp_path):
     chat = tokenizer.for_chat(ours["gemma"])
     for _ in range(2):  # made, and opened again
         with open_run(tmp_path / "run", config, console) as run:
-            run.begin()
-            assert run.tokenizer.encode_prompt(prompt) == chat.encode_prompt(prompt)
-            assert (run.tokenizer.end_id, run.tokenizer.end_ids) == (chat.end_id, chat.end_ids)
-            assert run.tokenizer.fingerprint == ours["gemma"].fingerprint
+            run.workspace.begin(run.config, run.policy)
+            assert run.policy.tokenizer.encode_prompt(prompt) == chat.encode_prompt(prompt)
+            assert (run.policy.tokenizer.end_id, run.policy.tokenizer.end_ids) == (
+                chat.end_id,
+                chat.end_ids,
+            )
+            assert run.policy.tokenizer.fingerprint == ours["gemma"].fingerprint
     kept = tokenizer.load(tmp_path / "run" / "tokenizer")
     assert kept.end_ids == ours["gemma"].end_ids
 
@@ -390,7 +393,7 @@ def test_special_tokens_in_settings_are_refused(directories, tmp_path):
 def test_all_ends_end_a_response():
     words = builders.WORDS
     ends = (words.end_id, *words.encode("8 ."))
-    many = JsonTokenizer(words.definition, Special(ends[0], 0, None, more_end_ids=ends[1:]))
+    many = JsonTokenizer(words.definition, SpecialTokens(ends[0], 0, None, more_end_ids=ends[1:]))
     queries = builders.queries(6)
 
     def rows(some):

@@ -15,6 +15,9 @@ from bstar_jax.kernels.int8 import Int8, quantise
 from bstar_jax.sampling import weights
 from bstar_jax.sampling.weights import logprob_change, rollout_config, rollout_params
 from tests import builders
+from tests.rounding import assert_near, depth_of_forward
+
+pytestmark = pytest.mark.numerical
 
 UNTIED = dataclasses.replace(builders.MODEL, tied=False, scalar_head=True)
 forward = jax.jit(model.forward, static_argnums=0)
@@ -70,7 +73,7 @@ def test_every_array_lies_on_the_sampling_map(kind):
     mesh = builders.mesh(2, 2, 2)
     stored = builders.for_training(UNTIED, mesh, builders.params(UNTIED))
     rolled = rollout_params(UNTIED, stored, mesh, weights=kind)
-    axes = model.axes_of(UNTIED, stored)
+    axes = model.logical_axes(UNTIED, stored)
     leaves = jax.tree.leaves(rolled, is_leaf=is_int8)
     for leaf, names in zip(leaves, axes, strict=True):
         values = leaf.values if is_int8(leaf) else leaf
@@ -97,7 +100,10 @@ def test_every_array_lies_on_the_sampling_map(kind):
 def test_int8_is_a_quarter_of_the_bytes_and_bfloat16_half():
     config = ModelConfig(vocab_size=64, width=64, layers=2, heads=4, kv_heads=2, tied=False)
     before = builders.params(config)
-    size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))  # noqa: E731
+
+    def size(tree):
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
     half = rollout_params(config, before, None, weights="bfloat16")
     quarter = rollout_params(config, before, None, weights="int8")
     assert size(half) == pytest.approx(size(before) / 2, rel=0.01)
@@ -115,7 +121,10 @@ def test_weights_are_cast_before_they_are_gathered():
     stored = builders.for_training(UNTIED, mesh, builders.params(UNTIED))
     text = weights._program(UNTIED, mesh, True).lower(stored).compile().as_text()
     gathered = re.findall(r"= (\w+)\[([\d,]*)\]\S* all-gather\(", text)
-    count = lambda shape: int(np.prod([int(size) for size in shape.split(",")]))  # noqa: E731
+
+    def count(shape):
+        return int(np.prod([int(size) for size in shape.split(",")]))
+
     assert sum(kind == "s8" for kind, _ in gathered) == 8
     # The embedding travels as bf16, which the CPU's compiler widens.
     embedding = stored["embedding"].size // 2
@@ -152,7 +161,7 @@ def test_int8_weights_compute_what_their_products_say():
         is_leaf=is_int8,
     )
     got, expected = (forward(config, tree, tokens()) for tree in (rolled, by_hand))
-    np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
+    assert_near(got, expected, depth_of_forward(config, 9))
 
 
 def test_logits_are_the_same_on_a_mesh():
@@ -163,7 +172,7 @@ def test_logits_are_the_same_on_a_mesh():
     tokens_BL = tokens(4)
     with jax.set_mesh(mesh):
         got = forward(UNTIED, spread, sharding.put_rows(mesh, tokens_BL))
-    np.testing.assert_allclose(got, forward(UNTIED, alone, tokens_BL), atol=1e-4)
+    assert_near(got, forward(UNTIED, alone, tokens_BL), depth_of_forward(UNTIED, 9))
 
 
 # What they cost.
@@ -242,7 +251,8 @@ def test_the_same_weights_change_nothing_and_a_change_is_measured_by_hand():
         ]
 
     differences = np.abs(np.subtract(by_hand(params), by_hand(other)))
-    np.testing.assert_allclose([mean, most], [differences.mean(), differences.max()], rtol=1e-5)
+    expected = [differences.mean(), differences.max()]
+    assert_near([mean, most], expected, depth_of_forward(config, 9))
 
 
 def test_unknown_weights_are_refused():

@@ -3,8 +3,6 @@
 Calibrate, generate and monitor draw units of the same shape, so that they share one program.
 """
 
-import dataclasses
-
 from bstar_jax.config import (
     CalibrateConfig,
     CheckpointConfig,
@@ -17,8 +15,8 @@ from bstar_jax.config import (
     MonitorConfig,
     SftConfig,
     TaskConfig,
+    pick_variant,
 )
-from bstar_jax.flags import pick_variant
 
 GRID = Config(
     task=TaskConfig(train_queries=64),
@@ -39,7 +37,7 @@ GRID = Config(
 def single_cell():
     """One cell: nothing to calibrate."""
     cell = CalibrateConfig(queries=0, temperatures=(1.0,), thresholds=(-0.5,))
-    return dataclasses.replace(GRID, calibrate=cell)
+    return GRID.changed({"calibrate": cell})
 
 
 def get_config(variant="grid"):

@@ -22,11 +22,10 @@ from typing import Any
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from benchmarks import figures
-from bstar_jax import planning
-from bstar_jax.config import Config
-from bstar_jax.flags import load
-from bstar_jax.planning import compiling, moments, placing, published
-from bstar_jax.planning.arithmetic import with_changes
+from bstar_jax import planning, sharding
+from bstar_jax.config import Config, load_config
+from bstar_jax.planning import compiling, memory, models, placement, roofline
+from bstar_jax.sharding import Cost
 
 TOPOLOGIES = ("v5e:4x4", "v5e:8x8", "v5e:16x16")
 PROGRAMS = ("step", "gather", "decode")
@@ -47,43 +46,43 @@ def grown(config: Config, chips: int) -> Config:
         "generate.slots": int(config.generate.slots * times),
     }
     bare = dataclasses.replace(config, prm=dataclasses.replace(config.prm, enabled=False))
-    return with_changes(bare, changes)
+    return bare.changed(changes)
 
 
 def compile_program(
-    config: Config, name: str, program: str, store: planning.Store
+    config: Config, name: str, program: str, cache: planning.ReportCache
 ) -> dict[str, Any]:
     """Compiles one program for one topology: memory and work of a device, and its least times.
 
     Raises:
       SystemExit: If it does not fit a device.
     """
-    topology = planning.find(name)
+    topology = planning.find_topology(name)
     config = grown(config, topology.count)
-    programs = placing.place(config, published.resolve(config), topology)
-    moment = next(each for each in moments.moments(programs) if each.name == program)
-    done = compiling.compiled(moment, topology.chip, store)
-    if done.work is None:
+    placed = placement.place(config, models.planned_model(config), topology)
+    occupancy = next(each for each in memory.timeline(placed) if each.program.name == program)
+    done = compiling.compiled(occupancy, topology.accelerator, cache)
+    if done.cost is None:
         raise SystemExit(f"{program} does not fit {name}: {done.held / 2**30:.2f} GiB")
     print(f"{name} {program}: compiled in {done.seconds:.0f} s", flush=True)
-    time = compiling.time_of(done.work, topology.chip)
+    time = roofline.least_time(done.cost, topology.accelerator)
     return {
         "commit": figures.commit(),
-        "mesh": placing.mesh_of(programs),
-        "tokens": moment.tokens,
+        "mesh": sharding.mesh_sizes(placed.mesh),
+        "tokens": done.tokens,
         "compile_seconds": round(done.seconds, 1),
         "held": done.held,
-        "flops": done.work.flops,
-        "bytes": done.work.bytes,
-        "received": _by_axis(done.work.exchanges),
+        "flops": done.cost.flops,
+        "bytes": done.cost.bytes,
+        "received": _by_axis(done.cost),
         "seconds": dataclasses.asdict(time),
     }
 
 
-def _by_axis(exchanges: Any) -> dict[str, float]:
+def _by_axis(cost: Cost) -> dict[str, float]:
     """Bytes that a device receives, by the axes that it receives them over."""
     received: dict[str, float] = {}
-    for each in exchanges:
+    for each in cost.collectives:
         axes = "+".join(each.axes)
         received[axes] = received.get(axes, 0.0) + each.received
     return received
@@ -93,7 +92,7 @@ def programs_table(found: Found) -> str:
     """What each program takes and exchanges on each topology."""
     rows = []
     for name, parts in found.items():
-        chips = planning.find(name).count
+        chips = planning.find_topology(name).count
         for program, each in parts.items():
             rows.append(
                 [
@@ -126,7 +125,7 @@ def curve_table(found: Found) -> str:
     """Tokens a second and chip, with all exchanges hidden and with none; beside the first size."""
     rows, first = [], list[float]()
     for name, parts in found.items():
-        chips, rates = planning.find(name).count, []
+        chips, rates = planning.find_topology(name).count, []
         for program in ("step", "decode"):
             seconds, tokens = parts[program]["seconds"], parts[program]["tokens"] / chips
             work = max(seconds["compute"], seconds["memory"])
@@ -139,7 +138,7 @@ def curve_table(found: Found) -> str:
             for text in (f"{rate:,.0f}", f"{rate / start:.0%}")
         ]
         rows.append([chips, *cells])
-    of_first = f"of {planning.find(next(iter(found))).count} chips"
+    of_first = f"of {planning.find_topology(next(iter(found))).count} chips"
     names = ("trained, exchanges hidden", "none hidden", "sampled, hidden", "none hidden")
     header = ["chips", *(text for name in names for text in (name, of_first))]
     return figures.table(header, rows)
@@ -155,13 +154,13 @@ def main() -> None:
         "--store", type=pathlib.Path, help="compiled reports, as of plan; beside the JSON file"
     )
     arguments = parser.parse_args()
-    config = load(arguments.config)
-    store = planning.Store(arguments.store or arguments.json.with_suffix(".store"))
+    config = load_config(arguments.config)
+    cache = planning.ReportCache(arguments.store or arguments.json.with_suffix(".store"))
     found: Found = figures.read(arguments.json)
     for name in TOPOLOGIES:
         for program in PROGRAMS:
             if program not in found.setdefault(name, {}):
-                found[name][program] = compile_program(config, name, program, store)
+                found[name][program] = compile_program(config, name, program, cache)
                 figures.write(arguments.json, found)
     print(f"{programs_table(found)}\n\nTokens a second and chip:\n\n{curve_table(found)}")
 

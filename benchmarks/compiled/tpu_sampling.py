@@ -13,7 +13,6 @@ a run.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from typing import Any
 
@@ -30,9 +29,11 @@ from bstar_jax.config import (
     MeshConfig,
     MonitorConfig,
 )
-from bstar_jax.planning import compiling, loads, moments, placing
-from bstar_jax.planning.published import Shape
-from bstar_jax.planning.shapes import bytes_on_device
+from bstar_jax.planning import compiling, memory, placement
+from bstar_jax.planning.models import PlannedModel
+from bstar_jax.planning.reports import cost_to_json
+from bstar_jax.sampling import programs as sampling
+from bstar_jax.sharding.program import Placement, bytes_on_device
 
 PROGRAMS = ("prefill", "decode")
 SIZES = ("rollout_weights", "cache", "temporaries", "bytes")
@@ -56,14 +57,14 @@ def make_config(arguments: argparse.Namespace) -> Config:
     )  # fmt: skip
 
 
-def floor(programs: Any, unit: Any) -> dict[str, float]:
+def floor(placed: Placement, unit: sampling.UnitShape) -> dict[str, float]:
     """Bytes that a device must read in a step."""
-    weights = programs.weights()
+    weights = sampling.weights(placed)
     # Of the embedding a step reads the rows of its tokens alone.
     read = bytes_on_device(weights) - bytes_on_device(weights["embedding"])
-    cache = programs.cache(unit)
+    cache = sampling.cache(placed, unit)
     lanes = (cache.prompt_key, cache.prompt_value)
-    prompts = lanes if cache.prompt_key is not None else programs.prompts(unit)
+    prompts = lanes if cache.prompt_key is not None else sampling.prompts(placed, unit)
     return {
         "weights": read,
         "prompts": bytes_on_device(prompts),
@@ -77,24 +78,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
       SystemExit: If a program does not fit a device.
     """
-    topology = planning.find(arguments.topology)
-    programs = placing.place(make_config(arguments), Shape(SEVEN_B, "this file"), topology)
-    unit = loads.units(programs.config, sharding.row_shards(programs.mesh))[0]
+    topology = planning.find_topology(arguments.topology)
+    placed = placement.place(make_config(arguments), PlannedModel(SEVEN_B, "this file"), topology)
+    unit = sampling.unit_shapes(placed.config, sharding.row_shards(placed.mesh))[0]
     report: dict[str, Any] = {
         "topology": arguments.topology,
-        "mesh": placing.mesh_of(programs),
+        "mesh": sharding.mesh_sizes(placed.mesh),
         "layout": unit.layout.shape,
-        "floor": floor(programs, unit),
+        "floor": floor(placed, unit),
     }
-    for moment in moments.moments(programs):
-        if moment.name in PROGRAMS:
-            done = compiling.compiled(moment, topology.chip)
-            if done.work is None:
-                raise SystemExit(f"{moment.name} does not fit {arguments.topology}")
-            report[moment.name] = {
+    for occupancy in memory.timeline(placed):
+        if occupancy.program.name in PROGRAMS:
+            done = compiling.compiled(occupancy, topology.accelerator)
+            if done.cost is None:
+                raise SystemExit(f"{done.name} does not fit {arguments.topology}")
+            report[done.name] = {
                 "compile_seconds": done.seconds,
                 **{name: size for name, size in done.memory.items() if size},
-                **dataclasses.asdict(done.work),
+                **cost_to_json(done.cost),
             }
     return report
 

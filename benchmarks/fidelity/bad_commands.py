@@ -148,7 +148,7 @@ def first_error(log: pathlib.Path, places: dict[str, str]) -> str:
 
 
 def main() -> None:
-    parser = figures.parser(__doc__)
+    parser = figures.parser_of(__doc__)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     output = parser.parse_args().output.absolute()
     scratch = output / "scratch"
@@ -175,7 +175,7 @@ def main() -> None:
     print(f"{len(codes)} commands")
 
 
-class _Braces(dict):
+class _Braces(dict[str, str]):
     """Leaves braces alone that name no place."""
 
     def __missing__(self, name: str) -> str:

@@ -70,7 +70,7 @@ class Runner:
         command = launching.pinned([sys.executable, "-c", count], self.cpus)
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    def start(self, case: Case, step: Step) -> list[subprocess.Popen]:
+    def start(self, case: Case, step: Step) -> list[subprocess.Popen[bytes]]:
         """Starts the process of a step, or all of them."""
         words = [word.format_map(self._places(case)) for word in step.words]
         address, processes = f"--coordinator=127.0.0.1:{launching.free_port()}", []
@@ -130,7 +130,7 @@ def with_needs(names: list[str]) -> list[Case]:
 
 
 def main() -> None:
-    parser = figures.parser(__doc__)
+    parser = figures.parser_of(__doc__)
     parser.add_argument("--root", type=pathlib.Path, required=True, help="the checkout to run")
     parser.add_argument("--python", required=True, help="an interpreter with its requirements")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="a folder for results")

@@ -1,6 +1,6 @@
-"""Fine-tunes an imported checkpoint beside Transformers: the same batches, the same curve?
+r"""Fine-tunes an imported checkpoint beside Transformers: the same batches, the same curve?
 
-    python -m benchmarks.fidelity.finetune --data=gsm8k_train.jsonl --peer=PYTHON \\
+    python -m benchmarks.fidelity.finetune --data=gsm8k_train.jsonl --peer=PYTHON \
         --json=finetune.json
 
 Transformers writes a random Qwen2 (4 layers of 128); its tokenizer is trained here. It is imported,
@@ -29,10 +29,11 @@ import jax
 import numpy as np
 
 from benchmarks import figures
-from bstar_jax import adapters, hub, sharding, tasks, tokenizer
+from bstar_jax import hub, sharding, tasks, tokenizer
 from bstar_jax.config import MeshConfig, OptimizerConfig
+from bstar_jax.model import adapters
 from bstar_jax.training import optimizer
-from bstar_jax.training.batches import Batch, Example, StepBatch, encode, order
+from bstar_jax.training.batches import Batch, Example, StepBatch, encode, row_order
 from bstar_jax.training.fit import fit
 from bstar_jax.training.optimizer import Schedule
 
@@ -60,7 +61,7 @@ def prepare(arguments: argparse.Namespace, folder: pathlib.Path) -> list[Rows]:
     examples = [Example(query.prompt, query.solution, query.query_id) for query in queries]
     data, too_long = encode(trained, examples, max_prompt_tokens=384, max_tokens=640)
     assert not too_long, too_long[:1]
-    index = [order(len(data), BATCH, step, (0,)) for step in range(STEPS)]
+    index = [row_order(len(data), BATCH, step, (0,)) for step in range(STEPS)]
     batches = [data.take(each) for each in index]
     arrays: dict[str, Any] = {
         name: np.stack([getattr(batch, f"{name}_BL") for batch in batches])
@@ -78,9 +79,9 @@ def train(folder: pathlib.Path, kind: str, batches: Sequence[Rows]) -> list[floa
     if kind == "lora":
         config = dataclasses.replace(config, lora_rank=8, lora_alpha=16.0)
         frozen = params
-        params = jax.jit(functools.partial(adapters.start, config))(jax.random.key(0))
+        params = jax.jit(functools.partial(adapters.init_adapters, config))(jax.random.key(0))
         hub.export_adapter(config, params, str(folder / "model"), folder / "adapter")
-    state = optimizer.start(config, ADAM, mesh, params)
+    state = optimizer.init_state(config, ADAM, mesh, params)
     reports = fit(
         config, ADAM, Schedule(RATES[kind], 0, STEPS, 1.0), state, batches.__getitem__,
         frozen=frozen, mesh=mesh, first=0, steps=STEPS, every=1,

@@ -22,10 +22,10 @@ import numpy as np
 from benchmarks import figures
 from benchmarks.fidelity import stored
 from bstar_jax import model, sharding
-from bstar_jax.checkpoint import Checkpoints
 from bstar_jax.config import from_dict
 from bstar_jax.kernels import contract, reference
 from bstar_jax.phases.opening import resolve_model
+from bstar_jax.run.checkpoints import Checkpoints
 from bstar_jax.sampling.keys import Keys, at_token
 from bstar_jax.tokenizer import Tokenizer, load
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 FILES = {
     "gsm8k": "gsm8k_train.jsonl",
@@ -18,6 +19,8 @@ FILES = {
     "mbpp": "mbpp_part.jsonl",
     "humaneval": "humaneval_part.jsonl",
 }
+
+Record = dict[str, Any]
 
 
 def make(data: pathlib.Path, output: pathlib.Path) -> None:
@@ -41,20 +44,20 @@ def make(data: pathlib.Path, output: pathlib.Path) -> None:
         _write(output / f"{task}_responses.jsonl", _responses(records[task], respond))
 
 
-def _read(file: pathlib.Path) -> list[dict]:
+def _read(file: pathlib.Path) -> list[Record]:
     with open(file, encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
-def _write(file: pathlib.Path, rows: Iterable[dict]) -> None:
+def _write(file: pathlib.Path, rows: Iterable[Record]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _size(record: dict) -> int:
+def _size(record: Record) -> int:
     return len(json.dumps(record))
 
 
-def _repeated(records: list[dict], times: int, id_field: str) -> list[dict]:
+def _repeated(records: list[Record], times: int, id_field: str) -> list[Record]:
     """Every record several times, each time under another id."""
     return [
         {**record, id_field: f"{record[id_field]}/{copy}"}
@@ -63,12 +66,12 @@ def _repeated(records: list[dict], times: int, id_field: str) -> list[dict]:
     ]
 
 
-def _plain(records: list[dict]) -> list[dict]:
+def _plain(records: list[Record]) -> list[Record]:
     """Those whose program holds no tab."""
     return [record for record in records if "\t" not in record["code"]]
 
 
-def _solved(record: dict) -> dict:
+def _solved(record: Record) -> Record:
     """A question of ARC with the one-line solution that teaches how to name an option."""
     return {**record, "solution": f"Final answer: {record['answerKey']}"}
 
@@ -76,7 +79,9 @@ def _solved(record: dict) -> dict:
 # Responses to be graded: every record answered right, and wrong in several ways.
 
 
-def _responses(records: list[dict], respond: Callable[[dict, dict], list[str]]) -> list[dict]:
+def _responses(
+    records: list[Record], respond: Callable[[Record, Record], list[str]]
+) -> list[Record]:
     """Each record with its responses; the last response also cut by the length limit."""
     rows = []
     most = 150 if "test_list" in records[0] or "entry_point" in records[0] else 600
@@ -88,7 +93,7 @@ def _responses(records: list[dict], respond: Callable[[dict, dict], list[str]]) 
     return rows
 
 
-def _gsm8k(record: dict, other: dict) -> list[str]:
+def _gsm8k(record: Record, other: Record) -> list[str]:
     worked, _, number = record["answer"].rpartition("#### ")
     wrong_step = record["answer"].replace(">>", "1>>", 1)
     return [
@@ -97,7 +102,7 @@ def _gsm8k(record: dict, other: dict) -> list[str]:
     ]  # fmt: skip
 
 
-def _math(record: dict, other: dict) -> list[str]:
+def _math(record: Record, other: Record) -> list[str]:
     mine, theirs = record["answer"], other["answer"]
     return [
         f"# Answer\n\n{mine}", f"So it is \\boxed{{{mine}}}.", f"\\boxed{{{theirs}}}",
@@ -105,7 +110,7 @@ def _math(record: dict, other: dict) -> list[str]:
     ]  # fmt: skip
 
 
-def _arc(record: dict, other: dict) -> list[str]:
+def _arc(record: Record, other: Record) -> list[str]:
     del other
     label = record["answerKey"]
     labels = record["choices"]["label"]
@@ -116,7 +121,7 @@ def _arc(record: dict, other: dict) -> list[str]:
     ]  # fmt: skip
 
 
-def _mbpp(record: dict, other: dict) -> list[str]:
+def _mbpp(record: Record, other: Record) -> list[str]:
     code = record["code"]
     return [
         f"```python\n{code}\n```", f"```python\n{other['code']}\n```", code,
@@ -124,7 +129,7 @@ def _mbpp(record: dict, other: dict) -> list[str]:
     ]  # fmt: skip
 
 
-def _humaneval(record: dict, other: dict) -> list[str]:
+def _humaneval(record: Record, other: Record) -> list[str]:
     return [record["canonical_solution"], other["canonical_solution"], "    return None\n"]
 
 

@@ -45,7 +45,7 @@ class Case:
     needs: tuple[str, ...] = ()
 
 
-def flags(**settings) -> tuple[str, ...]:
+def flags(**settings: object) -> tuple[str, ...]:
     """Overrides; a double underscore stands for the dot: sft__steps=3 is --config.sft.steps=3."""
     return tuple(f"--config.{name.replace('__', '.')}={value}" for name, value in settings.items())
 

@@ -1,9 +1,9 @@
-"""Compares one iteration on a mesh of eight virtual CPU devices with the same on one device.
+r"""Compares one iteration on a mesh of eight virtual CPU devices with the same on one device.
 
     python -m benchmarks.fidelity.mesh --workdir=runs/mesh --json=runs/mesh.json
-    python -m benchmarks.fidelity.mesh --workdir=DIR --mesh=8,1,1 \\
+    python -m benchmarks.fidelity.mesh --workdir=DIR --mesh=8,1,1 \
         --overrides='--config.sft.steps=50'
-    python -m benchmarks.fidelity.mesh --workdir=DIR --mesh=all \\
+    python -m benchmarks.fidelity.mesh --workdir=DIR --mesh=all \
         --overrides='--config.model.heads=8 --config.model.kv_heads=8'
 
 The run is made on one device. Then every phase is done again on the mesh (data, fsdp, tensor),

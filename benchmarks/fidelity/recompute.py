@@ -141,7 +141,13 @@ class Recomputation:
             cells[row["temperature"], row["top_k"]].append(row)
         axes = [stored["axes"][name] for name in AXES]
         asked = [section[field] for field in AXES.values()]
-        report.add("axes of balance.json", sum(asked, []), sum(axes, []), at=at, limit=0)
+        report.add(
+            "axes of balance.json",
+            [*itertools.chain(*asked)],
+            [*itertools.chain(*axes)],
+            at=at,
+            limit=0,
+        )
         score = np.zeros([len(axis) for axis in axes])
         for t, k, h, w in itertools.product(*map(range, score.shape)):
             groups = selecting.by_query(cells[float(np.float32(axes[0][t])), axes[1][k]])

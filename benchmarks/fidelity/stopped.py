@@ -141,7 +141,7 @@ class Stopper:
 
 
 def main() -> None:
-    parser = figures.parser(__doc__)
+    parser = figures.parser_of(__doc__)
     parser.add_argument("action", choices=("stop", "continue"))
     parser.add_argument("--root", type=pathlib.Path, required=True, help="the checkout to run")
     parser.add_argument("--python", required=True, help="an interpreter with its requirements")

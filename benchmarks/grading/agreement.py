@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.figures import Spread
 from benchmarks.grading.references import MARKER, cases, references, response
-from bstar_jax.rewards import mathematics
+from bstar_jax.answers.mathematics import verifier as mathematics
 
 Pair = tuple[str, str]  # answer, reference
 
@@ -52,12 +52,12 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     ours, theirs, seconds = list[str](), list[bool](), {"ours": [], "theirs": []}
     by_math_verify(*pairs[0])
     size = -(-len(pairs) // arguments.blocks)
-    with mathematics.Grader(arguments.workers, arguments.limit) as grader:
-        grader.grade([(f"x+{i}", f"{i}+x") for i in range(32)])
+    with mathematics.MathVerifier(arguments.workers, arguments.limit) as verifier:
+        verifier.verify([(f"x+{i}", f"{i}+x") for i in range(32)])
         for start in range(0, len(pairs), size):
             block = pairs[start : start + size]
             begun = time.perf_counter()
-            ours += [grade.reason for grade in grader.grade(block)]
+            ours += [verdict.reason for verdict in verifier.verify(block)]
             between = time.perf_counter()
             theirs += [by_math_verify(*pair) for pair in block]
             seconds["ours"].append(between - begun)

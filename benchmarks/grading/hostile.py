@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.grading import hostile_answers
-from benchmarks.grading.references import MARKER
-from bstar_jax import rewards
+from benchmarks.grading.references import MARKER, open_grader
+from bstar_jax.answers.mathematics.verifier import MathVerifier
 from bstar_jax.config import RewardsConfig
-from bstar_jax.records import SPLITS, Query
-from bstar_jax.rewards import mathematics
+from bstar_jax.grading import Grade
+from bstar_jax.records import SPLITS, Query, Response
 from bstar_jax.tasks import Task
 from bstar_jax.tasks.loading import FORMATS
 
@@ -55,19 +55,17 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 def _grade(
     name: str, answers: Answers, arguments: argparse.Namespace
-) -> tuple[list[rewards.Grade], list[float], int]:
+) -> tuple[list[Grade], list[float], int]:
     """Grades and seconds of the answers; of 100 references how many are right afterwards."""
     task, queries = _task(name, [reference for *_, reference in answers])
     texts = [f"{MARKERS[name]}\n\n{answer}" for _, answer, _ in answers]
-    responses = list(map(rewards.Row, queries, texts))
+    responses = list(map(Response, queries, texts))
     settings = RewardsConfig(workers=arguments.workers, seconds=arguments.hostile_limit)
-    grades, seconds = list[rewards.Grade](), list[float]()
-    with rewards.open_grader(task, settings) as grader:
+    grades, seconds = list[Grade](), list[float]()
+    with open_grader(task, settings) as grader:
         if name == "math":
             grades = list(grader.grade(responses))
-            plain = [
-                rewards.Row(query, f"{MARKER}\n\n{query.reference}") for query in queries[:100]
-            ]
+            plain = [Response(query, f"{MARKER}\n\n{query.reference}") for query in queries[:100]]
             after = sum(bool(grade.correct) for grade in grader.grade(plain))
             return grades, [grade.seconds for grade in grades], after
         for one in responses:
@@ -86,7 +84,7 @@ def _task(name: str, references: Sequence[str]) -> tuple[Task, list[Query]]:
         references = ["A"] * len(references)
         fields |= {"labels": ["A", "B"], "options": ["7", "the moon"]}
     queries = [
-        Query(f"q{number}", "train", "?", reference, fields=fields)
+        Query(f"q{number}", "train", "?", reference, fields=fields, source=name)
         for number, reference in enumerate(references)
     ]
     splits = {split: tuple(queries) if split == "train" else () for split in SPLITS}
@@ -95,10 +93,10 @@ def _task(name: str, references: Sequence[str]) -> tuple[Task, list[Query]]:
 
 def _workers_afterwards(answers: Answers, arguments: argparse.Namespace) -> dict[str, Any]:
     """Whether workers that met hostile answers are there afterwards, and still right."""
-    with mathematics.Grader(arguments.workers, arguments.hostile_limit) as grader:
-        grader.grade([(answer, reference) for _, answer, reference in answers[:200]])
-        after = grader.grade([(f"x+{i}", f"{i}+x") for i in range(100)])
+    with MathVerifier(arguments.workers, arguments.hostile_limit) as verifier:
+        verifier.verify([(answer, reference) for _, answer, reference in answers[:200]])
+        after = verifier.verify([(f"x+{i}", f"{i}+x") for i in range(100)])
         return {
-            "by algebra right afterwards": sum(grade.reason == "correct" for grade in after),
-            "workers afterwards": f"{grader.workers_alive} of {arguments.workers}",
+            "by algebra right afterwards": sum(verdict.reason == "correct" for verdict in after),
+            "workers afterwards": f"{verifier.workers_alive} of {arguments.workers}",
         }

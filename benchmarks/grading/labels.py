@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.grading import phrasings
 from benchmarks.grading.references import records
-from bstar_jax.rewards import choices
+from bstar_jax.answers import choices
 
 
 def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:

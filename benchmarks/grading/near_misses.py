@@ -14,7 +14,7 @@ PAIR = re.compile(r"(\\left)?\s*([(\[])([^()\[\]]+),([^()\[\],]+?)(\\right)?\s*(
 
 
 def other_sign(text: str) -> str | None:
-    if re.search(r"[,=]|\\pm|\\text|\\begin", text) and number(text) is None or number(text) == 0:
+    if (re.search(r"[,=]|\\pm|\\text|\\begin", text) and number(text) is None) or number(text) == 0:
         return None
     if re.search(r"(?<!^)[-+]", text.strip()):
         return f"-({text})"

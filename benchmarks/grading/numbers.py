@@ -7,7 +7,7 @@ from fractions import Fraction
 
 
 def number(text: str) -> Fraction | None:
-    """The number that a plain text is, or None: integers, decimals, \\frac{a}{b}."""
+    r"""The number that a plain text is, or None: integers, decimals, \frac{a}{b}."""
     bare = re.sub(r"(?<=\d),(?:\\!\s*)?(?=\d{3}(?!\d))", "", text)
     bare = re.sub(r"^(-?)\\?\$", r"\1", bare).replace(r"\frac ", r"\frac")
     if re.fullmatch(r"-?\d*\.?\d+", bare):

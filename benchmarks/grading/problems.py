@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from bstar_jax import tasks
+from bstar_jax.grading.code.submissions import written
 from bstar_jax.records import Query
-from bstar_jax.rewards.programs import written
 
 # Kinds of mutants, and the reasons for which each may fail.
 FITTING = {

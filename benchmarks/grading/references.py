@@ -7,6 +7,7 @@ theirs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import pathlib
 import random
@@ -16,9 +17,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.grading import near_misses, rewritings
-from bstar_jax import rewards, tasks
+from bstar_jax import grading, tasks
+from bstar_jax.answers.mathematics import verifier as mathematics
 from bstar_jax.config import RewardsConfig, TaskConfig
-from bstar_jax.rewards import mathematics
 
 MARKER = "# Answer"
 TASKS = {"gsm8k": "gsm8k", "math500": "math"}  # by data set
@@ -87,17 +88,25 @@ def cases(data_set: str, answers: Sequence[str], seed: int) -> list[Case]:
 
 def grade_as_responses(
     data_set: str, rows: Sequence[Case], workers: int, seconds: float
-) -> Sequence[rewards.Grade]:
+) -> Sequence[grading.Grade]:
     """The grades of answers as responses to the task of a data set, read from a file."""
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "responses.jsonl")
         with open(file, "w", encoding="utf-8") as lines:
             for row in rows:
                 lines.write(json.dumps(_record(data_set, row)) + "\n")
-        task, responses = tasks.load_responses(file, TaskConfig(name=TASKS[data_set]))
+        task, responses, _ = tasks.load_responses(file, TaskConfig(name=TASKS[data_set]))
     settings = RewardsConfig(workers=workers, seconds=seconds)
-    with rewards.open_grader(task, settings) as grader:
-        return grader.grade([rewards.Row(*each[:3]) for each in responses])
+    with open_grader(task, settings) as grader:
+        return grader.grade(responses)
+
+
+def open_grader(
+    task: tasks.Task, settings: RewardsConfig
+) -> contextlib.AbstractContextManager[grading.Grader]:
+    """A grader of responses to all queries of a task."""
+    queries = task.query_by_id.values()
+    return grading.open_grader(queries, task.sources, settings, task.places)
 
 
 def _record(data_set: str, row: Case) -> dict[str, str]:

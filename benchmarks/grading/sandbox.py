@@ -25,8 +25,8 @@ from benchmarks import figures
 from benchmarks.figures import ROOT, Spread
 from benchmarks.grading import problems as published
 from benchmarks.grading.problems import FITTING, Problem, passes_bare
-from bstar_jax.rewards.code import Grader
-from bstar_jax.rewards.sandbox import Limits
+from bstar_jax.grading.code.verifier import CodeVerifier
+from bstar_jax.isolation.sandbox import Limits
 from tests.escapes import ESCAPES
 from tests.forgeries import FORGERIES
 
@@ -43,11 +43,11 @@ def grade_references(
       Those that failed the last time, programs a second, CPU milliseconds a program.
     """
     rates, costs, failing = list[float](), list[float](), list[str]()
-    with Grader() as grader:
+    with CodeVerifier() as verifier:
         for _ in range(repeats):
             start, used = time.perf_counter(), cpu_seconds()
             jobs = [(problem.tests, problem.response, problem.reference) for problem in problems]
-            verdicts = grader.grade_many(jobs)
+            verdicts = verifier.verify_many(jobs)
             rates.append(len(problems) / (time.perf_counter() - start))
             costs.append(1e3 * (cpu_seconds() - used) / len(problems))
             pairs = zip(problems, verdicts, strict=True)
@@ -66,8 +66,8 @@ def grade_mutants(problems: Sequence[Problem], kind: str) -> dict[str, Any]:
     is_short = kind not in ENDLESS
     limits = Limits() if is_short else Limits(wall_seconds=1.0)
     jobs = [(problem.tests, problem.mutants[kind], problem.reference) for problem in problems]
-    with Grader(limits, workers=WAITING if kind == "sleep" else 0) as grader:
-        verdicts = grader.grade_many(jobs, retry=is_short)
+    with CodeVerifier(limits, workers=WAITING if kind == "sleep" else 0) as verifier:
+        verdicts = verifier.verify_many(jobs, retry=is_short)
     pairs = list(zip(problems, verdicts, strict=True))
     return {
         "graded": len(jobs),
@@ -91,9 +91,9 @@ def scripts_per_second(tests: int = 20, programs: int = 60) -> float:
     numbers = [str(number) for number in range(tests)]
     outputs = [str(2 * number) for number in range(tests)]
     problem = {"kind": "stdio", "inputs": numbers, "outputs": outputs}
-    with Grader() as grader:
+    with CodeVerifier() as verifier:
         start = time.perf_counter()
-        verdicts = grader.grade_many([(problem, "print(2 * int(input()))")] * programs)
+        verdicts = verifier.verify_many([(problem, "print(2 * int(input()))")] * programs)
         seconds = time.perf_counter() - start
     assert all(verdict.passed for verdict in verdicts)
     return programs / seconds
@@ -114,8 +114,8 @@ def grade_escapes() -> tuple[int, list[str]]:
             for name, value in values.items():
                 program = program.replace(name, str(value))
             jobs.append((case.tests, program))
-        with Grader(limits) as grader:
-            verdicts = grader.grade_many(jobs, retry=False)
+        with CodeVerifier(limits) as verifier:
+            verdicts = verifier.verify_many(jobs, retry=False)
         found += [
             f"{case.name}: {verdict.reason}: {verdict.message}"
             for case, verdict in zip(chosen, verdicts, strict=True)

@@ -1,7 +1,7 @@
-"""Runs variants of a config over seeds at equal budgets, and tabulates them by iteration.
+r"""Runs variants of a config over seeds at equal budgets, and tabulates them by iteration.
 
     python -m benchmarks.learning.compare --output=runs/compare --json=runs/compare.json
-    python -m benchmarks.learning.compare --seeds=5,6 --variants=bstar,online_rft \\
+    python -m benchmarks.learning.compare --seeds=5,6 --variants=bstar,online_rft \
         --overrides='--config.loop.iterations=2'
 
 Variants are those of the config file (`--config=FILE:VARIANT`), and one that is made here:

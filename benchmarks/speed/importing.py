@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks import figures
 from bstar_jax import hub
 from bstar_jax.config import ModelConfig
-from bstar_jax.hub import llama, names, writer
+from bstar_jax.hub import architecture, names, safetensors_files
 
 DTYPES = ("float32", "bfloat16", "file")
 SHAPE = ModelConfig(
@@ -39,11 +39,16 @@ SHAPE = ModelConfig(
 
 def write(folder: pathlib.Path) -> int:
     """Writes a checkpoint, one tensor after another; returns the bytes of its file."""
-    settings = llama.write_config(SHAPE, {})
-    writer.write_json(folder / "config.json", settings)
-    specs = {name: ("BF16", entry.shape) for name, entry in names.by_name(SHAPE).items()}
+    settings = architecture.write_llama_config(SHAPE, {})
+    safetensors_files.write_json(folder / "config.json", settings)
+    entries = names.by_name(SHAPE, names.LLAMA_NAMES)
+    specs = {name: ("BF16", entry.shape) for name, entry in entries.items()}
     file = folder / "model.safetensors"
-    writer.write_tensors(file, specs, lambda name: np.ones(specs[name][1], ml_dtypes.bfloat16))
+
+    def ones(name: str) -> np.ndarray:
+        return np.ones(specs[name][1], ml_dtypes.bfloat16)
+
+    safetensors_files.write_tensors(file, specs, ones)
     return file.stat().st_size
 
 

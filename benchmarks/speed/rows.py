@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks import figures
 from bstar_jax import balance
-from bstar_jax.phases import pools
+from bstar_jax.phases import arrays
 from bstar_jax.records import Rollouts
 
 # A response has about a kilobyte; texts are distinct up to a number at their end.
@@ -75,12 +75,12 @@ def measure(queries: int, responses: int) -> dict[str, Any]:
         rows = timed("read", lambda: Rollouts.read(file))
     ids = [f"train/{query}" for query in range(queries)]
     rows = timed("sort", lambda: rows.sorted(ids))
-    shape = pools.query_shape(rows)
+    shape = arrays.query_shape(rows)
     task: Any = types.SimpleNamespace(steps="", answer_kind="math")
-    pool = timed("pool", lambda: pools.pool(task, rows, shape, distinct="text"))
+    graded = timed("pool", lambda: arrays.graded_responses(task, rows, shape, distinct="text"))
     rule: dict[str, Any] = {"threshold": 0.5, "process_weight": 1.0, "cap": 0, "rules": "paper"}
-    selected_QN = timed("select", lambda: np.asarray(balance.select(pool, **rule)))
-    keep: Any = pools.flatten(rows, selected_QN)
+    selected_QN = timed("select", lambda: np.asarray(balance.select(graded, **rule)))
+    keep: Any = arrays.to_rows(rows, selected_QN)
     kept = timed("keep", lambda: rows.filter(keep))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {

@@ -1,6 +1,6 @@
-"""Compares our optimizer step with Transformers' under torch and Tunix's: same weights, same batch.
+r"""Compares our optimizer step with Transformers' and Tunix's: same weights, same batch.
 
-    python -m benchmarks.speed.training --transformers-python=TORCH/bin/python \\
+    python -m benchmarks.speed.training --transformers-python=TORCH/bin/python \
         --tunix-python=TUNIX/bin/python --json=training.json
     python -m benchmarks.speed.training --repeats=1                  # to see that all works
 

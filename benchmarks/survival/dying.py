@@ -36,7 +36,7 @@ def main() -> None:
     mode, path, separator, *flags = sys.argv[1:]
     if mode not in ("--record", "--die-at") or separator != "--":
         raise SystemExit(__doc__)
-    record = open(path, "a", buffering=1) if mode == "--record" else None
+    record = open(path, "a", buffering=1) if mode == "--record" else None  # noqa: SIM115  (open to the end)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         found = target(event, arguments)

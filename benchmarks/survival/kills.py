@@ -1,7 +1,7 @@
-"""Kills a run again and again, and checks that it ends where an undisturbed one does.
+r"""Kills a run again and again, and checks that it ends where an undisturbed one does.
 
     python -m benchmarks.survival.kills --workdir=runs/kills --cpus=0 --json=runs/kills.json
-    python -m benchmarks.survival.kills --workdir=DIR --kills=5 \\
+    python -m benchmarks.survival.kills --workdir=DIR --kills=5 \
         --overrides='--config.loop.iterations=2'
 
 One run is left alone and watched. A second one, of the same command and on the same cores, is

@@ -8,9 +8,9 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Array, Bool, Float, Int, jaxtyped
 
+from bstar_jax.balance.rules import RULES
 from bstar_jax.metrics import MICRO
 
-RULES = ("paper", "reference")
 DIGIT_BITS = 12  # sums of such digits over 2^12 queries are exact in float32 too
 EXACT_DIGITS = 4  # 48 bits: the mean is known to 1e-14, and rounds as the true one does
 
@@ -18,10 +18,20 @@ EXACT_DIGITS = 4  # 48 bits: the mean is known to 1e-14, and rounds as the true 
 def check_settings(
     target_correct: int, shape: tuple[int, ...], *, rules: str = "paper", cap: int = 0
 ) -> None:
-    """Raises a ValueError that names what is out of range; `shape` ends in [Q, N]."""
+    """Refuses settings that are out of range.
+
+    Args:
+      target_correct: n*, unique correct responses wanted a query.
+      shape: Shape of the responses; ends in [Q, N].
+      rules: A key of `RULES`.
+      cap: Most responses selected a query; 0 keeps all.
+
+    Raises:
+      ValueError: Naming the value and the rule.
+    """
     *_, num_queries, num_samples = shape
     if rules not in RULES:
-        raise ValueError(f"rules={rules!r} is not known; write one of {RULES}")
+        raise ValueError(f"rules={rules!r} is not known; write one of {tuple(RULES)}")
     if cap < 0:
         raise ValueError(f"cap={cap} must be at least 0; 0 keeps all")
     if target_correct < 1:
@@ -56,16 +66,16 @@ def balance_score(
     Example: n* = 8; 4 selected, all correct -> 0.5; 16 selected, 8 correct -> 0.5.
 
     Args:
-        is_correct_QN: Whether response n of query q has the reference answer.
-        is_selected_QN: Whether it was selected, see `select`. Repeats of an earlier
-            response are False: n'_q counts unique responses.
-        target_correct: n*, unique correct responses wanted a query, at least 1.
+      is_correct_QN: Whether response n of query q has the reference answer.
+      is_selected_QN: Whether it was selected, see `select`. Repeats of an earlier response are
+        False: n'_q counts unique responses.
+      target_correct: n*, unique correct responses wanted a query, at least 1.
 
     Returns:
-        Scores in [0, 1], no unit; exactly 0 for a query with nothing selected.
+      Scores in [0, 1], no unit; exactly 0 for a query with nothing selected.
 
     Raises:
-        ValueError: If `target_correct` is below 1.
+      ValueError: If `target_correct` is below 1.
     """
     check_settings(target_correct, is_correct_QN.shape)
     num_correct_Q, num_selected_Q = _counts(is_correct_QN, is_selected_QN)
@@ -78,15 +88,24 @@ def score_digits(
     num_selected: Int[Array, "*axes"],
     target_correct: Int[Array, ""],
     num_digits: int,
-) -> Int[Array, "D+1 *axes"]:
-    """The balance scores' first digits in base 2^12, then whether anything is selected.
+) -> Int[Array, "I+1 *axes"]:
+    """Computes the first digits of balance scores in base 2^12, then whether any is selected.
 
-        score = sum_d digit_d * 2^(-12 d), d from 1
+        score = sum_i digit_i * 2^(-12 i), i from 1
 
-    by long division in integers. A score of 1 has the digits 2^12, 0, 0, ...: what is used
-    are sums of digits over queries, exact whatever the order of adding.
+    by long division in integers. A score of 1 has the digits 2^12, 0, 0, ...: only sums of digits
+    over queries are used, which are exact in any order of adding.
 
     Example: 1 of 3 selected correct, n* = 1, 2 digits -> 1365, 1365, then 1.
+
+    Args:
+      num_correct: Correct responses among those selected.
+      num_selected: Responses selected.
+      target_correct: n*.
+      num_digits: I.
+
+    Returns:
+      The I digits, then 1 where something is selected, else 0.
     """
     rest = jnp.minimum(num_correct, target_correct) * num_correct
     whole = jnp.maximum(target_correct * num_selected, 1)
@@ -99,10 +118,18 @@ def score_digits(
 
 
 def objective_micro(sums: np.ndarray, num_queries: int, rules: str, *, axis: int) -> np.ndarray:
-    """Mean scores in micro-units, int64, from sums of `score_digits` that lie along `axis`."""
+    """Returns mean scores in micro-units, int64.
+
+    Args:
+      sums: Sums of `score_digits` over queries, digits along `axis`.
+      num_queries: Q.
+      rules: A key of `RULES`.
+      axis: Of the digits.
+    """
     *digits, num_covered = np.moveaxis(np.asarray(sums, np.float64), axis, 0)
-    total = sum(digit * 2.0 ** (-DIGIT_BITS * d) for d, digit in enumerate(digits, start=1))
-    mean = total / (num_queries if rules == "paper" else np.maximum(num_covered, 1))
+    total = sum(digit * 2.0 ** (-DIGIT_BITS * i) for i, digit in enumerate(digits, start=1))
+    covered_only = RULES[rules].averages_covered_queries
+    mean = total / (np.maximum(num_covered, 1) if covered_only else num_queries)
     # To 1e-12 first: it restores exact halves of 1e-6 that the digits cut short by 1e-14.
     return np.rint(np.round(mean, 12) * MICRO).astype(np.int64)
 
@@ -120,15 +147,22 @@ def objective(
     target_correct: int,
     rules: str = "paper",
 ) -> float:
-    """Mean balance score of a set of queries, rounded to 1e-6.
+    """Computes the mean balance score of a set of queries, rounded to 1e-6.
 
-    Over all queries under the paper's rules; under the reference's over those with something
-    selected, and 0 where there are none.
+    The paper's rules average over all queries; the reference's over those with something
+    selected, and give 0 where there are none.
 
-    Example: scores 0.5 and 0, the latter as nothing is selected -> paper 0.25, reference 0.5.
+    Example: scores 0.5 and 0, the latter because nothing is selected -> paper 0.25,
+    reference 0.5.
+
+    Args:
+      is_correct_QN: Whether response n of query q has the reference answer.
+      is_selected_QN: Whether it was selected, see `select`.
+      target_correct: n*, unique correct responses wanted a query, at least 1.
+      rules: A key of `RULES`.
 
     Raises:
-        ValueError: If a setting is out of range, shapes differ or there is no query.
+      ValueError: If a setting is out of range, shapes differ or there is no query.
     """
     shape = np.shape(is_correct_QN)
     if len(shape) != 2 or 0 in shape or shape != np.shape(is_selected_QN):
@@ -138,5 +172,5 @@ def objective(
         )
     check_settings(target_correct, shape, rules=rules)
     arguments = jax.device_put((is_correct_QN, is_selected_QN, np.int32(target_correct)))
-    sums_D = jax.device_get(_digit_sums(*arguments))
-    return float(objective_micro(sums_D, shape[0], rules, axis=0)) / MICRO
+    sums_I = jax.device_get(_digit_sums(*arguments))
+    return float(objective_micro(sums_I, shape[0], rules, axis=0)) / MICRO

@@ -1,4 +1,4 @@
-"""The balance score over a grid of cells, the choice, and how sure it is."""
+"""The balance score over a grid of cells, the choice, and how certain it is."""
 
 import dataclasses
 from functools import partial
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from bstar_jax.balance.rules import RULES
 from bstar_jax.balance.score import (
     DIGIT_BITS,
     EXACT_DIGITS,
@@ -15,11 +16,13 @@ from bstar_jax.balance.score import (
     objective_micro,
     score_digits,
 )
-from bstar_jax.balance.selection import Pool, rank
+from bstar_jax.balance.selection import GradedResponses, rank
 from bstar_jax.metrics import MICRO, to_micro
 
 _BOOTSTRAP_DIGITS = 2  # 24 bits, what a float32 holds
 _PERCENTILES = (2.5, 97.5)
+BLOCK_BYTES = 256 * 2**20
+"""Bytes of the largest array that the device programs make, by default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +30,10 @@ class Choice:
     """One cell: how to sample, and what to keep.
 
     Attributes:
-        temperature: Of sampling; 0 is greedy.
-        top_k: Tokens kept in sampling; 0 is off.
-        threshold: Kept are rewards strictly above.
-        process_weight: Of the process reward in the reward.
+      temperature: Divides the logits in sampling; 0 is greedy.
+      top_k: Tokens kept in sampling; 0 is off.
+      threshold: Responses with a reward strictly above it are kept.
+      process_weight: Factor of the process reward in the reward.
     """
 
     temperature: float
@@ -41,10 +44,16 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The cells searched: every combination of the values of four axes, named as in `Choice`.
+    """The cells searched: every combination of the values of four axes.
+
+    Attributes:
+      temperatures: Values of `Choice.temperature`.
+      top_ks: Values of `Choice.top_k`.
+      thresholds: Values of `Choice.threshold`.
+      process_weights: Values of `Choice.process_weight`.
 
     Raises:
-        ValueError: If an axis is empty.
+      ValueError: If an axis is empty.
     """
 
     temperatures: tuple[float, ...]
@@ -52,13 +61,13 @@ class Grid:
     thresholds: tuple[float, ...]
     process_weights: tuple[float, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if 0 in self.shape:
             raise ValueError(f"every axis of a grid needs a value, got lengths {self.shape}")
 
     @property
     def axes(self) -> dict[str, tuple]:
-        """Values by the name that a choice gives the axis, in axis order T, K, H, W."""
+        """Values by the field of `Choice` that they are for, in axis order T, K, H, W."""
         values = (self.temperatures, self.top_ks, self.thresholds, self.process_weights)
         names = (field.name for field in dataclasses.fields(Choice))
         return dict(zip(names, values, strict=True))
@@ -66,10 +75,11 @@ class Grid:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Lengths (T, K, H, W)."""
-        return tuple(len(values) for values in self.axes.values())
+        num_t, num_k, num_h, num_w = (len(values) for values in self.axes.values())
+        return num_t, num_k, num_h, num_w
 
     def choice(self, index: tuple[int, int, int, int]) -> Choice:
-        """The cell at (t, k, h, w)."""
+        """Returns the cell at (t, k, h, w)."""
         return Choice(*(axis[i] for axis, i in zip(self.axes.values(), index, strict=True)))
 
 
@@ -78,16 +88,16 @@ class Surface:
     """The balance score over the grid, and the cell chosen.
 
     Attributes:
-        grid: The cells.
-        rules: "paper" or "reference".
-        score_TKHW: Objectives, rounded to 1e-6.
-        low_TKHW: 2.5 percentiles of the resampled objectives, rounded to 1e-6.
-        high_TKHW: 97.5 percentiles.
-        index: (t, k, h, w) of the highest score; among equals the first in axis order.
-        probability_best: Share of resamples in which no cell beats the chosen one, objectives
-            rounded to 1e-6; a tie counts for the choice.
-        num_queries: Q, calibration queries.
-        num_samples: N, responses a query, temperature and top-k.
+      grid: The cells.
+      rules: A key of `RULES`.
+      score_TKHW: Objectives, rounded to 1e-6.
+      low_TKHW: 2.5 percentiles of the resampled objectives, rounded to 1e-6.
+      high_TKHW: 97.5 percentiles.
+      index: (t, k, h, w) of the highest score; among equals the first in axis order.
+      probability_best: Share of resamples in which no cell beats the chosen one, objectives
+        rounded to 1e-6; a tie counts for the choice.
+      num_queries: Q, calibration queries.
+      num_samples: N, responses a query, temperature and top-k.
     """
 
     grid: Grid
@@ -106,7 +116,7 @@ class Surface:
         return self.grid.choice(self.index)
 
     def to_json(self) -> dict:
-        """The content of balance.json: no NaN; nested lists are indexed [T][K][H][W]."""
+        """Returns the content of balance.json: no NaN; nested lists are indexed [T][K][H][W]."""
         chosen = {
             "balance_score": float(self.score_TKHW[self.index]),
             "balance_low": float(self.low_TKHW[self.index]),
@@ -127,14 +137,23 @@ class Surface:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["pool", "reward_TKWQN", "threshold_H", "cap", "target_correct"],
+    data_fields=["graded", "reward_TKWQN", "threshold_H", "cap", "target_correct"],
     meta_fields=["rules"],
 )
 @dataclasses.dataclass(frozen=True)
-class _Search:
-    """What the two device programs read; all but `rules` and the shapes is traced."""
+class GridSearch:
+    """What the two device programs read; everything but `rules` and the shapes is traced.
 
-    pool: Pool
+    Attributes:
+      graded: Graded responses, arrays [T, K, Q, N].
+      reward_TKWQN: Their rewards at each process weight, micro-units, int32.
+      threshold_H: Micro-units, int32.
+      cap: Most responses selected a query; 0 keeps all.
+      target_correct: n*.
+      rules: A key of `RULES`.
+    """
+
+    graded: GradedResponses
     reward_TKWQN: Array
     threshold_H: Array
     cap: Array
@@ -146,20 +165,20 @@ class _Search:
         """Indices of the slabs, (t, k, w) in axis order."""
         return jnp.arange(int(np.prod(self.reward_TKWQN.shape[:3])))
 
-    def digits(self, slab: Array, num_digits: int) -> Int[Array, "D+1 Q H"]:
-        """`score_digits` of a slab: one sort, which serves all of its thresholds."""
+    def digits(self, slab: Array, num_digits: int) -> Int[Array, "I+1 Q H"]:
+        """Computes `score_digits` of a slab: one sort serves all of its thresholds."""
         num_weights, *queries = self.reward_TKWQN.shape[2:]
         reward_QN = self.reward_TKWQN.reshape(-1, *queries)[slab]
         cell = slab // num_weights
-        pool = jax.tree.map(lambda x_TKQN: x_TKQN.reshape(-1, *queries)[cell], self.pool)
-        ranking = rank(pool, reward_QN, self.rules)
+        graded = jax.tree.map(lambda x_TKQN: x_TKQN.reshape(-1, *queries)[cell], self.graded)
+        ranking = rank(graded, reward_QN, self.rules)
         counts = ranking.counts(ranking.reach(self.threshold_H, self.cap))
         return score_digits(*counts, self.target_correct, num_digits)
 
 
 @partial(jax.jit, static_argnames="block")
-def _digit_sums(search: _Search, block: int) -> Int[Array, "C D+1 H"]:
-    """Sums over queries of `score_digits`: what the objectives are made of."""
+def digit_sums(search: GridSearch, block: int) -> Int[Array, "C I+1 H"]:
+    """Sums `score_digits` over queries, a block of slabs at a time; `objective_micro` reads it."""
     return jax.lax.map(
         lambda slab: search.digits(slab, EXACT_DIGITS).sum(axis=1), search.slabs, batch_size=block
     )
@@ -167,7 +186,7 @@ def _digit_sums(search: _Search, block: int) -> Int[Array, "C D+1 H"]:
 
 @partial(jax.jit, static_argnames=("num_resamples", "num_queries"))
 def bootstrap_counts(key: Array, num_resamples: int, num_queries: int) -> Int[Array, "R Q"]:
-    """How often each resample holds each query: Q queries are drawn, with replacement.
+    """Draws Q queries with replacement for each resample; returns how often each was drawn.
 
     One draw serves every cell, so that cells are compared on the same queries (paired).
     """
@@ -176,22 +195,30 @@ def bootstrap_counts(key: Array, num_resamples: int, num_queries: int) -> Int[Ar
 
 
 @partial(jax.jit, static_argnames="block")
-def _bootstrap(
-    search: _Search, counts_RQ: Array, choice: tuple[Array, Array], block: int
+def bootstrap(
+    search: GridSearch, counts_RQ: Array, choice: tuple[Array, Array], block: int
 ) -> tuple[Float[Array, "C 2 H"], Int[Array, ""]]:
-    """Interval of each cell, and in how many resamples the choice (slab, h) is best."""
+    """Computes the interval of each cell, and in how many resamples the choice is best.
 
-    def resample(slab):
+    Args:
+      search: The cells.
+      counts_RQ: As `bootstrap_counts` returns them.
+      choice: Indices (slab, h) of the chosen cell.
+      block: Slabs computed at once.
+    """
+
+    def resample(slab: Array) -> tuple[Array, Array, Array]:
         # Whole numbers up to 2^24: exact in float32 in any order of adding, for Q <= 4096.
         first_RH, second_RH, num_covered_RH = jnp.einsum(
-            "rq,dqh->drh",
+            "rq,iqh->irh",
             counts_RQ.astype(jnp.float32),
             search.digits(slab, _BOOTSTRAP_DIGITS).astype(jnp.float32),
             precision="highest",
         )
         total_RH = (first_RH + second_RH * 2.0**-DIGIT_BITS) * 2.0**-DIGIT_BITS
-        is_paper = search.rules == "paper"
-        mean_RH = total_RH / (counts_RQ.shape[1] if is_paper else jnp.maximum(num_covered_RH, 1.0))
+        covered_only = RULES[search.rules].averages_covered_queries
+        count = jnp.maximum(num_covered_RH, 1.0) if covered_only else counts_RQ.shape[1]
+        mean_RH = total_RH / count
         micro_RH = jnp.rint(mean_RH * MICRO)
         chosen_R = jnp.where(slab == choice[0], micro_RH[:, choice[1]], 0.0)
         interval_2H = jnp.percentile(mean_RH, jnp.array(_PERCENTILES), axis=0)
@@ -201,7 +228,18 @@ def _bootstrap(
     return interval_C2H, (chosen_CR.max(axis=0) >= best_CR.max(axis=0)).sum()
 
 
-def _slabs_a_block(grid: Grid, num_queries: int, num_resamples: int, max_bytes: int) -> int:
+def slabs_per_block(grid: Grid, num_queries: int, num_resamples: int, max_bytes: int) -> int:
+    """Returns how many slabs the programs compute at once.
+
+    Args:
+      grid: The cells.
+      num_queries: Q.
+      num_resamples: R.
+      max_bytes: Bytes of the largest array.
+
+    Raises:
+      ValueError: If an array of a single slab is larger.
+    """
     num_slabs = int(np.prod(grid.shape)) // len(grid.thresholds)
     widest = max((EXACT_DIGITS + 1) * num_queries, (_BOOTSTRAP_DIGITS + 1) * num_resamples)
     slab_bytes = 4 * len(grid.thresholds) * widest
@@ -216,64 +254,59 @@ def _slabs_a_block(grid: Grid, num_queries: int, num_resamples: int, max_bytes: 
 
 def balance_surface(
     grid: Grid,
-    pool: Pool,
+    graded: GradedResponses,
     key: Array,
     *,
     target_correct: int,
     cap: int = 0,
     rules: str = "paper",
     num_resamples: int = 1000,
-    max_bytes: int = 256 * 2**20,
+    max_bytes: int = BLOCK_BYTES,
 ) -> Surface:
     """Scores every cell of the grid on the calibration responses, and chooses one.
 
-    Compiles once for a grid shape: other temperatures, thresholds, weights, caps, targets and
-    keys run the same programs. A grid of one cell is a fixed choice, scored.
+    Compiles once for each grid shape: other temperatures, thresholds, weights, caps, targets and
+    keys run the same programs. A grid of one cell is a fixed choice, which is scored.
 
     Args:
-        grid: The cells.
-        pool: Graded calibration responses, arrays [T, K, Q, N]; the same queries in the same
-            order for every temperature and top-k.
-        key: Of the bootstrap, a JAX key.
-        target_correct: n*, unique correct responses wanted a query, at least 1.
-        cap: Most responses selected a query; 0 keeps all.
-        rules: "paper" or "reference".
-        num_resamples: R, at least 1.
-        max_bytes: Largest array of the device programs, which work in blocks of this size;
-            results do not depend on it.
+      grid: The cells.
+      graded: Graded calibration responses, arrays [T, K, Q, N]; the same queries in the same order
+        for every temperature and top-k.
+      key: JAX key of the bootstrap.
+      target_correct: n*, unique correct responses wanted a query, at least 1.
+      cap: Most responses selected a query; 0 keeps all.
+      rules: A key of `RULES`.
+      num_resamples: R, at least 1.
+      max_bytes: Bytes of the largest array of the device programs, which work in blocks; results
+        do not depend on it.
 
     Raises:
-        ValueError: If an array does not fit the grid, or a setting is out of range.
+      ValueError: If an array does not fit the grid, or a setting is out of range.
     """
     num_t, num_k, num_h, num_w = grid.shape
-    shape = pool.checked_shape(4)
+    shape = graded.checked_shape(4)
     num_queries, num_samples = shape[2:]
     if shape[:2] != (num_t, num_k):
-        raise ValueError(f"the pool has shape {shape}, the grid wants [{num_t}, {num_k}, Q, N]")
+        raise ValueError(
+            f"the responses have shape {shape}, the grid wants [{num_t}, {num_k}, Q, N]"
+        )
     check_settings(target_correct, shape, rules=rules, cap=cap)
     if num_resamples < 1:
         raise ValueError(f"num_resamples={num_resamples} must be at least 1")
-    block = _slabs_a_block(grid, num_queries, num_resamples, max_bytes)
-    search = _Search(
-        pool=pool,
-        reward_TKWQN=np.stack([pool.rewards(weight) for weight in grid.process_weights], axis=2),
-        threshold_H=to_micro(grid.thresholds),
-        cap=np.int32(cap),
-        target_correct=np.int32(target_correct),
-        rules=rules,
-    )
-    search = jax.device_put(search)
+    block = slabs_per_block(grid, num_queries, num_resamples, max_bytes)
+    reward_TKWQN = np.stack([graded.rewards(weight) for weight in grid.process_weights], axis=2)
+    numbers = to_micro(grid.thresholds), np.int32(cap), np.int32(target_correct)
+    search = GridSearch(*jax.device_put((graded, reward_TKWQN, *numbers)), rules=rules)
 
-    def to_grid(value_CH):
+    def to_grid(value_CH: np.ndarray) -> np.ndarray:
         return value_CH.reshape(num_t, num_k, num_w, num_h).swapaxes(2, 3)
 
-    sums_CDH = jax.device_get(_digit_sums(search, block))
-    micro_TKHW = to_grid(objective_micro(sums_CDH, num_queries, rules, axis=1))
-    index = tuple(int(i) for i in np.unravel_index(np.argmax(micro_TKHW), micro_TKHW.shape))
-    t, k, h, w = index
+    sums_CIH = jax.device_get(digit_sums(search, block))
+    micro_TKHW = to_grid(objective_micro(sums_CIH, num_queries, rules, axis=1))
+    t, k, h, w = (int(i) for i in np.unravel_index(np.argmax(micro_TKHW), micro_TKHW.shape))
     choice = jax.device_put((np.int32((t * num_k + k) * num_w + w), np.int32(h)))
     counts_RQ = bootstrap_counts(key, num_resamples, num_queries)
-    interval_C2H, num_best = jax.device_get(_bootstrap(search, counts_RQ, choice, block))
+    interval_C2H, num_best = jax.device_get(bootstrap(search, counts_RQ, choice, block))
     low_CH, high_CH = np.round(interval_C2H.astype(np.float64), 6).swapaxes(0, 1)
     return Surface(
         grid=grid,
@@ -281,7 +314,7 @@ def balance_surface(
         score_TKHW=micro_TKHW / MICRO,
         low_TKHW=to_grid(low_CH),
         high_TKHW=to_grid(high_CH),
-        index=index,
+        index=(t, k, h, w),
         probability_best=int(num_best) / num_resamples,
         num_queries=num_queries,
         num_samples=num_samples,

@@ -6,29 +6,34 @@ field is None: "none" is 0 or "". A value outside its range, or a combination th
 work, raises `UserError` naming the value, the rule and the remedy.
 """
 
-from bstar_jax.config.architecture import ModelConfig
-from bstar_jax.config.sections import (
+from bstar_jax.config.config import Config, check_resume, from_dict, schedule_steps, total_steps
+from bstar_jax.config.errors import Preempted, UserError
+from bstar_jax.config.loading import load_config, pick_variant
+from bstar_jax.config.loop import (
     BalanceConfig,
-    CalibrateConfig,
     CheckpointConfig,
-    CodeConfig,
-    FieldNames,
-    GenerateConfig,
-    ImproveConfig,
     LogConfig,
     LoopConfig,
     MeshConfig,
     MonitorConfig,
-    OptimizerConfig,
-    PrmConfig,
+)
+from bstar_jax.config.model import ModelConfig
+from bstar_jax.config.sampling import CalibrateConfig, GenerateConfig
+from bstar_jax.config.schema import to_dict
+from bstar_jax.config.task import (
+    CodeConfig,
+    FieldNames,
     RewardsConfig,
-    SftConfig,
     TaskConfig,
     TokenizerConfig,
+)
+from bstar_jax.config.training import (
+    ImproveConfig,
+    OptimizerConfig,
+    PrmConfig,
+    SftConfig,
     TrainingConfig,
 )
-from bstar_jax.config.whole import Config, check_resume, from_dict, schedule_steps, total_steps
-from bstar_jax.schema import Preempted, UserError, to_dict
 
 __all__ = [
     "BalanceConfig",
@@ -55,6 +60,8 @@ __all__ = [
     "UserError",
     "check_resume",
     "from_dict",
+    "load_config",
+    "pick_variant",
     "schedule_steps",
     "to_dict",
     "total_steps",

@@ -1,22 +1,21 @@
-"""Hugging Face checkpoints in and out: one table of names, read in both directions.
+"""Hugging Face checkpoints in and out: one table of tensor names, read in both directions.
 
     config, params = hub.import_checkpoint("/models/Qwen3-0.6B", mesh)
     hub.export_checkpoint(config, params, "/models/Qwen3-0.6B", "/models/mine")
 
-Families: Llama 2 and 3, Mistral, Qwen 2, 2.5 and 3, Gemma 2 and 3 (text). Importing a checkpoint
-and exporting it again is the identity.
+Families: Llama 2 and 3, Mistral, Qwen 2, 2.5 and 3, Gemma 2 and 3 (text). Each is one entry of
+`families`. Importing a checkpoint and exporting it again is the identity.
 """
 
-from bstar_jax.hub.adapter import export_adapter
+from bstar_jax.hub.architecture import adopt_architecture, read_config
 from bstar_jax.hub.directory import TOKENIZER_FILES, check_same, keep_source, locate
-from bstar_jax.hub.families import read_config
-from bstar_jax.hub.output import export_checkpoint
-from bstar_jax.hub.parameters import import_checkpoint
-from bstar_jax.hub.settings import architecture
+from bstar_jax.hub.exporting import export_checkpoint
+from bstar_jax.hub.importing import import_checkpoint
+from bstar_jax.hub.peft import export_adapter
 
 __all__ = [
     "TOKENIZER_FILES",
-    "architecture",
+    "adopt_architecture",
     "check_same",
     "export_adapter",
     "export_checkpoint",

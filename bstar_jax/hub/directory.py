@@ -1,7 +1,7 @@
-"""A checkpoint on disk: where it is, what its files say they hold, and parts of its tensors.
+"""A checkpoint on disk: where it is, what the headers of its files say, and parts of its tensors.
 
-Headers are read and checked before any tensor is. A part of a tensor is read with its file opened
-for it alone: pages of an open file count as the process's memory until it is closed.
+Headers are read and checked before any tensor is. A file is opened anew for each part that is read
+from it: the pages of an open file count as memory of the process until it is closed.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from bstar_jax.config import ModelConfig, UserError
 from bstar_jax.hub import names
 from bstar_jax.hub.fields import read_json
-from bstar_jax.hub.writer import write_json, write_tensors
+from bstar_jax.hub.names import NameTable
+from bstar_jax.hub.safetensors_files import write_json, write_tensors
 
-# What a checkpoint's tensors may be, as the files call it; f32 holds them all exactly.
+# The dtypes that tensors may have, as files call them; f32 holds all their values exactly.
 DTYPES = {
     "F32": np.dtype(np.float32),
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
 }
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_KEPT, _SPARE, _MARKS = "tensors.json", "spare.safetensors", "weights.json"
+_HEADERS, _SPARE, _HASHES = "tensors.json", "spare.safetensors", "weights.json"
 _SAMPLE_BYTES = 2**20  # at the beginning, the middle and the end of a file of weights
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
@@ -43,13 +44,13 @@ _COPIED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """What a header says of a tensor.
 
     Attributes:
-      dtype: As safetensors files call it, such as BF16.
-      shape: As it is stored.
-      file: Where; None where only the header was kept.
+      dtype: Dtype as safetensors files call it, such as BF16.
+      shape: Shape as it is stored.
+      file: The file that holds it; None where only the header was kept.
     """
 
     dtype: str
@@ -58,12 +59,12 @@ class Stored:
 
 
 def locate(name: str | os.PathLike) -> pathlib.Path:
-    """The directory of a checkpoint: the one given, or that of a hub name, fetched where missing.
+    """The directory of a checkpoint: the given one, or that of a hub name, fetched if missing.
 
     Example: "google/gemma-3-1b-pt" -> ~/.cache/huggingface/hub/.../snapshots/<revision>.
 
     Raises:
-      UserError: If there is no such directory, and no such name can be reached.
+      UserError: If there is no such directory and the hub does not give one of this name.
     """
     path = pathlib.Path(name).expanduser()
     if path.is_dir():
@@ -90,33 +91,33 @@ def locate(name: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(fetched)
 
 
-def read_headers(path: pathlib.Path) -> dict[str, Stored]:
-    """What a directory says of its tensors, by their names; one made by `keep_source` too.
+def read_headers(path: pathlib.Path) -> dict[str, StoredTensor]:
+    """The tensors of a checkpoint, or of a directory that `keep_source` made, by their names.
 
     Raises:
-      UserError: If there are no weights, or a file is missing, broken or cut short.
+      UserError: If there are no weights, or a file is missing, broken or truncated.
     """
-    if (path / _KEPT).is_file() and not _has_weights(path):
-        spare = _headers_of(path / _SPARE) if (path / _SPARE).is_file() else {}
+    if (path / _HEADERS).is_file() and not _has_weights(path):
+        spare = _read_header(path / _SPARE) if (path / _SPARE).is_file() else {}
         kept = {
-            name: Stored(entry["dtype"], tuple(entry["shape"]))
-            for name, entry in read_json(path / _KEPT).items()
+            name: StoredTensor(entry["dtype"], tuple(entry["shape"]))
+            for name, entry in read_json(path / _HEADERS).items()
         }
         return kept | spare
     if (path / _SINGLE).is_file():
-        return _headers_of(path / _SINGLE)
+        return _read_header(path / _SINGLE)
     if not (path / _INDEX).is_file():
         raise UserError(_no_weights(path))
     listed = read_json(path / _INDEX).get("weight_map")
     if not isinstance(listed, dict):
         raise UserError(f"{path / _INDEX} has no weight_map; fetch it again")
-    found: dict[str, Stored] = {}
+    found: dict[str, StoredTensor] = {}
     for file in sorted(set(listed.values())):
-        for name, stored in _headers_of(path / file).items():
+        for name, stored in _read_header(path / file).items():
             if name in found:
                 raise UserError(
-                    f"tensor {name} is both in {found[name].file} and in {stored.file}; a name "
-                    "stands once: fetch the checkpoint again into an empty directory"
+                    f"tensor {name} is both in {found[name].file} and in {stored.file}; it must "
+                    "be in one: fetch the checkpoint again into an empty directory"
                 )
             found[name] = stored
     lost = sorted(set(listed) - set(found))
@@ -128,19 +129,28 @@ def read_headers(path: pathlib.Path) -> dict[str, Stored]:
     return found
 
 
-def read_part(stored: Stored, name: str, part: tuple[slice, ...]) -> np.ndarray:
-    """A part of a tensor, in the file's dtype, as a copy of its own."""
+def read_part(stored: StoredTensor, name: str, part: tuple[slice, ...]) -> np.ndarray:
+    """Reads a part of a tensor in the dtype of its file, as a copy."""
+    assert stored.file is not None, f"only the header of {name} was kept"
     with safetensors.safe_open(stored.file, framework="numpy") as file:
         return file.get_slice(name)[part]
 
 
-def check_tensors(path: pathlib.Path, config: ModelConfig, headers: dict[str, Stored]) -> None:
+def check_tensors(
+    path: pathlib.Path, config: ModelConfig, table: NameTable, headers: dict[str, StoredTensor]
+) -> None:
     """Refuses tensors that are not those of the model.
 
+    Args:
+      path: The checkpoint, for messages.
+      config: The model.
+      table: Names of its tensors.
+      headers: The tensors that are there.
+
     Raises:
-      UserError: With the first that is missing, too much, or has another dtype or shape.
+      UserError: With the first tensor that is missing, unknown, or of another dtype or shape.
     """
-    wanted = names.by_name(config)
+    wanted = names.by_name(config, table)
     for name, stored in headers.items():
         if stored.dtype not in DTYPES:
             raise UserError(
@@ -148,7 +158,9 @@ def check_tensors(path: pathlib.Path, config: ModelConfig, headers: dict[str, St
                 "a checkpoint that is not quantized, or convert it"
             )
     missing = sorted(set(wanted) - set(headers))
-    extra = [name for name in headers if name not in wanted and not names.is_spare(config, name)]
+    extra = [
+        name for name in headers if name not in wanted and not names.is_spare(config, table, name)
+    ]
     for kind, found in (("lacks", missing), ("has", sorted(extra))):
         if found:
             rule = "has to have" if kind == "lacks" else "has no place for"
@@ -158,7 +170,7 @@ def check_tensors(path: pathlib.Path, config: ModelConfig, headers: dict[str, St
                 f"{rule}; fetch both again, or correct config.json"
             )
     shapes = {name: entry.shape for name, entry in wanted.items()}
-    shapes[names.HEAD] = shapes.get(names.HEAD, shapes[names.EMBEDDING])
+    shapes[table.head] = shapes.get(table.head, shapes[table.embedding])
     for name, stored in headers.items():
         if stored.shape != shapes.get(name, stored.shape):
             raise UserError(
@@ -170,13 +182,13 @@ def check_tensors(path: pathlib.Path, config: ModelConfig, headers: dict[str, St
 def keep_source(source: str | os.PathLike, directory: str | os.PathLike) -> None:
     """Copies what an export needs of a checkpoint besides its weights.
 
-    That is config.json, generation_config.json, the tokenizer's files, licences, and
-    `tensors.json`, `{name: {"dtype": ..., "shape": [...]}}`; and `weights.json`, by which
-    `check_same` knows the weights again.
+    This is config.json, generation_config.json, the files of the tokenizer, licences,
+    `tensors.json` with `{name: {"dtype": ..., "shape": [...]}}`, and `weights.json`, by which
+    `check_same` recognizes the weights.
 
     Args:
       source: A checkpoint, or a directory that this function made.
-      directory: Where to; made where it is missing.
+      directory: The directory to copy to; made if it is missing.
 
     Raises:
       UserError: As `read_headers` does.
@@ -189,24 +201,24 @@ def keep_source(source: str | os.PathLike, directory: str | os.PathLike) -> None
         name: {"dtype": stored.dtype, "shape": list(stored.shape)}
         for name, stored in headers.items()
     }
-    write_json(directory / _KEPT, listed)
-    kept = source / _MARKS
-    write_json(directory / _MARKS, read_json(kept) if kept.is_file() else _marks(source))
+    write_json(directory / _HEADERS, listed)
+    kept = source / _HASHES
+    write_json(directory / _HASHES, read_json(kept) if kept.is_file() else _hash_weights(source))
     spare = {name: stored for name, stored in headers.items() if names.is_computed(name)}
     if spare:
-        layout = {name: (stored.dtype, stored.shape) for name, stored in spare.items()}
-        write_tensors(directory / _SPARE, layout, lambda name: read_whole(spare[name], name))
+        specs = {name: (stored.dtype, stored.shape) for name, stored in spare.items()}
+        write_tensors(directory / _SPARE, specs, lambda name: read_tensor(spare[name], name))
 
 
 def check_same(checkpoint: pathlib.Path, kept: pathlib.Path) -> None:
     """Refuses a checkpoint whose weights are not those that `keep_source` saw.
 
-    Files are told apart by their size and by samples of their bytes.
+    Files are compared by their size and by samples of their bytes.
 
     Raises:
-      UserError: With the file that is another one, or is not there.
+      UserError: With the first file that differs or is missing.
     """
-    before, now = read_json(kept / _MARKS), _marks(checkpoint)
+    before, now = read_json(kept / _HASHES), _hash_weights(checkpoint)
     differing = sorted(name for name in before | now if before.get(name) != now.get(name))
     if differing:
         raise UserError(
@@ -215,27 +227,27 @@ def check_same(checkpoint: pathlib.Path, kept: pathlib.Path) -> None:
         )
 
 
-def _marks(path: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of the size and of three samples of each file of weights, by its name."""
+def _hash_weights(path: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of the size and of three samples of each file of weights, by the file's name."""
     found = {}
     for file in sorted(path.glob("*.safetensors")):
         size = file.stat().st_size
         content = hashlib.sha256(str(size).encode())
         with open(file, "rb") as handle:
-            for place in (0, size // 2, max(size - _SAMPLE_BYTES, 0)):
-                handle.seek(place)
+            for offset in (0, size // 2, max(size - _SAMPLE_BYTES, 0)):
+                handle.seek(offset)
                 content.update(handle.read(_SAMPLE_BYTES))
         found[file.name] = content.hexdigest()
     return found
 
 
-def read_whole(stored: Stored, name: str) -> np.ndarray:
-    """A tensor that a file holds."""
+def read_tensor(stored: StoredTensor, name: str) -> np.ndarray:
+    """Reads a tensor in the dtype of its file."""
     return read_part(stored, name, (slice(None),) * len(stored.shape))
 
 
 def copy_texts(source: pathlib.Path, directory: pathlib.Path) -> None:
-    """Copies the files of a checkpoint that are not weights, as they are."""
+    """Copies the files of a checkpoint that are not weights, unchanged."""
     for pattern in _COPIED:
         for file in source.glob(pattern):
             if file.is_file():
@@ -248,14 +260,15 @@ def _has_weights(path: pathlib.Path) -> bool:
     return (path / _SINGLE).is_file() or (path / _INDEX).is_file()
 
 
-def _headers_of(file: pathlib.Path) -> dict[str, Stored]:
+def _read_header(file: pathlib.Path) -> dict[str, StoredTensor]:
     if not file.is_file():
         raise UserError(f"{file} is missing, which {_INDEX} names; fetch the checkpoint again")
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:
-            parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            keys = opened.keys()  # which has them, but is not a mapping that can be iterated over
+            parts = {name: opened.get_slice(name) for name in keys}
             return {
-                name: Stored(part.get_dtype(), tuple(part.get_shape()), file)
+                name: StoredTensor(part.get_dtype(), tuple(part.get_shape()), file)
                 for name, part in parts.items()
             }
     except safetensors.SafetensorError as error:
@@ -265,13 +278,13 @@ def _headers_of(file: pathlib.Path) -> dict[str, Stored]:
 
 
 def _no_weights(path: pathlib.Path) -> str:
-    """Why a directory without weights has none that can be read, and what to do."""
+    """Why a directory has no weights that can be read, and what to do."""
     pickled = sorted(file.name for file in path.glob("*.bin"))
     if pickled:
         return (
             f"{path} has its weights in {pickled[0]}, which can run code when it is read; only "
             "safetensors are read: write it anew with Transformers' save_pretrained"
         )
-    if (path / _KEPT).is_file():
+    if (path / _HEADERS).is_file():
         return f"{path} keeps the names of tensors, not the weights; give the checkpoint itself"
     return f"{path} has no weights: neither {_SINGLE} nor {_INDEX}; fetch the checkpoint again"

@@ -1,134 +1,47 @@
-"""From `config.json` to the model's config: which family, which of its fields change what.
+"""The model families: for each, all in which it differs from a Llama.
 
-A family is the fields in which it differs from Llama. Where a field is absent, the value is the
-one that Transformers takes. What changes the computation and is not supported is refused by name;
-what does not (lengths, caches, token ids, initial deviations) is passed over.
+A new family that is a setting of the same decoder is one entry of `FAMILIES`: what its fields
+mean, the values that Transformers takes where they are absent, and the names of its tensors.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-import re
 from collections.abc import Callable
 
-from bstar_jax.config import ModelConfig, UserError
 from bstar_jax.hub import rope
-from bstar_jax.hub.fields import Fields, read_json
+from bstar_jax.hub.fields import Fields
+from bstar_jax.hub.names import LLAMA_NAMES, NameTable, norm_of_layer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Family:
+    """One `model_type`. Families are compared and hashed by identity.
+
+    Attributes:
+      model_class: The class of its language models in Transformers.
+      read: (fields, number of layers) -> the fields of the model's config that this family sets,
+        besides those that all families have.
+      reads: Fields that `read` gives a meaning, although other families have to refuse them.
+      kv_heads: Key-value heads where the file is silent; 0 is as many as heads.
+      head_width: Width of a head where the file is silent; 0 is width / heads.
+      tied: Whether the head is the embedding, where the file is silent.
+      names: Names of its tensors.
+    """
+
+    model_class: str
+    read: Callable[[Fields, int], dict]
+    reads: frozenset[str]
+    kv_heads: int = 0
+    head_width: int = 0
+    tied: bool = False
+    names: NameTable = LLAMA_NAMES
+
 
 _ACTIVATIONS = {
     "silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu"
 }  # fmt: skip
 _LAYER_TYPES = {"full_attention": "f", "sliding_attention": "w"}
-
-# Values of fields that change the computation, in which they do not.
-_NEUTRAL = {
-    "add_cross_attention": False,
-    "attention_bias": False,
-    "is_encoder_decoder": False,
-    "layer_types": None,
-    "mlp_bias": False,
-    "partial_rotary_factor": 1.0,
-    "query_pre_attn_scalar": None,
-    "rope_local_base_freq": None,
-    "sliding_window": None,
-    "text_config": None,
-}
-# So do fields with these in their names, unless they are null, false, 0, 1 or empty.
-_CHANGING = re.compile(
-    "alibi|audio_|bidirectional|clip_|dropout|expert|logits_scal|moe_|mrope|multiplier|pdrop|"
-    "quantiz|softcap|vision_"
-)
-# But not these: a language model has no such part.
-_HARMLESS = {"classifier_dropout"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """One `model_type`.
-
-    Attributes:
-      architecture: What Transformers calls the class of its language models.
-      kv_heads: Where the file says nothing; 0 is as many as heads.
-      head_width: Where the file says nothing; 0 is width / heads.
-      tied: Where the file says nothing.
-      reads: Fields of `_NEUTRAL`, or like `_CHANGING`, that it gives a meaning.
-      differ: Fields of the model's config besides those that all families have.
-    """
-
-    architecture: str
-    kv_heads: int
-    head_width: int
-    tied: bool
-    reads: frozenset[str]
-    differ: Callable[[Fields, int], dict]
-
-
-def read_config(path: pathlib.Path) -> ModelConfig:
-    """The architecture of a checkpoint, from its `config.json` alone.
-
-    Args:
-      path: A directory.
-
-    Returns:
-      A config whose `checkpoint` is "", whose `vocab_size` is the embedding's.
-
-    Raises:
-      UserError: If there is none, it is broken, of a family that is not supported, or has a field
-        that changes the computation in a way that is not.
-    """
-    file = path / "config.json"
-    if not file.is_file():
-        raise UserError(f"{path} is no checkpoint: it has no config.json; give a directory with it")
-    fields = Fields(file, read_json(file))
-    family = _family(fields)
-    _refuse_unsupported(fields, family)
-    layers, heads = fields.whole("num_hidden_layers"), fields.whole("num_attention_heads")
-    width = fields.whole("hidden_size")
-    common = {
-        "vocab_size": fields.whole("vocab_size"),
-        "width": width,
-        "layers": layers,
-        "heads": heads,
-        "kv_heads": _kv_heads(fields, family, heads),
-        "head_width": fields.whole("head_dim", family.head_width or width // max(heads, 1)),
-        "feed_forward": fields.whole("intermediate_size"),
-        "norm_epsilon": fields.number("rms_norm_eps", 1e-6),
-        "tied": fields.flag("tie_word_embeddings", family.tied),
-        "activation": "silu",
-    }
-    try:
-        return ModelConfig(**{**common, **family.differ(fields, layers)})
-    except UserError as error:
-        raise UserError(f"{file}: as the model's config, {error}") from error
-
-
-def _family(fields: Fields) -> Family:
-    kind = fields.text("model_type", "")
-    if kind not in FAMILIES:
-        fields.refuse("model_type", f"supported are {', '.join(FAMILIES)}")
-    family = FAMILIES[kind]
-    classes = fields.values.get("architectures")
-    if classes and family.architecture not in classes:
-        fields.refuse("architectures", f"of {kind} only {family.architecture} is supported")
-    return family
-
-
-def _refuse_unsupported(fields: Fields, family: Family) -> None:
-    """Raises `UserError` on a field that changes the computation in a way that is not built."""
-    for name, value in fields.values.items():
-        if name in family.reads | _HARMLESS or not value:
-            continue
-        if name in _NEUTRAL:
-            fields.only(name, _NEUTRAL[name], "it changes the computation, and is not supported")
-        elif _CHANGING.search(name) and (value is True or value != 1):
-            fields.refuse(name, "it changes the computation, and is not supported")
-
-
-def _kv_heads(fields: Fields, family: Family, heads: int) -> int:
-    if "num_key_value_heads" in fields.values:
-        return fields.whole("num_key_value_heads", heads)
-    return family.kv_heads or heads
 
 
 def _activation(fields: Fields, name: str, default: str) -> dict:
@@ -139,7 +52,7 @@ def _activation(fields: Fields, name: str, default: str) -> dict:
 
 
 def _windows(fields: Fields, types: list[str], default: int | None) -> dict:
-    """The window, and which layers have it, from the types of all layers."""
+    """The window and the layers that have it, from the types of all layers."""
     if "sliding_attention" not in types:
         return {}
     window = fields.values.get("sliding_window", default)
@@ -147,28 +60,28 @@ def _windows(fields: Fields, types: list[str], default: int | None) -> dict:
         fields.refuse("sliding_window", "layer_types has sliding_attention, which needs a width")
     letters = "".join(_LAYER_TYPES[kind] for kind in types)
     return {
-        "window": fields.whole("sliding_window", default),
+        "window": fields.integer("sliding_window", default),
         "window_pattern": shortest_pattern(letters),
     }
 
 
 def shortest_pattern(letters: str) -> str:
-    """The shortest beginning that, repeated, gives all letters.
+    """The shortest beginning that gives all letters when it is repeated.
 
     Example: "wfwfw" -> "wf"; "ffww" -> "ffww".
     """
     for size in range(1, len(letters)):
-        if all(letters[place] == letters[place % size] for place in range(len(letters))):
+        if all(letters[at] == letters[at % size] for at in range(len(letters))):
             return letters[:size]
     return letters
 
 
-def _layer_types(fields: Fields, otherwise: list[str]) -> list[str]:
+def _layer_types(fields: Fields, default: list[str]) -> list[str]:
     types = fields.values.get("layer_types")
     if types is None:
-        return otherwise
-    rule = f"it lists {len(otherwise)} layers, each one of {', '.join(_LAYER_TYPES)}"
-    if not isinstance(types, list) or len(types) != len(otherwise):
+        return default
+    rule = f"it lists {len(default)} layers, each one of {', '.join(_LAYER_TYPES)}"
+    if not isinstance(types, list) or len(types) != len(default):
         fields.refuse("layer_types", rule)
     if any(kind not in _LAYER_TYPES for kind in types):
         fields.refuse("layer_types", rule)
@@ -179,7 +92,7 @@ def _llama(fields: Fields, layers: int) -> dict:
     bias = fields.flag("attention_bias", False)
     return {
         **_activation(fields, "hidden_act", "silu"),
-        **rope.read(fields),
+        **rope.read_rope(fields),
         "qkv_bias": bias,
         "output_bias": bias,
         "feed_forward_bias": fields.flag("mlp_bias", False),
@@ -191,7 +104,7 @@ def _mistral(fields: Fields, layers: int) -> dict:
     types = ["sliding_attention" if windowed else "full_attention"] * layers
     return {
         **_activation(fields, "hidden_act", "silu"),
-        **rope.read(fields),
+        **rope.read_rope(fields),
         **_windows(fields, types, 4096),
     }
 
@@ -199,14 +112,14 @@ def _mistral(fields: Fields, layers: int) -> dict:
 def _qwen2(fields: Fields, layers: int) -> dict:
     is_used = fields.flag("use_sliding_window", False)
     is_used &= fields.values.get("sliding_window", 4096) is not None
-    full = fields.whole("max_window_layers", 28) if is_used else layers
+    full = fields.integer("max_window_layers", 28) if is_used else layers
     types = ["sliding_attention" if at >= full else "full_attention" for at in range(layers)]
     types = _layer_types(fields, types)
     if "sliding_attention" in types and not is_used:
         fields.refuse("use_sliding_window", "layer_types has sliding_attention: both or neither")
     return {
         **_activation(fields, "hidden_act", "silu"),
-        **rope.read(fields),
+        **rope.read_rope(fields),
         **_windows(fields, types, 4096),
         "qkv_bias": True,
     }
@@ -214,14 +127,13 @@ def _qwen2(fields: Fields, layers: int) -> dict:
 
 def _qwen3(fields: Fields, layers: int) -> dict:
     bias = fields.flag("attention_bias", False)
-    differ = {"qkv_bias": bias, "output_bias": bias, "qk_norm": True}
-    return {**_qwen2(fields, layers), **differ}
+    return {**_qwen2(fields, layers), "qkv_bias": bias, "output_bias": bias, "qk_norm": True}
 
 
 def _gemma(fields: Fields, logit_cap: float) -> dict:
-    """What Gemma 2 and 3 share; the cap of logits where the file says nothing."""
+    """What Gemma 2 and 3 share; `logit_cap` is the cap of logits where the file is silent."""
     bias = fields.flag("attention_bias", False)
-    width = fields.whole("head_dim", 256)
+    width = fields.integer("head_dim", 256)
     divisor = fields.number("query_pre_attn_scalar", 256)
     return {
         **_activation(fields, "hidden_activation", "gelu_pytorch_tanh"),
@@ -236,45 +148,63 @@ def _gemma(fields: Fields, logit_cap: float) -> dict:
 
 
 def _cap(fields: Fields, name: str, default: float) -> float:
-    """A cap; null is none, and absent the default."""
+    """A cap of scores; null means none, and an absent field the default."""
     return fields.number(name, 0.0 if name in fields.values else default)
 
 
-def _every(count: int, layers: int) -> list[str]:
-    """Types of layers of which every `count`-th is full."""
+def _full_every(count: int, layers: int) -> list[str]:
+    """Types of layers of which every `count`-th is full and the others are windowed."""
     return [
         "sliding_attention" if (at + 1) % count else "full_attention" for at in range(layers)
     ]  # fmt: skip
 
 
 def _gemma2(fields: Fields, layers: int) -> dict:
-    windows = _windows(fields, _layer_types(fields, _every(2, layers)), 4096)
+    windows = _windows(fields, _layer_types(fields, _full_every(2, layers)), 4096)
     cap = {"attention_cap": _cap(fields, "attn_logit_softcapping", 50.0)}
-    return {**_gemma(fields, 30.0), **rope.read(fields), **windows, **cap}
+    return {**_gemma(fields, 30.0), **rope.read_rope(fields), **windows, **cap}
 
 
 def _gemma3(fields: Fields, layers: int) -> dict:
-    count = fields.whole("sliding_window_pattern", 6)
-    windows = _windows(fields, _layer_types(fields, _every(max(count, 1), layers)), 4096)
-    turning = rope.read_by_layer_type(fields)
-    return {**_gemma(fields, 0.0), **turning, **windows, "qk_norm": True}
+    count = fields.integer("sliding_window_pattern", 6)
+    windows = _windows(fields, _layer_types(fields, _full_every(max(count, 1), layers)), 4096)
+    wavelengths = rope.read_rope_by_layer_type(fields)
+    return {**_gemma(fields, 0.0), **wavelengths, **windows, "qk_norm": True}
 
 
-_WINDOWS = {"sliding_window", "layer_types"}
-_GEMMA = {"attention_bias", "query_pre_attn_scalar", "final_logit_softcapping", *_WINDOWS}
-# Transformers passes over the cap of scores in Gemma 3: whoever gives it means something else.
-_GEMMA2 = frozenset({*_GEMMA, "attn_logit_softcapping"})
-_GEMMA3 = frozenset({*_GEMMA, "rope_local_base_freq"})
+_WINDOW_FIELDS = frozenset({"sliding_window", "layer_types"})
+_GEMMA_FIELDS = _WINDOW_FIELDS | {
+    "attention_bias", "query_pre_attn_scalar", "final_logit_softcapping"
+}  # fmt: skip
+_GEMMA_NAMES = LLAMA_NAMES.changed(
+    {
+        "blocks.attention_post_norm.scale": norm_of_layer("post_attention_layernorm"),
+        "blocks.feed_forward_norm.scale": norm_of_layer("pre_feedforward_layernorm"),
+        "blocks.feed_forward_post_norm.scale": norm_of_layer("post_feedforward_layernorm"),
+    }
+)
+
+LLAMA = Family("LlamaForCausalLM", _llama, frozenset({"attention_bias", "mlp_bias"}))
 
 FAMILIES = {
-    "llama": Family(
-        "LlamaForCausalLM", 0, 0, False, frozenset({"attention_bias", "mlp_bias"}), _llama
+    "llama": LLAMA,
+    "mistral": Family(
+        "MistralForCausalLM", _mistral, frozenset({"sliding_window"}), kv_heads=8
     ),
-    "mistral": Family("MistralForCausalLM", 8, 0, False, frozenset({"sliding_window"}), _mistral),
-    "qwen2": Family("Qwen2ForCausalLM", 32, 0, False, frozenset(_WINDOWS), _qwen2),
+    "qwen2": Family("Qwen2ForCausalLM", _qwen2, _WINDOW_FIELDS, kv_heads=32),
     "qwen3": Family(
-        "Qwen3ForCausalLM", 32, 128, False, frozenset({"attention_bias", *_WINDOWS}), _qwen3
+        "Qwen3ForCausalLM", _qwen3, _WINDOW_FIELDS | {"attention_bias"}, kv_heads=32,
+        head_width=128,
     ),
-    "gemma2": Family("Gemma2ForCausalLM", 4, 256, True, _GEMMA2, _gemma2),
-    "gemma3_text": Family("Gemma3ForCausalLM", 4, 256, True, _GEMMA3, _gemma3),
-}
+    "gemma2": Family(
+        "Gemma2ForCausalLM", _gemma2, _GEMMA_FIELDS | {"attn_logit_softcapping"}, kv_heads=4,
+        head_width=256, tied=True, names=_GEMMA_NAMES,
+    ),
+    # Transformers ignores the cap of attention scores in Gemma 3, so a file that has one means
+    # something else, and is refused.
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM", _gemma3, _GEMMA_FIELDS | {"rope_local_base_freq"}, kv_heads=4,
+        head_width=256, tied=True, names=_GEMMA_NAMES,
+    ),
+}  # fmt: skip
+"""Families by `model_type`."""

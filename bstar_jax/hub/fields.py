@@ -1,4 +1,4 @@
-"""The fields of a `config.json`, taken one by one: what is wrong is named with value and remedy."""
+"""The fields of a `config.json`, read one by one; an error names field, value and remedy."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import json
 import pathlib
 import typing
 from collections.abc import Mapping
+from typing import Any
 
 from bstar_jax.config import UserError
 
-_REQUIRED = object()
+_REQUIRED: Any = object()
 _KINDS = {int: "a whole number", str: "a text", bool: "true or false", dict: "a group of fields"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """Fields of a file, or of a group within it. null and absent are the same unless said.
+    """Fields of a file, or of a group within it. null means absent, unless said otherwise.
 
     Attributes:
-      file: Where they stand.
-      values: By name.
-      prefix: Name of the group, with a dot, or "".
+      file: The file that holds them.
+      values: The fields by name.
+      prefix: Name of the group and a dot, or "".
     """
 
     file: pathlib.Path
@@ -29,7 +30,7 @@ class Fields:
     prefix: str = ""
 
     def refuse(self, name: str, rule: str) -> typing.NoReturn:
-        """Raises the error of a field.
+        """Raises the error about a field.
 
         Raises:
           UserError: Always, with the field's name and value, and the rule.
@@ -37,47 +38,43 @@ class Fields:
         value = json.dumps(self.values.get(name))
         raise UserError(
             f"{self.file}: {self.prefix}{name} is {value[:100]}; {rule}; take another checkpoint, "
-            "or correct the file where it does not say what the weights are"
+            "or correct the file where it does not describe the weights"
         )
 
-    def only(self, name: str, neutral, rule: str) -> None:
-        """Refuses a field with another value than this one.
+    def only(self, name: str, neutral: object, rule: str) -> None:
+        """Accepts a field that is absent or has this value.
 
         Raises:
-          UserError: If it has.
+          UserError: If it has another value.
         """
         value = self.values.get(name)
         if value is not None and value != neutral:
             self.refuse(name, rule)
 
-    def whole(self, name: str, default=_REQUIRED) -> int:
-        """A whole number; `default` where there is none."""
+    def integer(self, name: str, default: int | None = _REQUIRED) -> int:
+        """A whole number; `default` where the field is absent."""
         return self._take(name, default, int)
 
-    def number(self, name: str, default=_REQUIRED) -> float:
-        """A number, as a float; `default` where there is none."""
+    def number(self, name: str, default: float | None = _REQUIRED) -> float:
+        """A number, as a float; `default` where the field is absent."""
         value = self.values.get(name)
         if isinstance(value, float):
             return value
-        return float(self.whole(name, default))
+        return float(self._take(name, default, int))
 
-    def text(self, name: str, default=_REQUIRED) -> str:
-        """A text; `default` where there is none."""
+    def text(self, name: str, default: str = _REQUIRED) -> str:
+        """A text; `default` where the field is absent."""
         return self._take(name, default, str)
 
     def flag(self, name: str, default: bool) -> bool:
-        """True or False; `default` where neither is said."""
+        """True or False; `default` where the field is absent."""
         return self._take(name, default, bool)
 
-    def mapping(self, name: str) -> dict:
-        """A group of fields; empty where there is none."""
-        return self._take(name, {}, dict)
+    def group(self, name: str) -> Fields:
+        """The fields of a group; none where the group is absent."""
+        return Fields(self.file, self._take(name, {}, dict), f"{self.prefix}{name}.")
 
-    def inner(self, name: str) -> Fields:
-        """The fields of a group."""
-        return Fields(self.file, self.mapping(name), f"{self.prefix}{name}.")
-
-    def _take(self, name, default, kind):
+    def _take(self, name: str, default: Any, kind: type) -> Any:
         value = self.values.get(name)
         if value is None and default is not _REQUIRED:
             return default
@@ -92,10 +89,10 @@ class Fields:
 
 
 def read_json(file: pathlib.Path) -> dict:
-    """The group of fields that a JSON file holds.
+    """The fields that a JSON file holds.
 
     Raises:
-      UserError: If it does not.
+      UserError: If it is not JSON, or holds something else.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -300,8 +301,9 @@ def by_cudnn(
 
     With library="xla" the same call runs everywhere, so that a test can compare its results.
     """
+    attend: Any = jax.nn.dot_product_attention
     flash = functools.partial(
-        jax.nn.dot_product_attention,
+        attend,
         query_BLAE,
         key_BLGE,
         value_BLGE,
@@ -337,11 +339,12 @@ def by_splash(
     padded = length + missing
     block = next(block for block in SPLASH_BLOCKS if padded % block == 0)
     names = ("q", "kv", "q_dkv", "kv_dkv", "q_dq", "kv_dq")
+    sizes: Any = {f"block_{name}": block for name in names}
     shape = (padded, padded)
     mask = masks.LocalMask(shape, (window - 1, 0), 0) if window else masks.CausalMask(shape)
-    kernel = splash_lib.make_splash_mha(
+    kernel: Any = splash_lib.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
-        block_sizes=splash_lib.BlockSizes(**{f"block_{name}": block for name in names}),
+        block_sizes=splash_lib.BlockSizes(**sizes),
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=cap or None,

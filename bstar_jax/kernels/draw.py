@@ -1,6 +1,6 @@
 """The random half of sampling: which of the kept columns a row takes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -36,7 +36,7 @@ def from_window(
     `kept_BW` is -inf where a column may not be drawn. The rows of `by_block_B`, all of whose kept
     columns must be there, draw a block first: exactly `from_blocks` with the same `center_B`.
     """
-    block_score_B = None
+    block_score_B: Any = None
     if by_block_B is not None:
         block_score_B, in_winner_BW = _block_of_window(rows, kept_BW, column_BW, center_B)
         kept_BW = jnp.where(in_winner_BW | ~by_block_B[:, None], kept_BW, -jnp.inf)

@@ -49,8 +49,13 @@ def sample_rows(
     def turn(state):
         due_B, found_B = state
         row_R, rest_B = due_B[:_ROWS_A_TURN], due_B[_ROWS_A_TURN:]
-        take = lambda array_B: array_B.at[row_R].get(mode="clip")  # noqa: E731
-        put = lambda array_B, new_R: array_B.at[row_R].set(new_R, mode="drop")  # noqa: E731
+
+        def take(array_B):
+            return array_B.at[row_R].get(mode="clip")
+
+        def put(array_B, new_R):
+            return array_B.at[row_R].set(new_R, mode="drop")
+
         found_R = sample_turn(take(tiles_BMC), jax.tree.map(take, rows))
         done_B = jnp.pad(rest_B, (0, _ROWS_A_TURN), constant_values=size)
         return done_B, jax.tree.map(put, found_B, found_R)
@@ -78,6 +83,9 @@ def sample_tiles(
     center_B = finite(_over(shard, lax.pmax, kept_BV.max(axis=1)))
     first_B = jnp.full(center_B.shape, 0 if shard is None else shard.first, jnp.int32)
 
+    def nothing():
+        return draw.Best(center_B, first_B)
+
     def dense():
         return draw.from_columns(rows, kept_BV, first_B)
 
@@ -90,7 +98,6 @@ def sample_tiles(
     if vocab <= contract.DENSE_VOCAB and noise_kind == "gumbel":
         return dense()
     has_top_k_B = rows.has_top_k_B(vocab)
-    nothing = lambda: draw.Best(center_B, first_B)  # noqa: E731
     dense_B = lax.cond(has_top_k_B.any(), dense, nothing)
     block_B = lax.cond(has_top_k_B.all(), nothing, blocks)
     return jax.tree.map(lambda d_B, b_B: jnp.where(has_top_k_B, d_B, b_B), dense_B, block_B)
@@ -114,7 +121,10 @@ def threshold(
     """
     image_BV = _ordered_image(clean_BV)
     largest_B = _over(shard, lax.pmax, clean_BV.max(axis=1))
-    total = lambda array_BV: _over(shard, lax.psum, array_BV.sum(axis=1))  # noqa: E731
+
+    def total(array_BV):
+        return _over(shard, lax.psum, array_BV.sum(axis=1))
+
     threshold_B = jnp.full(largest_B.shape, -jnp.inf)
     if rows.top_k_B is not None:
         has_top_k_B = rows.has_top_k_B(vocab)

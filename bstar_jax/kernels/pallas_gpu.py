@@ -224,7 +224,8 @@ def _draw_from_top_k(row, levels):
     lowest = jnp.where(row.top_k <= _LANES, values[0].min(), -jnp.inf)
 
     def at_least(threshold):
-        return sum(_ones(value >= threshold) for value in values).sum()
+        counts: Any = sum(_ones(value >= threshold) for value in values)
+        return counts.sum()
 
     threshold = _kth_largest(at_least, row.top_k, lowest, largest)
     best = _nothing()

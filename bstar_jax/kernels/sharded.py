@@ -13,6 +13,7 @@ the exact path of `exact.py`, whose counts are then sums over the devices.
 """
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -68,7 +69,10 @@ def sample(
 
     if vocab > contract.DENSE_VOCAB:
         is_due_B |= jnp.isnan(log_total_B)
-        turn = lambda *part: _settle(exact_turn(*part), part[0], shard)[:2]  # noqa: E731
+
+        def turn(*part):
+            return _settle(exact_turn(*part), part[0], shard)[:2]
+
         found_B = (token_B, logit_B)
         token_B, logit_B = exact.sample_rows(turn, tiles_BMC, rows, found_B, is_due_B)
     return contract.Sample(token_B, logit_B - log_total_B, is_due_B.astype(jnp.int32))
@@ -99,7 +103,7 @@ def _quick(tiles_BMC, peak_BM, rows, shard, vocab, kmax):
         best = draw.from_blocks(rows, tiles_BMC, mass_BN, center_B, "gumbel", first_B)
         return best, mass_BN.sum(axis=1)
 
-    if window is None:
+    if window is None or whole is None:
         return by_block()[0], center_B, plain_BN, needs_window_B
     nothing = draw.Best(center_B, jnp.zeros(center_B.shape, jnp.int32))
     block, mass_B = lax.cond(has_top_k_B.all(), lambda: (nothing, center_B), by_block)
@@ -116,7 +120,9 @@ def _quick(tiles_BMC, peak_BM, rows, shard, vocab, kmax):
     return best, center_B, plain_BN, needs_window_B & ~cut.is_certain_B
 
 
-def _meet(tiles_BMC, peak_BM, needs_window_B, rows, shard, kmax):
+def _meet(
+    tiles_BMC, peak_BM, needs_window_B, rows, shard, kmax
+) -> tuple[tuple[Any, Any] | None, tuple[Any, Any] | None, Any]:
     """The first collective: what every device must know of all columns.
 
     Returns this device's window (logits, columns), that of all devices (largest logits, bound on
@@ -129,11 +135,14 @@ def _meet(tiles_BMC, peak_BM, needs_window_B, rows, shard, kmax):
     size, tiles, tile = tiles_BMC.shape
     count = kmax + kmax // 8
     width = min(count, tiles * tile)
-    nothing = lambda: (  # noqa: E731
-        jnp.full((size, width), -jnp.inf),
-        jnp.zeros((size, width), jnp.int32),
-        jnp.full((size,), -jnp.inf),
-    )
+
+    def nothing():
+        return (
+            jnp.full((size, width), -jnp.inf),
+            jnp.zeros((size, width), jnp.int32),
+            jnp.full((size,), -jnp.inf),
+        )
+
     value_BW, column_BW, outside_B = lax.cond(
         needs_window_B.any(), lambda: xla.window(tiles_BMC, peak_BM, width), nothing
     )

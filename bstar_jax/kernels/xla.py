@@ -46,7 +46,10 @@ def sample(
         token_B, is_due_B = _quick(tiles_BMC, peak_BM, plain_BN, rows, vocab, kmax, noise_kind)
         # A NaN anywhere in the row has reached its total.
         is_due_B |= jnp.isnan(log_total_B)
-        turn = lambda *part: (exact_turn(*part).token_B,)  # noqa: E731
+
+        def turn(*part):
+            return (exact_turn(*part).token_B,)
+
         (token_B,) = exact.sample_rows(turn, tiles_BMC, rows, (token_B,), is_due_B)
     chosen_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)[:, 0]
     logprob_B = chosen_B.astype(jnp.float32) - log_total_B
@@ -77,7 +80,10 @@ def _quick(tiles_BMC, peak_BM, plain_BN, rows, vocab, kmax, noise_kind):
         block_B, mass_B = lax.cond(has_top_k_B.all(), lambda: (token_B, center_B), by_block)
     if rows.top_k_B is None and not rows.may_cut_mass:
         return block_B, needs_window_B
-    unproven = lambda mass_B: (token_B, jnp.zeros(token_B.shape, bool))  # noqa: E731
+
+    def unproven(_):
+        return token_B, jnp.zeros(token_B.shape, bool)
+
     window_B, is_certain_B = lax.cond(needs_window_B.any(), by_window, unproven, mass_B)
     if noise_kind == "icdf":
         is_certain_B &= has_top_k_B
@@ -214,6 +220,7 @@ def window(tiles_BMC, peak_BM, window):
 
 
 def top_k(value_BC, k):
+    """The k largest of each row, the largest first, and their columns."""
     # Without a barrier a slice of the result turns XLA's TopK into a sort of everything; one
     # barrier for both results, seen as their tuple, stops the compiler under a mesh.
     value_BW, place_BW = lax.top_k(value_BC, k)

@@ -1,6 +1,8 @@
-"""The plain causal pass over whole texts."""
+"""The plain causal forward pass over whole texts."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,10 @@ from jaxtyping import Array, Float, Int, jaxtyped
 
 from bstar_jax.config import ModelConfig
 from bstar_jax.kernels import attention
+from bstar_jax.model.decoder import Decoder
 from bstar_jax.model.layers import Attend
 from bstar_jax.model.parameters import merge
+from bstar_jax.model.rotary import IsWindowed
 
 
 def attend_whole(
@@ -20,19 +24,22 @@ def attend_whole(
     keep_state: bool = False,
     packed: bool = True,
 ) -> Attend:
-    """Attention over the tokens at hand: each reads its own text, up to itself.
+    """Causal attention among the tokens of a batch: each token attends to its own text only.
 
     Args:
       config: The model.
-      segments_BL: Which text a token belongs to, from 1; 0 is padding, which reads itself alone.
-      keep_state: Whether each layer hands back its (keys, values), as prefill wants them.
+      segments_BL: Which text a token belongs to, from 1; 0 is padding, which attends to itself
+        alone.
+      keep_state: Whether each layer returns its (keys, values), as prefill needs them.
       packed: Whether rows may hold several texts; see `attention.attend_segments`.
     """
-    # A window that reaches over the whole row leaves nothing out.
+    # A window as wide as the row leaves nothing out.
     window = config.window if config.window < segments_BL.shape[1] else 0
 
-    def attend(query, key, value, state, is_windowed):
-        def mix(window):
+    def attend(
+        query: jax.Array, key: jax.Array, value: jax.Array, state: Any, is_windowed: IsWindowed
+    ) -> tuple[jax.Array, Any]:
+        def mix(window: int) -> jax.Array:
             return attention.attend_segments(
                 query, key, value, segments_BL,
                 packed=packed, window=window, cap=config.attention_cap,
@@ -55,15 +62,15 @@ def forward(
     segments_BL: Int[Array, "B L"] | None = None,
     positions_BL: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L V"]:
-    """Logits of the next token after every token, by a plain causal pass.
+    """Logits of the token after every token, by a plain causal pass.
 
     Args:
-      config: The model; `config.vocab_size` is the true V, whatever padding `params` carries.
-      params: As `init` makes them.
+      config: The model; `config.vocab_size` is the true V, whatever padding `params` has.
+      params: Parameters as `init` makes them.
       tokens_BL: Token ids in [0, V).
-      segments_BL: Which text a token belongs to, from 1; 0 is padding. Tokens read their own
+      segments_BL: Which text a token belongs to, from 1; 0 is padding. Tokens attend to their own
         text only. By default each row is one text.
-      positions_BL: Position in its text, from 0. By default the column.
+      positions_BL: Position of each token in its text, from 0. By default its column.
 
     Returns:
       f32 logits, no unit; entry [b, l] scores token l + 1.
@@ -73,11 +80,22 @@ def forward(
 
 
 def forward_hidden(
-    config, params, tokens_BL, segments_BL=None, positions_BL=None, *, packed: bool = True
-):
+    config: ModelConfig,
+    params: dict,
+    tokens_BL: jax.Array,
+    segments_BL: jax.Array | None = None,
+    positions_BL: jax.Array | None = None,
+    *,
+    packed: bool = True,
+) -> tuple[jax.Array, Decoder]:
     """Final hidden states [B, L, D] of a plain causal pass, and the module that made them.
 
-    Args: as of `forward`, and
+    Args:
+      config: As in `forward`.
+      params: As in `forward`.
+      tokens_BL: As in `forward`.
+      segments_BL: As in `forward`.
+      positions_BL: As in `forward`.
       packed: Whether rows may hold several texts; see `attention.attend_segments`.
     """
     if segments_BL is None:

@@ -1,6 +1,9 @@
-"""All layers, between embedding and head."""
+"""The whole decoder: embedding, layers, head."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,17 +32,25 @@ class Decoder(nnx.Module):
             self.scalar = constant((d,), ("width",), 0.0)
         self.config = config
 
-    def hidden(self, tokens_BL, positions_BL, attend: Attend, states, *, is_stored: bool = False):
+    def hidden(
+        self,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array,
+        attend: Attend,
+        states: Any,
+        *,
+        is_stored: bool = False,
+    ) -> tuple[jax.Array, Any]:
         """Final hidden states [B, L, D] and the attention states of all layers.
 
         Args:
           tokens_BL: Token ids.
-          positions_BL: Position of each token in its own text, from 0.
+          positions_BL: Position of each token in its text, from 0.
           attend: How a layer mixes values.
-          states: A pytree with a leading Y axis, one slice a layer; what `attend` returns
-            for each layer comes back stacked the same way.
-          is_stored: Whether the parameters lie on the storage map, else on the sampling map; the
-            result is the same, what devices exchange is not.
+          states: A pytree with a leading Y axis, one slice a layer. What `attend` returns for each
+            layer is stacked in the same way.
+          is_stored: Whether the parameters are on the storage map, rather than on the sampling
+            map. The result is the same; what devices exchange is not.
         """
         x = look_up(self.embedding[...], tokens_BL, self.config.dtype, is_stored=is_stored)
         if self.config.embedding_scale:
@@ -47,14 +58,14 @@ class Decoder(nnx.Module):
         x = sharding.constrain(x, "batch", "length", None)
         graphdef, blocks_Y = nnx.split(self.blocks)
         windowed = self.config.windowed
-        alike = len(set(windowed)) == 1
+        is_uniform = len(set(windowed)) == 1
 
         def layer(x, scanned):
             block, state, is_windowed = scanned
-            is_windowed = windowed[0] if alike else is_windowed
+            is_windowed = windowed[0] if is_uniform else is_windowed
             return nnx.merge(graphdef, block)(x, positions_BL, attend, state, is_windowed)
 
-        scanned = blocks_Y, states, None if alike else jnp.array(windowed)
+        scanned = blocks_Y, states, None if is_uniform else jnp.array(windowed)
         x, states = jax.lax.scan(_remat(layer, self.config.remat), x, scanned)
         return self.final_norm(x), states
 
@@ -65,15 +76,16 @@ class Decoder(nnx.Module):
         return attention.capped(product.astype(jnp.float32), self.config.logit_cap)
 
     def head_weight(self) -> jax.Array:
-        """What hidden states are multiplied with, [D, V]."""
+        """The matrix that turns hidden states into logits, [D, V]."""
         return self.embedding[...].T if self.config.tied else self.head[...]
 
     def values(self, hidden: jax.Array) -> jax.Array:
-        """The scalar head, f32 [...]: one value a token, without a unit."""
+        """The scalar head, f32 [...]: one value a token, no unit."""
         return hidden.astype(jnp.float32) @ self.scalar[...]
 
 
-def _remat(layer, policy: str):
+def _remat(layer: Callable, policy: str) -> Callable:
+    """The layer, with what its backward pass computes again set by `model.remat`."""
     if policy == "none":
         return layer
     if policy == "full":

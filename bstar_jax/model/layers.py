@@ -1,10 +1,11 @@
-"""The parts of a layer: norms, products with weights, attention, the gated unit."""
+"""The parts of a layer: norms, products with weights, attention, the gated feed-forward."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +15,17 @@ from bstar_jax import sharding
 from bstar_jax.config import ModelConfig
 from bstar_jax.model.rotary import IsWindowed, rotary_rates, rotate
 
-# (query_BLAE, key_BLGE, value_BLGE, layer_Y_state, is_windowed) -> (mixed_BLAE, layer_Y_state)
-Attend = Callable[[jax.Array, jax.Array, jax.Array, object, IsWindowed], tuple[jax.Array, object]]
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Any, IsWindowed], tuple[jax.Array, Any]]
+"""(query_BLAE, key_BLGE, value_BLGE, state, is_windowed) -> (mixed_BLAE, state), of one layer."""
 
 
 def normal(shape: tuple[int, ...], axes: tuple[str, ...], scale: float) -> nnx.Param:
-    """A parameter that starts as normal noise, cut at two deviations, times `scale`."""
+    """A parameter that starts as `scale` times normal noise, truncated at two deviations."""
     return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, noise=scale, start=0.0)
 
 
 def constant(shape: tuple[int, ...], axes: tuple[str, ...], start: float) -> nnx.Param:
-    """A parameter that starts as `start` everywhere."""
+    """A parameter that starts with the value `start` everywhere."""
     return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, noise=0.0, start=start)
 
 
@@ -36,6 +37,7 @@ class Norm(nnx.Module):
         self.epsilon, self.offset = config.norm_epsilon, config.norm_offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Norms the last dimension."""
         wide = x.astype(jnp.float32)
         mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
         normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
@@ -45,11 +47,11 @@ class Norm(nnx.Module):
 
 
 class Projections(nnx.Module):
-    """Products of the last dimensions of activations with weights, each with what belongs to it.
+    """Products of activations with weights, their biases and adapters included.
 
-    A weight `name` may have a bias `name_bias`, and an adapter (LoRA, arXiv:2106.09685):
-    `name_lora_in` and `name_lora_out`, whose product, times alpha / rank, is added to the weight
-    without ever being formed.
+    A weight `name` may have a bias `name_bias` and an adapter (LoRA, arXiv:2106.09685), made of
+    `name_lora_in` and `name_lora_out`. The product of these two, times alpha / rank, acts as if it
+    were added to the weight, but is never formed.
     """
 
     def __init__(self, config: ModelConfig):
@@ -59,26 +61,26 @@ class Projections(nnx.Module):
         """Makes a weight.
 
         Args:
-          name: What it is called.
-          summed: Sizes of what its product sums over, by logical axis.
-          kept: Sizes of what its product gives, by logical axis.
-          scale: Deviation at the start.
-          bias: Whether there is one.
+          name: Name of the weight.
+          summed: Sizes of the dimensions that its product sums over, by logical axis.
+          kept: Sizes of the dimensions that its product has, by logical axis.
+          scale: Standard deviation at the start.
+          bias: Whether it has a bias.
         """
-        both = {**summed, **kept}
-        setattr(self, name, normal(tuple(both.values()), tuple(both), scale))
+        sizes = {**summed, **kept}
+        setattr(self, name, normal(tuple(sizes.values()), tuple(sizes), scale))
         if bias:
             setattr(self, f"{name}_bias", constant(tuple(kept.values()), tuple(kept), 0.0))
         rank = self.config.lora_rank
         if rank and name in self.config.lora_targets:
             enter, leave = {**summed, "rank": rank}, {"rank": rank, **kept}
             fan_in = math.prod(summed.values())
-            start = normal(tuple(enter.values()), tuple(enter), fan_in**-0.5)
-            setattr(self, f"{name}_lora_in", start)
+            noise = normal(tuple(enter.values()), tuple(enter), fan_in**-0.5)
+            setattr(self, f"{name}_lora_in", noise)
             setattr(self, f"{name}_lora_out", constant(tuple(leave.values()), tuple(leave), 0.0))
 
     def apply(self, name: str, x: jax.Array, summed: int = 1) -> jax.Array:
-        """The product with a weight; `summed` is the number of dimensions that it sums over."""
+        """The product of the last `summed` dimensions of `x` with a weight."""
         product = self._product(x, getattr(self, name), summed)
         if hasattr(self, f"{name}_bias"):
             bias = getattr(self, f"{name}_bias")[...].astype(x.dtype)
@@ -90,12 +92,12 @@ class Projections(nnx.Module):
         return product
 
     @staticmethod
-    def _product(x, weight, summed: int):
-        """The last `summed` dimensions of x with the first of the weight."""
-        weight = weight[...].astype(x.dtype)
+    def _product(x: jax.Array, weight: nnx.Param, summed: int) -> jax.Array:
+        """Sums over the last `summed` dimensions of x and the first of the parameter."""
+        values = weight[...].astype(x.dtype)
         rows, inner = x.shape[: x.ndim - summed], math.prod(x.shape[x.ndim - summed :])
-        kept = weight.shape[summed:]
-        product = x.reshape(-1, inner) @ weight.reshape(inner, -1)
+        kept = values.shape[summed:]
+        product = x.reshape(-1, inner) @ values.reshape(inner, -1)
         return product.reshape(*rows, *kept)
 
 
@@ -104,8 +106,8 @@ class Attention(Projections):
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
-        width, each = {"width": config.width}, {"head_width": config.width_per_head}
-        heads, groups = {"heads": config.heads, **each}, {"kv_heads": config.kv_heads, **each}
+        width, head = {"width": config.width}, {"head_width": config.width_per_head}
+        heads, groups = {"heads": config.heads, **head}, {"kv_heads": config.kv_heads, **head}
         narrow = config.width**-0.5
         self.add("query", width, heads, narrow, config.qkv_bias)
         self.add("key", width, groups, narrow, config.qkv_bias)
@@ -116,7 +118,11 @@ class Attention(Projections):
             self.query_norm = Norm(config, config.width_per_head, "head_width")
             self.key_norm = Norm(config, config.width_per_head, "head_width")
 
-    def __call__(self, x, positions_BL, attend: Attend, state, is_windowed: IsWindowed):
+    def __call__(
+        self, x: jax.Array, positions_BL: jax.Array, attend: Attend, state: Any,
+        is_windowed: IsWindowed,
+    ) -> tuple[jax.Array, Any]:  # fmt: skip
+        """Attention's output for each token, and the state that `attend` returns."""
         query, key, value = (self.apply(name, x) for name in ("query", "key", "value"))
         query = sharding.constrain(query, "batch", "length", "heads", "head_width")
         if self.config.qk_norm:
@@ -130,7 +136,7 @@ class Attention(Projections):
 
 
 class FeedForward(Projections):
-    """The gated unit: down(activation(gate(x)) * up(x))."""
+    """The gated feed-forward: down(activation(gate(x)) * up(x))."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
@@ -142,6 +148,7 @@ class FeedForward(Projections):
         self.add("down", inner, width, scale, bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """The output for each token."""
         gate = ACTIVATIONS[self.config.activation](self.apply("gate", x))
         hidden = sharding.constrain(gate * self.apply("up", x), "batch", "length", "feed_forward")
         return self.apply("down", hidden)
@@ -151,7 +158,7 @@ ACTIVATIONS = {"silu": jax.nn.silu, "gelu": functools.partial(jax.nn.gelu, appro
 
 
 class Block(nnx.Module):
-    """One layer: attention and feed-forward, each behind a norm and beside a residual."""
+    """One layer: attention and feed-forward, each after a norm and with a residual connection."""
 
     def __init__(self, config: ModelConfig):
         norm = functools.partial(Norm, config, config.width, "width")
@@ -163,7 +170,11 @@ class Block(nnx.Module):
         if config.post_norms:
             self.attention_post_norm, self.feed_forward_post_norm = norm(), norm()
 
-    def __call__(self, x, positions_BL, attend: Attend, state, is_windowed: IsWindowed):
+    def __call__(
+        self, x: jax.Array, positions_BL: jax.Array, attend: Attend, state: Any,
+        is_windowed: IsWindowed,
+    ) -> tuple[jax.Array, Any]:  # fmt: skip
+        """The residual stream after the layer, and the state that `attend` returns."""
         mixed, state = self.attention(
             self.attention_norm(x), positions_BL, attend, state, is_windowed
         )

@@ -1,9 +1,10 @@
-"""Parameters as a nested dict: how they start, where they lie, how the vocabulary is padded."""
+"""Parameters as a nested dict: initial values, logical axes, vocabulary padding."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,30 +15,34 @@ from bstar_jax.model.decoder import Decoder
 
 
 @functools.lru_cache(maxsize=32)
-def _abstract(config: ModelConfig):
+def _abstract(config: ModelConfig) -> tuple[Any, Any]:
+    """The module without values: its graph, and its parameters as shapes with their metadata."""
     return nnx.split(nnx.eval_shape(lambda: Decoder(config)))
 
 
 def merge(config: ModelConfig, params: dict) -> Decoder:
-    """The module with these parameters, for use inside a jitted function."""
+    """The module with these parameters; used inside jitted functions."""
     return nnx.merge(_abstract(config)[0], params)
 
 
 def init(
-    config: ModelConfig, key: jax.Array, wanted: Callable[[str], bool] = lambda name: True
+    config: ModelConfig, key: jax.Array, is_wanted: Callable[[str], bool] = lambda name: True
 ) -> dict:
-    """Random f32 parameters, the nested dict of `nnx.split`; a function of config and key.
+    """Random f32 parameters, a function of config and key.
 
-    All noise is drawn at once: one generator compiles in a tenth of the time of one for each
-    parameter.
+    All noise is drawn at once and dealt out in the order of the leaves: one generator compiles in
+    a tenth of the time that one for each parameter takes.
 
     Args:
       config: The model.
-      key: Of the noise.
-      wanted: By its name, whether a parameter is made; the others are left out.
+      key: Key of the noise.
+      is_wanted: Says by its name whether a parameter is made; the others are left out.
+
+    Returns:
+      The nested dict of `nnx.split`.
     """
     leaves = jax.tree_util.tree_leaves_with_path(_abstract(config)[1], is_leaf=_is_variable)
-    leaves = [(path, leaf) for path, leaf in leaves if wanted(path[-1].key)]
+    leaves = [(path, leaf) for path, leaf in leaves if is_wanted(path[-1].key)]
     total = sum(leaf.size for _, leaf in leaves if leaf.noise)
     noise = jax.random.truncated_normal(key, -2.0, 2.0, (total,), jnp.float32)
     used, params = 0, {}
@@ -46,27 +51,27 @@ def init(
         if leaf.noise:
             value += leaf.noise * noise[used : used + leaf.size].reshape(leaf.shape)
             used += leaf.size
-        place = params
+        inner = params
         for entry in path[:-1]:
-            place = place.setdefault(entry.key, {})
-        place[path[-1].key] = value
+            inner = inner.setdefault(entry.key, {})
+        inner[path[-1].key] = value
     return params
 
 
-def _is_variable(leaf) -> bool:
+def _is_variable(leaf: object) -> bool:
     return isinstance(leaf, nnx.Variable)
 
 
-def axes_of(config: ModelConfig, tree) -> list[tuple[str, ...]]:
+def logical_axes(config: ModelConfig, tree: Any) -> list[tuple[str, ...]]:
     """Logical axes of every array of a tree, in the order of its leaves.
 
-    An array stands for the parameter whose keys its own path ends in, so that parameters,
-    Adam's moments and whole training states are all served; anything else, such as a step
+    An array has the axes of the parameter whose keys its path ends with. This works for
+    parameters, Adam's moments and whole training states alike. Any other leaf, such as a step
     count, has no axes: ().
     """
     table = _axes_by_path(config)
 
-    def trailing_keys(path):
+    def trailing_keys(path: tuple) -> tuple[str, ...]:
         keys = []
         for entry in reversed(path):
             if not isinstance(entry, jax.tree_util.DictKey):
@@ -89,17 +94,17 @@ def _axes_by_path(config: ModelConfig) -> dict[tuple, tuple]:
 
 
 def mask_padding(logits: jax.Array, vocab_size: int) -> jax.Array:
-    """Logits with the columns beyond the true vocabulary at -inf."""
+    """Logits with -inf in the columns beyond the true vocabulary."""
     padding = jnp.arange(logits.shape[-1]) >= vocab_size
     if logits.shape[-1] == vocab_size:
         return logits
     return jnp.where(jnp.expand_dims(padding, range(logits.ndim - 1)), -jnp.inf, logits)
 
 
-def pad_vocab(config: ModelConfig, tree, size: int):
-    """Parameters, or a state of them, with zeros up to a vocabulary of `size`."""
+def pad_vocab(config: ModelConfig, tree: Any, size: int) -> Any:
+    """Parameters, or a training state, padded with zeros to a vocabulary of `size`."""
 
-    def grow(axes, value):
+    def grow(axes: tuple[str, ...], value: jax.Array) -> jax.Array:
         if "vocab" not in axes:
             return value
         missing = size - config.vocab_size
@@ -108,10 +113,10 @@ def pad_vocab(config: ModelConfig, tree, size: int):
     return _map_with_axes(config, tree, grow)
 
 
-def cut_vocab(config: ModelConfig, tree):
-    """Parameters, or a state of them, without vocabulary padding, as they go to disk."""
+def cut_vocab(config: ModelConfig, tree: Any) -> Any:
+    """Parameters, or a training state, without vocabulary padding, as they are stored."""
 
-    def shrink(axes, value):
+    def shrink(axes: tuple[str, ...], value: jax.Array) -> jax.Array:
         if "vocab" not in axes:
             return value
         return jax.lax.slice_in_dim(value, 0, config.vocab_size, axis=axes.index("vocab"))
@@ -119,9 +124,9 @@ def cut_vocab(config: ModelConfig, tree):
     return _map_with_axes(config, tree, shrink)
 
 
-def _map_with_axes(config, tree, change):
+def _map_with_axes(config: ModelConfig, tree: Any, change: Callable) -> Any:
     leaves, structure = jax.tree.flatten(tree)
-    return jax.tree.unflatten(structure, list(map(change, axes_of(config, tree), leaves)))
+    return jax.tree.unflatten(structure, list(map(change, logical_axes(config, tree), leaves)))
 
 
 def count_parameters(params: dict) -> int:

@@ -1,4 +1,4 @@
-"""The six phases one level down: what each reads, does, and leaves in the run directory.
+"""The six phases that `iterate` calls: what each reads, does, and writes to the run directory.
 
-A phase whose files stand is done: calling it again reads them. `iterate` is the algorithm.
+A phase whose files exist is complete. Calling it again reads them.
 """

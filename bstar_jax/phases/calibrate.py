@@ -1,4 +1,4 @@
-"""Phase 1: sample the grid on calibration queries, score every cell, choose."""
+"""Phase 1: sample calibration queries over the grid, score every cell, choose one."""
 
 from __future__ import annotations
 
@@ -9,65 +9,84 @@ import numpy as np
 
 from bstar_jax import balance
 from bstar_jax.balance import Choice, Grid, Surface
-from bstar_jax.journal import write_json
-from bstar_jax.phases import pools
-from bstar_jax.phases.run import Run
-from bstar_jax.phases.sampled import discard_units, sample
+from bstar_jax.config import Config
+from bstar_jax.phases import arrays
 from bstar_jax.records import Rollouts
+from bstar_jax.records.files import write_json
+from bstar_jax.run.collect import Collector, discard_units
+from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Draw, Keys
+from bstar_jax.tasks import Task
 
-_BOOTSTRAP = 2**31  # folded into the seed's key beside the phases, which are small
+_BOOTSTRAP = 2**31  # folded into the seed's key, as the numbers of phases are, which are small
 
 
-def calibrate(run: Run, iteration: int, params: dict) -> Choice:
-    """The cell to sample and select with.
+def calibrate(
+    config: Config, task: Task, workspace: Workspace, collect: Collector, iteration: int
+) -> Choice:
+    """Chooses the cell to sample and select with.
 
-    Leaves `calibrate.parquet` (rewards and selection at the chosen cell) and `balance.json`.
-    A grid of one cell is its own choice, and nothing is sampled.
+    Writes `calibrate.parquet` (with rewards and selection at the chosen cell) and `balance.json`.
+    If the grid has one cell, that is the choice: nothing is sampled and no file is written.
 
     Args:
-      run: The run.
-      iteration: From 1.
-      params: The parameters that will sample, on the sampling map.
+      config: The grid, the rules of the balance score, and the seed.
+      task: The calibration queries.
+      workspace: The run directory.
+      collect: Samples and grades under the weights before this iteration's training.
+      iteration: The iteration, from 1.
+
+    Returns:
+      The chosen cell.
     """
-    grid = grid_of(run)
-    if run.config.calibrate.is_single_cell:
+    grid = grid_of_config(config)
+    if config.calibrate.is_single_cell:
         choice = grid.choice((0, 0, 0, 0))
-        _log(run, iteration, choice, {}, 0.0)
+        _log(workspace, iteration, choice, {}, 0.0)
         return choice
-    file = run.path(iteration, "balance.json")
-    rows = run.path(iteration, "calibrate.parquet")
-    if not run.exists(file):
-        has_rows = run.exists(rows)
-        rollouts = Rollouts.read(rows) if has_rows else _sample_grid(run, iteration, params)
-        surface = score(run, iteration, rollouts)
+    file = workspace.path(iteration, "balance.json")
+    rows = workspace.path(iteration, "calibrate.parquet")
+    if not workspace.exists(file):
+        has_rows = workspace.exists(rows)
+        if has_rows:
+            rollouts = Rollouts.read(rows)
+        else:
+            rollouts = _sample_grid(config, task, collect, iteration)
+        surface = score(config, task, iteration, rollouts)
         if not has_rows:
-            run.once(lambda: _at_choice(run, rollouts, surface).write(rows))
-        run.once(lambda: write_json(file, surface.to_json()))
-    discard_units(run, iteration, "calibrate")
+            workspace.once(lambda: _mark_selected(config, task, rollouts, surface).write(rows))
+        workspace.once(lambda: write_json(file, surface.to_json()))
+    discard_units(workspace, iteration, "calibrate")
     stored = json.loads(file.read_text())["chosen"]
     choice = Choice(
         stored["temperature"], stored["top_k"], stored["threshold"], stored["process_weight"]
     )
     seconds = Rollouts.read(rows).seconds
-    _log(run, iteration, choice, stored, sum(seconds.values()))
+    _log(workspace, iteration, choice, stored, sum(seconds.values()))
     return choice
 
 
-def grid_of(run: Run) -> Grid:
-    """The cells of the run's config."""
-    section = run.config.calibrate
+def grid_of_config(config: Config) -> Grid:
+    """Returns the grid of a config."""
+    section = config.calibrate
     return Grid(section.temperatures, section.top_ks, section.thresholds, section.process_weights)
 
 
-def score(run: Run, iteration: int, rollouts: Rollouts) -> Surface:
-    """The balance score of every cell, from graded calibration rows."""
-    section, rules = run.config.calibrate, run.config.balance
-    shape = pools.grid_shape(len(section.temperatures), len(section.top_ks), section.responses)
-    key = jax.random.fold_in(jax.random.key(run.config.seed), _BOOTSTRAP)
+def score(config: Config, task: Task, iteration: int, rollouts: Rollouts) -> Surface:
+    """Scores every cell of the grid on graded calibration rows.
+
+    Args:
+      config: The grid, the rules of the balance score, and the seed of the bootstrap.
+      task: The task of the rows.
+      iteration: The iteration, from 1. Each has its own bootstrap draws.
+      rollouts: The rows, sorted by (query, temperature, top_k, sample_index).
+    """
+    section, rules = config.calibrate, config.balance
+    shape = arrays.grid_shape(len(section.temperatures), len(section.top_ks), section.responses)
+    key = jax.random.fold_in(jax.random.key(config.seed), _BOOTSTRAP)
     return balance.balance_surface(
-        grid_of(run),
-        pools.pool(run.task, rollouts, shape, distinct=rules.distinct),
+        grid_of_config(config),
+        arrays.graded_responses(task, rollouts, shape, distinct=rules.distinct),
         jax.random.fold_in(key, iteration),
         target_correct=rules.target_correct,
         cap=rules.cap,
@@ -76,39 +95,42 @@ def score(run: Run, iteration: int, rollouts: Rollouts) -> Surface:
     )
 
 
-def _sample_grid(run: Run, iteration: int, params: dict) -> Rollouts:
-    section = run.config.calibrate
+def _sample_grid(config: Config, task: Task, collect: Collector, iteration: int) -> Rollouts:
+    section = config.calibrate
     draws = [
         Draw(temperature, top_k, section.responses)
         for temperature in section.temperatures
         for top_k in section.top_ks
     ]
-    queries = run.task.splits["calibration"]
-    return sample(run, params, queries, draws, Keys(run.config.seed, iteration, "calibrate"))
+    keys = Keys(config.seed, iteration, "calibrate")
+    return collect(task.splits["calibration"], draws, keys)
 
 
-def _at_choice(run: Run, rollouts: Rollouts, surface: Surface) -> Rollouts:
-    """Rewards of all rows at the chosen weight; selected are rows of the chosen cell alone."""
-    choice, rules = surface.choice, run.config.balance
+def _mark_selected(config: Config, task: Task, rollouts: Rollouts, surface: Surface) -> Rollouts:
+    """Rewards all rows at the chosen process weight, and selects among rows of the chosen cell."""
+    choice, rules = surface.choice, config.balance
     in_cell = (rollouts.array("temperature") == np.float32(choice.temperature)) & (
         rollouts.array("top_k") == choice.top_k
     )
     cell = rollouts.filter(in_cell)
+    shape = arrays.query_shape(cell)
     selected_QN = balance.select(
-        pools.pool(run.task, cell, pools.query_shape(cell), distinct=rules.distinct),
+        arrays.graded_responses(task, cell, shape, distinct=rules.distinct),
         threshold=choice.threshold,
         process_weight=choice.process_weight,
         cap=rules.cap,
         rules=rules.rules,
     )
     selected = np.zeros(len(rollouts), bool)
-    selected[in_cell] = pools.flatten(cell, selected_QN)
-    reward = pools.rewards(rollouts, choice.process_weight)
+    selected[in_cell] = arrays.to_rows(cell, np.asarray(selected_QN))
+    reward = arrays.rewards(rollouts, choice.process_weight)
     return rollouts.with_columns(reward=reward, selected=selected)
 
 
-def _log(run, iteration, choice: Choice, stored: dict, seconds) -> None:
-    run.log_once(
+def _log(
+    workspace: Workspace, iteration: int, choice: Choice, stored: dict, seconds: float
+) -> None:
+    workspace.log(
         iteration,
         "calibrate",
         seconds,

@@ -1,86 +1,95 @@
-"""Phase 6: how good is it now, on queries that nothing was learnt from."""
+"""Phase 6: measure the policy on held-out queries, which it has not learnt from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bstar_jax.phases import pools
-from bstar_jax.phases.run import Run
-from bstar_jax.phases.sampled import discard_units, finish, sample
+from bstar_jax.config import Config
+from bstar_jax.phases import arrays
 from bstar_jax.records import Query, Rollouts
+from bstar_jax.run.collect import Collector, discard_units, finish
+from bstar_jax.run.policy import Policy
+from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Draw, Keys
+from bstar_jax.tasks import Task
 
 
-def monitor(run: Run, iteration: int, params: dict) -> dict:
-    """Samples the held-out queries and logs the figures; the iteration is then over.
+def monitor(
+    config: Config,
+    task: Task,
+    workspace: Workspace,
+    policy: Policy,
+    collect: Collector,
+    iteration: int,
+) -> dict[str, float | None]:
+    """Answers the held-out queries and logs the figures. The iteration is then complete.
 
-    Leaves `monitor.parquet`. The metrics row is written once the checkpoint of the iteration
-    is on disk, so that the row stands for all of it.
+    Writes `monitor.parquet`. The metrics row is written when the checkpoint of the iteration is on
+    disk, so the row says that everything of the iteration is stored.
 
     Args:
-      run: The run.
-      iteration: 0 is after warm-up.
-      params: The parameters, on the sampling map.
+      config: The settings.
+      task: The held-out queries.
+      workspace: The run directory.
+      policy: Has the checkpoints. The function waits for them and deletes old ones.
+      collect: Samples and grades under the weights after this iteration.
+      iteration: The iteration; 0 is after warm-up.
 
     Returns:
-      The figures by name.
+      The figures, by their names in metrics.jsonl.
     """
-    file = run.path(iteration, "monitor.parquet")
-    if run.exists(file):
+    file = workspace.path(iteration, "monitor.parquet")
+    if workspace.exists(file):
         rollouts = Rollouts.read(file)
-        discard_units(run, iteration, "monitor")
+        discard_units(workspace, iteration, "monitor")
     else:
-        queries = run.task.splits["heldout"]
-        rollouts = sample(
-            run,
-            params,
-            queries,
-            draws_of(run),
-            Keys(run.config.seed, iteration, "monitor"),
-        )
-        rollouts = rewarded(run, rollouts)
-        finish(run, iteration, "monitor.parquet", rollouts, "monitor")
-    figures = figures_of(run, rollouts)
-    run.checkpoints.wait()
-    run.log_once(iteration, "monitor", sum(rollouts.seconds.values()), split="heldout", **figures)
-    run.checkpoints.prune()
+        keys = Keys(config.seed, iteration, "monitor")
+        rollouts = with_rewards(config, collect(task.splits["heldout"], draws(config), keys))
+        finish(workspace, iteration, "monitor.parquet", rollouts, "monitor")
+    figures = figures_of_rows(config, task, rollouts)
+    policy.checkpoints.wait()
+    seconds = sum(rollouts.seconds.values())
+    workspace.log(iteration, "monitor", seconds, split="heldout", **figures)
+    policy.checkpoints.prune()
     return figures
 
 
-def draws_of(run: Run) -> list[Draw]:
-    """The greedy response and the samples of each query."""
-    settings = run.config.monitor
+def evaluate(
+    config: Config, task: Task, collect: Collector, iteration: int, queries: Sequence[Query]
+) -> dict[str, float | None]:
+    """Computes the figures of any queries, and stores nothing.
+
+    The draws are those of the run's own monitor phase. The held-out queries of an iteration
+    therefore give the figures that the run logged, to the last digit.
+
+    Args:
+      config: The settings.
+      task: The task of the queries.
+      collect: Samples and grades under the weights to evaluate.
+      iteration: The iteration whose draws are repeated.
+      queries: The queries to answer.
+
+    Returns:
+      The figures, by their names in metrics.jsonl.
+    """
+    keys = Keys(config.seed, iteration, "monitor")
+    rollouts = collect(queries, draws(config), keys, name="evaluate", store=False)
+    return figures_of_rows(config, task, with_rewards(config, rollouts))
+
+
+def draws(config: Config) -> list[Draw]:
+    """Describes how each query is answered: one greedy response, and the samples."""
+    settings = config.monitor
     return [Draw(0.0, 0, 1), Draw(settings.temperature, 0, settings.responses)]
 
 
-def rewarded(run: Run, rollouts: Rollouts) -> Rollouts:
-    """The rows with their reward at the monitor's own process weight."""
-    reward = pools.rewards(rollouts, run.config.monitor.process_weight)
+def with_rewards(config: Config, rollouts: Rollouts) -> Rollouts:
+    """Returns the rows with their reward at `monitor.process_weight`."""
+    reward = arrays.rewards(rollouts, config.monitor.process_weight)
     return rollouts.with_columns(reward=reward)
 
 
-def figures_of(run: Run, rollouts: Rollouts) -> dict:
-    """The figures of rewarded rows, by the names of metrics.jsonl."""
-    settings = run.config.monitor
-    return pools.monitor_figures(run.task, rollouts, ks=settings.ks, s=settings.s)
-
-
-def evaluate(run: Run, iteration: int, params: dict, queries: Sequence[Query]) -> dict:
-    """The figures of any queries under any parameters; nothing is stored.
-
-    The draws are those of the run's own monitor phase, so the held-out split of an iteration
-    gives the figures that the run wrote, to the last digit.
-    """
-    draws = draws_of(run)
-    units = run.sampler.plan(queries, draws)
-    keys = Keys(run.config.seed, iteration, "monitor")
-    own = []
-    with run.console.progress("evaluate", iteration, len(queries), "queries", rate="tokens") as bar:
-        for unit, rollouts in run.sampler.run(params, units, draws, keys):
-            rollouts = run.grader.grade_rollouts(rollouts)
-            own.append(run.process_model.grade(rollouts) if run.process_model else rollouts)
-            bar.advance(len(unit.queries), tokens=int(rollouts.array("num_tokens").sum()))
-    parts = run.team.gather(Rollouts.concatenate(own).to_bytes())
-    rollouts = Rollouts.concatenate([Rollouts.from_bytes(part) for part in parts])
-    rollouts = rollouts.sorted([query.query_id for query in queries])
-    return figures_of(run, rewarded(run, rollouts))
+def figures_of_rows(config: Config, task: Task, rollouts: Rollouts) -> dict[str, float | None]:
+    """Computes the figures of rows with rewards, by their names in metrics.jsonl."""
+    settings = config.monitor
+    return arrays.monitor_figures(task, rollouts, ks=settings.ks, s=settings.s)

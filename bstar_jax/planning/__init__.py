@@ -1,17 +1,28 @@
 """Whether a run fits devices that need not be there, and how fast it could be.
 
-    config + topology -> every program of the run, by shapes alone      (loads, programs)
-                      -> what lies on a device while it runs            (moments)
-                      -> compiled, or reckoned where nothing compiles   (compiling, arithmetic)
-                      -> products, traffic, exchanges; least time       (hlo, work, compiling)
-                      -> what fits, what is best, what would fit        (search)
+    config + topology -> the run laid out on devices             (topologies, models, placement)
+                      -> every program of the run, by its room   (sharding.program)
+                      -> what a device holds while it runs       (memory)
+                      -> compiled, or estimated where it cannot  (compiling, reports)
+                      -> the least time of its work              (hlo, roofline)
+                      -> what fits, what is best, what would fit (search)
+                      -> tables and JSON                         (plan, tables)
 
-Axes beside the project's: t, f, d the sizes of the mesh axes tensor, fsdp and data.
+`memory` needs no compiler, so that a run that opens can ask it too.
 """
 
-from bstar_jax.planning.chips import CHIPS, Topology, find
-from bstar_jax.planning.store import Store
+from bstar_jax.planning.plan import Plan, plan
+from bstar_jax.planning.reports import ReportCache
 from bstar_jax.planning.tables import show, to_json
-from bstar_jax.planning.whole import Plan, plan
+from bstar_jax.planning.topologies import ACCELERATORS, Topology, find_topology
 
-__all__ = ["CHIPS", "Plan", "Store", "Topology", "find", "plan", "show", "to_json"]
+__all__ = [
+    "ACCELERATORS",
+    "Plan",
+    "ReportCache",
+    "Topology",
+    "find_topology",
+    "plan",
+    "show",
+    "to_json",
+]

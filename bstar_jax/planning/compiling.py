@@ -1,20 +1,21 @@
-"""Programs compiled, and what the compiler says of them."""
+"""Programs compiled for devices that need not be there, and what the compiler reports of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
 from bstar_jax.config import UserError
-from bstar_jax.planning import moments, work
-from bstar_jax.planning.chips import GIB, Chip
-from bstar_jax.planning.moments import Moment
-from bstar_jax.planning.store import NOWHERE, Said, Store
-from bstar_jax.planning.work import Work
+from bstar_jax.hlo.cost import cost_of
+from bstar_jax.planning.memory import Occupancy, joined, total
+from bstar_jax.planning.reports import NO_CACHE, CompilerReport, ReportCache
+from bstar_jax.planning.topologies import GIB, Accelerator
+from bstar_jax.sharding import Cost, Program
 
 _NEEDED = (
     re.compile(r"Used ([\d.]+)([MG]) of [\d.]+G hbm"),
@@ -24,21 +25,22 @@ _UNITS = {"M": 2**20, "G": GIB}
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """One program of a run, as it was compiled or reckoned.
+class PlannedProgram:
+    """One program of a run, as it was compiled or estimated.
 
     Attributes:
-      name: Short.
-      phases: Where in a run.
-      method: "compiled"; "refused", where the compiler says that it needs more than there is;
-        "arithmetic".
-      seconds: That compiling took; 0 where nothing was compiled.
-      memory: Bytes a device, by part.
-      peak: Of these, what the compiler says is needed of arguments, results and temporaries at
-        once; at most what the parts add up to; 0 where nothing was compiled.
+      name: A short name.
+      phases: The phases that run it, as text.
+      method: "compiled"; "refused", where the compiler says that it needs more memory than there
+        is; "arithmetic".
+      seconds: Seconds of compiling; 0 where nothing was compiled.
+      memory: Bytes on a device, by part.
+      peak: Bytes that the compiler says are needed at once, with what else lies there; 0 where
+        nothing was compiled.
       limit: Bytes that a device has.
-      work: What a run of it does on a device, of decoding one step; None where it is not known.
-      tokens: As in `Moment`.
+      cost: The work of a device in one run, or in one decode step; None where the compiler
+        reported none.
+      tokens: Tokens that one run, or one decode step, trains on or draws, over all devices.
     """
 
     name: str
@@ -48,13 +50,13 @@ class Measured:
     memory: dict[str, int]
     peak: int
     limit: float
-    work: Work | None
+    cost: Cost | None
     tokens: int
 
     @property
     def held(self) -> int:
-        """Bytes a device holds while it runs."""
-        return moments.total(self.memory)
+        """Bytes that a device holds while it runs."""
+        return total(self.memory)
 
     @property
     def fits(self) -> bool:
@@ -62,113 +64,86 @@ class Measured:
         return self.held <= self.limit
 
 
-def compiled(moment: Moment, chip: Chip, store: Store = NOWHERE) -> Measured:
-    """Compiles the program of a moment, or finds in the store what the compiler said of it.
+def compiled(
+    occupancy: Occupancy, accelerator: Accelerator, cache: ReportCache = NO_CACHE
+) -> PlannedProgram:
+    """Compiles a program, or reads from the cache what the compiler reported of it.
 
     Raises:
-      UserError: If the compiler refuses it for another reason than memory.
+      UserError: If the compiler refuses it for a reason other than memory.
     """
-    if moment.lower is None:
-        return reckoned(moment, chip)
-    lowered = moment.lower()
-    key = store.key(lowered.as_text(), moment.mesh, moment.turns)
-    said = store.read(key)
-    if said is None:
+    program, resident = occupancy.program, occupancy.resident
+    if program.lower is None:
+        return estimated(occupancy, accelerator)
+    lowered = program.lower()
+    key = cache.key(lowered.as_text(), program.mesh, program.turns)
+    report = cache.read(key)
+    if report is None:
         started = time.perf_counter()
         try:
-            said = _said(lowered.compile(), moment, started)
+            report = _report(lowered.compile(), program, started)
         except jax.errors.JaxRuntimeError as error:
-            return _refused(moment, chip, time.perf_counter() - started, str(error))
-        store.write(key, said)
+            return _refused(occupancy, accelerator, time.perf_counter() - started, str(error))
+        cache.write(key, report)
     own = {
         # Padding, and small arguments that no part counts.
-        "inputs": max(said.arguments - moments.total(moment.arguments), 0),
-        "temporaries": said.temporaries,
-        "outputs": said.outputs,
-        "code": said.code,
+        "inputs": max(report.arguments - total(program.arguments), 0),
+        "temporaries": report.temporaries,
+        "outputs": report.outputs,
+        "code": report.code,
     }
-    return Measured(
-        moment.name, moment.phases, "compiled", said.seconds,
-        moments.joined(moment.arguments, moment.beside, own),
-        said.peak + moments.total(moment.beside), chip.memory, said.work, moment.tokens,
+    return _planned(
+        program, accelerator, "compiled", joined(program.arguments, resident, own),
+        report.seconds, report.peak + total(resident), report.cost,
     )  # fmt: skip
 
 
-def _said(program, moment: Moment, started: float) -> Said:
+def estimated(occupancy: Occupancy, accelerator: Accelerator) -> PlannedProgram:
+    """Returns a program by arithmetic alone."""
+    return _planned(occupancy.program, accelerator, "arithmetic", occupancy.parts)
+
+
+def _planned(
+    program: Program,
+    accelerator: Accelerator,
+    method: str,
+    parts: dict[str, int],
+    seconds: float = 0.0,
+    peak: int = 0,
+    cost: Cost | None = None,
+) -> PlannedProgram:
+    return PlannedProgram(
+        program.name, ", ".join(program.phases), method, seconds, parts, peak,
+        accelerator.memory, cost, program.tokens,
+    )  # fmt: skip
+
+
+def _report(executable: Any, program: Program, started: float) -> CompilerReport:
     seconds = time.perf_counter() - started
-    sizes = program.memory_analysis()
-    return Said(
+    sizes = executable.memory_analysis()
+    return CompilerReport(
         seconds=seconds,
         arguments=sizes.argument_size_in_bytes,
         temporaries=sizes.temp_size_in_bytes,
         outputs=sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
         code=sizes.generated_code_size_in_bytes,
         peak=sizes.peak_memory_in_bytes,
-        work=work.of(program.as_text(), dict(moment.mesh.shape), turns=moment.turns),
+        cost=cost_of(executable.as_text(), dict(program.mesh.shape), turns=program.turns),
     )
 
 
-def _refused(moment: Moment, chip: Chip, seconds: float, reason: str) -> Measured:
-    """What is known of a program that needs more than a device has: how much."""
+def _refused(
+    occupancy: Occupancy, accelerator: Accelerator, seconds: float, reason: str
+) -> PlannedProgram:
+    """Reads from a refusal how much memory a program needs."""
+    program = occupancy.program
     found = next(filter(None, (pattern.search(reason) for pattern in _NEEDED)), None)
     if "RESOURCE_EXHAUSTED" not in reason or found is None:
         raise UserError(
-            f"the compiler refuses {moment.name} ({moment.phases}): "
+            f"the compiler refuses {program.name} ({', '.join(program.phases)}): "
             f"{' '.join(reason.split())[:400]}; try another mesh"
         )
     needed = int(float(found.group(1)) * _UNITS[found.group(2)])
-    given = moments.joined(moment.arguments, moment.beside)
-    own = {"temporaries": max(needed - moments.total(moment.arguments), 0)}
-    return Measured(
-        moment.name, moment.phases, "refused", seconds, moments.joined(given, own), 0, chip.memory,
-        None, moment.tokens,
-    )  # fmt: skip
-
-
-def reckoned(moment: Moment, chip: Chip) -> Measured:
-    """A moment by arithmetic alone."""
-    return Measured(
-        moment.name, moment.phases, "arithmetic", 0.0, moments.estimated(moment), 0, chip.memory,
-        None, moment.tokens,
-    )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Time:
-    """The least time that a run of a program takes, of decoding a step, each part at its peak rate.
-
-    Attributes:
-      compute: Seconds of products.
-      memory: Seconds of reading and writing.
-      exchange: Seconds of receiving from other devices, one axis after another.
-    """
-
-    compute: float
-    memory: float
-    exchange: float
-
-    @property
-    def seconds(self) -> float:
-        """The longest: all three at once, which is the best that overlap can do."""
-        return max(self.compute, self.memory, self.exchange)
-
-    @property
-    def bound(self) -> str:
-        """What the time goes to."""
-        parts = dataclasses.asdict(self)
-        return max(parts, key=parts.get)
-
-
-def time_of(done: Work, chip: Chip, across_hosts: Collection[str] = ()) -> Time:
-    """The roofline of a program.
-
-    Args:
-      done: What it does.
-      chip: On what.
-      across_hosts: Mesh axes that reach over hosts, where that is slower.
-    """
-    exchange = sum(
-        each.received / (chip.outside if set(across_hosts) & set(each.axes) else chip.link)
-        for each in done.exchanges
-    )
-    return Time(done.flops / chip.flops, done.bytes / chip.hbm, exchange)
+    given: Mapping[str, int] = joined(program.arguments, occupancy.resident)
+    own = {"temporaries": max(needed - total(program.arguments), 0)}
+    return _planned(program, accelerator, "refused", joined(given, own), seconds)

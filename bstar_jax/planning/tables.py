@@ -12,12 +12,13 @@ import rich.console
 import rich.table
 
 from bstar_jax import sharding
-from bstar_jax.planning import moments
-from bstar_jax.planning.chips import GIB
-from bstar_jax.planning.compiling import Measured, Time
-from bstar_jax.planning.search import Candidate
-from bstar_jax.planning.whole import Plan
-from bstar_jax.planning.work import Work
+from bstar_jax.planning.compiling import PlannedProgram
+from bstar_jax.planning.memory import PARTS
+from bstar_jax.planning.plan import Plan
+from bstar_jax.planning.reports import cost_to_json
+from bstar_jax.planning.roofline import LeastTime
+from bstar_jax.planning.search import MeshPlan
+from bstar_jax.planning.topologies import GIB
 
 _HEADERS = {
     "parameters": "params", "optimizer": "opti-\nmizer", "rollout_weights": "sampling\nweights",
@@ -28,13 +29,13 @@ _MESHES_SHOWN = 6
 
 
 def show(plan: Plan, stream: TextIO | None = None) -> None:
-    """Prints a plan."""
+    """Prints a plan, to standard output by default."""
     console = rich.console.Console(
         file=sys.stdout if stream is None else stream, width=200, highlight=False, markup=False
     )
     for line in _head(plan):
         console.print(line)
-    for table in (_memory(plan.programs), _speed(plan), _exchanges(plan.programs)):
+    for table in (_memory(plan.programs), _speed(plan), _collectives(plan.programs)):
         if table.row_count:
             console.print()
             console.print(table)
@@ -49,44 +50,41 @@ def show(plan: Plan, stream: TextIO | None = None) -> None:
 
 
 def _head(plan: Plan) -> Iterator[str]:
-    chip, topology = plan.topology.chip, plan.topology
-    sizes = lambda mesh: ", ".join(  # noqa: E731
-        f"{axis} {size}" for axis, size in zip(sharding.MESH_AXES, mesh, strict=True)
-    )
-    model = plan.shape.model
+    topology, device = plan.topology, plan.topology.accelerator
+    model = plan.model.model
     yield (
         f"model     {model.layers} layers of {model.width}, {model.vocab_size:,} words "
-        f"({plan.shape.source})"
+        f"({plan.model.source})"
     )
-    yield f"devices   {topology.count} x {topology.kind}, mesh {sizes(plan.mesh)}"
-    yield f"sampling  on {sizes(plan.site)}"
-    yield f"memory    {chip.memory / GIB:.2f} GiB a device: {chip.source}"
+    yield f"devices   {topology.count} x {topology.kind}, mesh {_sizes(plan.mesh)}"
+    yield f"sampling  on {_sizes(plan.sampling_mesh)}"
+    yield f"memory    {device.memory / GIB:.2f} GiB a device: {device.source}"
     yield (
-        f"rates     {chip.flops / 1e12:,.0f} TFLOP/s bf16, {chip.hbm / 1e9:,.0f} GB/s of memory, "
-        f"{chip.link / 1e9:,.0f} GB/s a mesh axis"
-        + (f", {chip.outside / 1e9:,.0f} over hosts" if chip.outside != chip.link else "")
+        f"rates     {device.flops / 1e12:,.0f} TFLOP/s bf16, {device.hbm / 1e9:,.0f} GB/s of "
+        f"memory, {device.link / 1e9:,.0f} GB/s a mesh axis"
+        + (f", {device.outside / 1e9:,.0f} over hosts" if device.outside != device.link else "")
         + "; peaks as published, never reached in full"
     )
 
 
-def _plain() -> rich.table.Table:
-    return rich.table.Table(
-        box=rich.box.SIMPLE_HEAD, show_edge=False, padding=(0, 0), header_style="bold"
-    )
+def _sizes(mesh: tuple[int, int, int]) -> str:
+    return ", ".join(f"{axis} {size}" for axis, size in zip(sharding.MESH_AXES, mesh, strict=True))
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> rich.table.Table:
-    table = _plain()
-    for place, header in enumerate(headers):
-        table.add_column(header, justify="right" if place else "left", no_wrap=True)
+    table = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD, show_edge=False, padding=(0, 0), header_style="bold"
+    )
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
 
 
-def _memory(programs: list[Measured]) -> rich.table.Table:
+def _memory(programs: list[PlannedProgram]) -> rich.table.Table:
     """GiB a device, a row a program."""
-    parts = [part for part in moments.PARTS if any(each.memory.get(part) for each in programs)]
+    parts = [part for part in PARTS if any(each.memory.get(part) for each in programs)]
     headers = ["program", "how", "seconds", *(_HEADERS[part] for part in parts), "GiB", "fits"]
     rows = [
         [
@@ -116,13 +114,13 @@ def _speed(plan: Plan) -> rich.table.Table:
         time = plan.times.get(each.name)
         if time is None:
             continue
-        work = each.work
+        cost = each.cost
         rows.append(
             [
                 each.name,
-                f"{work.flops / 1e12:.3f}" if work else "-",
-                f"{work.bytes / GIB:.2f}" if work else "-",
-                f"{work.flops / work.bytes:.0f}" if work and work.bytes else "-",
+                f"{cost.flops / 1e12:.3f}" if cost else "-",
+                f"{cost.bytes / GIB:.2f}" if cost else "-",
+                f"{cost.flops / cost.bytes:.0f}" if cost and cost.bytes else "-",
                 *(_ms(part) for part in (time.compute, time.memory, time.exchange)),
                 time.bound,
                 f"{each.tokens / time.seconds:,.0f}" if each.tokens and time.seconds else "-",
@@ -135,7 +133,7 @@ def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.2f}"
 
 
-def _exchanges(programs: list[Measured]) -> rich.table.Table:
+def _collectives(programs: list[PlannedProgram]) -> rich.table.Table:
     rows = [
         [
             program.name,
@@ -146,8 +144,8 @@ def _exchanges(programs: list[Measured]) -> rich.table.Table:
             f"{each.largest / 2**20:,.2f}",
         ]
         for program in programs
-        if program.work
-        for each in program.work.exchanges
+        if program.cost
+        for each in program.cost.collectives
         if each.received >= 2**10
     ]
     headers = ["program", "collective", "axes", "a run", "MiB received", "largest array, MiB"]
@@ -172,23 +170,23 @@ def _verdict(plan: Plan) -> Iterator[str]:
         return
     if not plan.remedies:
         yield "nothing near it fits by arithmetic: take more devices, or a smaller model"
-    for place, one in enumerate(plan.remedies[:3]):
-        yield f"would fit: {_flags(one)}  ({one.held / GIB:.2f} GiB {_how(plan, place)})"
+    for index, one in enumerate(plan.remedies[:3]):
+        yield f"would fit: {_flags(one)}  ({one.held / GIB:.2f} GiB {_how(plan, index)})"
 
 
-def _how(plan: Plan, place: int) -> str:
-    if place or not plan.remedy:
+def _how(plan: Plan, index: int) -> str:
+    if index or not plan.remedy:
         return "by arithmetic"
     held = max(each.held for each in plan.remedy) / GIB
     verdict = "fits" if all(each.fits for each in plan.remedy) else "does not fit"
     return f"by arithmetic; compiled {held:.2f} GiB, {verdict}"
 
 
-def _flags(one: Candidate) -> str:
+def _flags(one: MeshPlan) -> str:
     return " ".join(f"--config.{name}={value}" for name, value in one.changes.items()) or "as given"
 
 
-def _meshes(meshes: Sequence[Candidate]) -> rich.table.Table:
+def _meshes(meshes: Sequence[MeshPlan]) -> rich.table.Table:
     headers = [
         "data, fsdp, tensor", "GiB at most", "in", "step ms", "decode ms", "tokens/s trained",
         "tokens/s drawn", "fits",
@@ -213,31 +211,34 @@ def _meshes(meshes: Sequence[Candidate]) -> rich.table.Table:
 
 
 def to_json(plan: Plan) -> dict:
-    """The plan as JSON values; bytes and seconds are a device's, of decoding those of a step."""
-    chip = plan.topology.chip
+    """Returns the plan as JSON values.
+
+    Bytes and seconds are those of one device and one run of a program, or of one decode step.
+    """
+    device = plan.topology.accelerator
     return {
         "topology": plan.topology.name,
         "devices": plan.topology.count,
         "mesh": dict(zip(sharding.MESH_AXES, plan.mesh, strict=True)),
-        "sampling_mesh": dict(zip(sharding.MESH_AXES, plan.site, strict=True)),
-        "model": plan.shape.source,
+        "sampling_mesh": dict(zip(sharding.MESH_AXES, plan.sampling_mesh, strict=True)),
+        "model": plan.model.source,
         "fits": plan.fits,
-        "limit_bytes": int(chip.memory),
-        "limit_source": chip.source,
+        "limit_bytes": int(device.memory),
+        "limit_source": device.source,
         "peak_rates": {
-            "flops": chip.flops, "memory": chip.hbm, "exchange": chip.link,
-            "exchange_over_hosts": chip.outside,
+            "flops": device.flops, "memory": device.hbm, "exchange": device.link,
+            "exchange_over_hosts": device.outside,
         },
         "programs": [_program(each, plan.times.get(each.name)) for each in plan.programs],
         "largest": [dataclasses.asdict(each) for each in plan.largest],
-        "meshes": [_candidate(one) for one in plan.meshes],
-        "would_fit": [_candidate(one) for one in plan.remedies],
+        "meshes": [_mesh_plan(one) for one in plan.meshes],
+        "would_fit": [_mesh_plan(one) for one in plan.remedies],
         "would_fit_compiled": [_program(each, None) for each in plan.remedy],
         "notes": plan.notes,
     }  # fmt: skip
 
 
-def _program(each: Measured, time: Time | None) -> dict:
+def _program(each: PlannedProgram, time: LeastTime | None) -> dict:
     return {
         "name": each.name,
         "phases": each.phases,
@@ -248,21 +249,13 @@ def _program(each: Measured, time: Time | None) -> dict:
         "peak_bytes": each.peak or None,
         "fits": each.fits,
         "tokens": each.tokens or None,
-        "work": _work(each.work) if each.work else None,
+        "work": cost_to_json(each.cost) if each.cost else None,
         "seconds": {**dataclasses.asdict(time), "least": time.seconds} if time else None,
         "bound": time.bound if time else None,
         "tokens_per_second": each.tokens / time.seconds if time and each.tokens else None,
     }
 
 
-def _work(work: Work) -> dict:
-    return {
-        "flops": work.flops,
-        "bytes": work.bytes,
-        "exchanges": [dataclasses.asdict(each) for each in work.exchanges],
-    }
-
-
-def _candidate(one: Candidate) -> dict:
+def _mesh_plan(one: MeshPlan) -> dict:
     names = ("mesh", "changes", "held", "tightest", "train_rate", "decode_rate", "fits")
     return {name: getattr(one, name) for name in names}

@@ -1,13 +1,13 @@
-"""Several processes that make one run: how they start, keep an eye on each other, and end.
+"""Several processes that make up one run: how they start, watch each other, and end.
 
-Each host runs the same program (`cluster` finds the others, `jax.distributed` joins the devices).
-What crosses hosts beside the devices' own exchanges is small and goes through `team`, and so does
-the news that a process is gone. Whatever is large is a file in the run directory.
+Each host runs the same program. `cluster` finds the other processes, and `jax.distributed` joins
+the devices. Besides what devices exchange, only small values cross hosts. They go through `team`,
+as does the news that a process is gone. Whatever is large is a file in the run directory.
 """
 
-from bstar_jax.processes.cluster import Cluster, find
+from bstar_jax.processes.cluster import Cluster, find_cluster
 from bstar_jax.processes.joining import define_flags, join
 from bstar_jax.processes.stopping import StopRequest
 from bstar_jax.processes.team import ALONE, Team
 
-__all__ = ["ALONE", "Cluster", "StopRequest", "Team", "define_flags", "find", "join"]
+__all__ = ["ALONE", "Cluster", "StopRequest", "Team", "define_flags", "find_cluster", "join"]

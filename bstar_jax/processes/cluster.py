@@ -1,9 +1,9 @@
 """Which processes make up this run: from flags, or from what SLURM, Cloud TPU or GKE set.
 
 flags       --coordinator=HOST:PORT --processes=N --process=I
-SLURM       a step of several tasks: `srun` gives each its number
-Cloud TPU   the workers of a slice, or of several, find each other by their metadata; on GKE
-            by the variables that it sets
+SLURM       a job step of several tasks, which `srun` numbers
+Cloud TPU   the workers of one or several slices, which find each other by their metadata, on GKE
+            by environment variables
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from bstar_jax.config import UserError
 
 KINDS = ("auto", "none", "slurm", "tpu")
 
-# SLURM knows no free port: all tasks of a job take the same one of the upper 4096.
+# SLURM reserves no port: all tasks of a job derive the same one of the upper 4096 from its number.
 _FIRST_PORT, _PORTS = 61440, 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """What `jax.distributed.initialize` is told.
+    """Arguments of `jax.distributed.initialize`.
 
     Attributes:
-      coordinator: HOST:PORT of process 0; "" where JAX finds all of this by itself.
-      count: Processes; 0 likewise.
-      index: Which of them this is, from 0.
+      coordinator: HOST:PORT of process 0; "" where JAX finds everything by itself.
+      count: Number of processes; 0 where JAX finds everything by itself.
+      index: Number of this process, from 0.
     """
 
     coordinator: str = ""
@@ -34,17 +34,20 @@ class Cluster:
     index: int = 0
 
 
-def find(
+def find_cluster(
     kind: str, coordinator: str, count: int | None, index: int | None, environ: Mapping[str, str]
 ) -> Cluster | None:
-    """The processes that this one belongs to; None where it is alone.
+    """Finds the processes that this one belongs to.
 
     Args:
       kind: One of `KINDS`.
-      coordinator: HOST:PORT as given, or "".
-      count: Processes as given, or None.
-      index: Number of this one as given, or None.
+      coordinator: HOST:PORT of process 0 as given by a flag, or "".
+      count: Number of processes as given by a flag, or None.
+      index: Number of this process as given by a flag, or None.
       environ: Environment variables.
+
+    Returns:
+      The cluster, or None where this process is alone.
 
     Raises:
       UserError: If the flags contradict each other, or the environment lacks what they ask for.
@@ -52,11 +55,13 @@ def find(
     given = {"--coordinator": coordinator or None, "--processes": count, "--process": index}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) < len(given):
-        if missing or kind != "auto":
+        if count is None or index is None or missing or kind != "auto":
+            problem = (
+                f"without {' and '.join(missing)}" if missing else f"with --distributed={kind}"
+            )
             raise UserError(
-                f"{' and '.join(missing) or f'--distributed={kind}'} beside the other flags: give "
-                "--coordinator=HOST:PORT, --processes=N and --process=I, all three and nothing "
-                "else, or none of them"
+                f"flags name processes {problem}; give --coordinator=HOST:PORT, --processes=N and "
+                "--process=I, all three and nothing else, or none of them"
             )
         return _checked(Cluster(coordinator, count, index))
     tasks = environ.get("SLURM_STEP_NUM_TASKS", "")
@@ -84,7 +89,7 @@ def _slurm(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def first_node(nodes: str) -> str:
-    """The first of a list of nodes as SLURM writes it.
+    """The first node of a list as SLURM writes it.
 
     Example: "gpu[007-010,12],login1" -> "gpu007".
     """

@@ -1,4 +1,4 @@
-"""Starting `jax.distributed` and the team, and ending them together."""
+"""Starts `jax.distributed` and the team, and ends them together."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -18,41 +19,41 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from bstar_jax.config import UserError
-from bstar_jax.flags import FAILED, PREEMPTED, outcome
+from bstar_jax.config.errors import FAILED, PREEMPTED, outcome
 from bstar_jax.processes import cluster as clusters
 from bstar_jax.processes.cluster import Cluster
+from bstar_jax.processes.messages import Closed, Connection
 from bstar_jax.processes.team import ALONE, BEAT, Member, Team, end_process
-from bstar_jax.processes.wire import Closed, Connection
 
 _START_SECONDS = 300
-_CARD_BYTES = 1024
+_CARD_BYTES = 1024  # of the message by which process 0 tells the others how to reach it
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags by which several processes find each other."""
-    text = "Where several processes learn of each other; auto sees what SLURM, TPUs and GKE set."
+    text = "How processes find each other; auto uses what SLURM, Cloud TPU and GKE set."
     flags.DEFINE_enum("distributed", "auto", clusters.KINDS, text, flag_values=values)
-    text = "HOST:PORT of process 0, with --processes and --process."
+    text = "HOST:PORT of process 0; give --processes and --process too."
     flags.DEFINE_string("coordinator", "", text, flag_values=values)
-    text = "How many processes there are."
+    text = "Number of processes."
     flags.DEFINE_integer("processes", None, text, lower_bound=1, flag_values=values)
-    text = "Which of them this is, from 0."
+    text = "Number of this process, from 0."
     flags.DEFINE_integer("process", None, text, lower_bound=0, flag_values=values)
 
 
 @contextlib.contextmanager
 def join(values: flags.FlagValues) -> Iterator[Team]:
-    """The team that the flags or the environment name; to be entered before devices are used.
+    """Joins the team that the flags or the environment name. Enter it before devices are used.
 
-    Where one process fails all end: those that did not fail with one line that names it.
+    If one process fails, all end: the others with one line that names it.
 
     Args:
-      values: What `define_flags` defined.
+      values: The flags that `define_flags` defined.
 
     Raises:
-      UserError: If flags or environment make no sense, or the others do not come.
+      UserError: If flags or environment make no sense, or the other processes do not come.
     """
-    found = clusters.find(
+    found = clusters.find_cluster(
         values.distributed, values.coordinator, values.processes, values.process, os.environ
     )
     if found is None:
@@ -71,7 +72,8 @@ def join(values: flags.FlagValues) -> Iterator[Team]:
 
 
 def _initialize(found: Cluster) -> None:
-    settings = {}
+    """Joins the devices of all processes."""
+    settings: dict[str, Any] = {}
     if found.coordinator:
         settings = {
             "coordinator_address": found.coordinator,
@@ -83,9 +85,9 @@ def _initialize(found: Cluster) -> None:
     line = (
         f"the processes of this run did not find each other{where} within {_START_SECONDS} "
         "seconds; start all of them, with the same --coordinator and --processes, on hosts that "
-        "reach each other"
+        "can reach each other"
     )
-    # JAX ends the process at the end of its own wait, with nothing that can be caught.
+    # When its own wait is over, JAX ends the process in a way that cannot be caught.
     alarm = threading.Timer(_START_SECONDS, end_process, (line, FAILED))
     alarm.daemon = True
     alarm.start()
@@ -101,7 +103,7 @@ def _initialize(found: Cluster) -> None:
 
 
 def _connect(found: Cluster) -> Member:
-    """Every process to process 0, which tells the others where it listens, and a password."""
+    """Connects every process to process 0, which broadcasts its addresses and a password."""
     index, count = jax.process_index(), jax.process_count()
     name = f"{socket.gethostname()}, pid {os.getpid()}"
     server, card = None, b""
@@ -112,7 +114,7 @@ def _connect(found: Cluster) -> Member:
     filled = np.frombuffer(card.ljust(_CARD_BYTES, b"\n"), np.uint8)
     card = multihost_utils.broadcast_one_to_all(filled).astype(np.uint8).tobytes()
     token, port, *hosts = card.decode().split("\n")
-    if index:
+    if server is None:
         connection = _call([host for host in hosts if host], int(port))
         connection.send({"kind": "hello", "token": token, "index": index, "name": name})
         header, _ = connection.receive(_START_SECONDS)
@@ -125,7 +127,7 @@ def _connect(found: Cluster) -> Member:
             try:
                 header, _ = connection.receive(BEAT)
             except (Closed, ValueError):
-                header = {}  # somebody else's
+                header = {}  # a connection from elsewhere
             if header.get("token") != token:
                 connection.close()
                 continue
@@ -136,6 +138,7 @@ def _connect(found: Cluster) -> Member:
 
 
 def _call(hosts: list[str], port: int) -> Connection:
+    """Connects to the first of these addresses of process 0 that answers."""
     errors = []
     for host in hosts:
         try:
@@ -143,13 +146,13 @@ def _call(hosts: list[str], port: int) -> Connection:
         except OSError as error:
             errors.append(f"{host}:{port} ({error.strerror or error})")
     raise UserError(
-        f"process 0 cannot be reached at {', '.join(errors)}; let the hosts of a run reach each "
-        "other at all TCP ports"
+        f"process 0 cannot be reached at {', '.join(errors)}; allow the hosts of a run to reach "
+        "each other at all TCP ports"
     )
 
 
 def _own_address() -> str:
-    """The address that other hosts see; "" without a network."""
+    """The address of this host as others see it; "" without a network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing; the system picks the interface
@@ -158,14 +161,14 @@ def _own_address() -> str:
         return probe.getsockname()[0]
 
 
-def _end(team: Team, error: BaseException) -> None:
-    """Ends this process after an error; its exit code is that of a door by itself.
+def _end(team: Team, error: BaseException) -> NoReturn:
+    """Ends this process after an error, with the exit code that a door alone would have.
 
-    Ways out that Python has beside would wait for processes that are not there any more.
+    Python's other ways out would wait for processes that are no longer there.
     """
     code, line = outcome(error)
     if line is None:
-        # If another process is gone, its end came first, and names it in a moment.
+        # If another process is gone, the news arrives in a moment, and ends this one by its name.
         time.sleep(3.0)
         traceback.print_exception(error)
         line = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -1,4 +1,4 @@
-"""A request to stop: SIGTERM, as clusters send it before they take a machine away."""
+"""A request to stop: SIGTERM, which clusters send before they take a machine away."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import signal
 
 from jax.experimental import multihost_utils
 
+from bstar_jax.config.errors import Preempted
 from bstar_jax.processes.team import ALONE, Team
-from bstar_jax.schema import Preempted
 
 STATE_IS_SAVED = "the state is saved; the same command goes on from here"
 
 
 class StopRequest:
-    """Whether to stop soon; phases look at it where their state is whole.
+    """Whether to stop soon. Phases look at it where their state is complete.
 
     Attributes:
-      is_set: Whether it was seen; of several processes, by all at the same look.
+      is_set: Whether the request was seen; several processes all see it at the same look.
     """
 
     def __init__(self, team: Team = ALONE):
-        """Nothing listens yet.
+        """Makes a request that is not set; `listen` comes next.
 
         Args:
           team: The processes that stop together.
@@ -29,15 +29,15 @@ class StopRequest:
         self._team, self._looks = team, 0
 
     def listen(self) -> None:
-        """Takes over SIGTERM. Of several processes JAX has done so, and tells the others."""
+        """Handles SIGTERM. With several processes JAX does so already, and tells the others."""
         if self._team.count == 1:
             signal.signal(signal.SIGTERM, lambda *_: setattr(self, "is_set", True))
 
     def look(self) -> bool:
         """Looks whether to stop.
 
-        Several processes must look equally often: a signal to any of them counts from the first
-        look that none has done yet, so that all stop at the same place.
+        All processes must look equally often. A signal to any of them counts from the first look
+        that no process has done yet, so that all stop at the same point.
         """
         if self._team.count > 1:
             self._looks += 1
@@ -45,7 +45,7 @@ class StopRequest:
         return self.is_set
 
     def check(self) -> None:
-        """Raises `Preempted` if the processes were asked to stop; counts as a look.
+        """Raises `Preempted` if the processes were asked to stop; this counts as a look.
 
         Raises:
           Preempted: After SIGTERM.

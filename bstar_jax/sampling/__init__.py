@@ -12,6 +12,7 @@ import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -78,11 +79,11 @@ class Sampler:
     tokenizer: Tokenizer
     settings: GenerateConfig
     mesh: Mesh | None = None
-    site: sharding.Site | None = None
+    site: sharding.SamplingMesh | None = None
 
     @functools.cached_property
-    def _site(self) -> sharding.Site | None:
-        return self.site or (sharding.sampling_site(self.mesh) if self.mesh else None)
+    def _site(self) -> sharding.SamplingMesh | None:
+        return self.site or (sharding.sampling_mesh(self.mesh) if self.mesh else None)
 
     @property
     def _shards(self) -> int:
@@ -134,9 +135,9 @@ class Sampler:
           keys: Where in the run this is.
         """
         if self._site and self._site.mesh != self.mesh:
-            params = sharding.at_site(self._site, params)
+            params = sharding.on_sampling_mesh(self._site, params)
         started = time.perf_counter()
-        prepared = self._prepare(units[0], draws, keys) if units else None
+        prepared: Any = self._prepare(units[0], draws, keys) if units else None
         done = None
         for place, unit in enumerate(units):
             flight = self._launch(params, prepared)
@@ -189,7 +190,7 @@ class Sampler:
             top_p=None if settings.top_p == 1 else np.float32(settings.top_p),
             min_p=None if settings.min_p == 0 else np.float32(settings.min_p),
             stop_AV=stop_AV,
-            prompts=None,
+            prompts=None,  # pyright: ignore[reportArgumentType]  # the flight computes them
             stop_DQ=order.gather(stop_Q.astype(np.int32)) if stop_Q.any() else None,
         )
         return Prepared(order, order.gather(tokens_QP), longest_Q, self._shards, work)

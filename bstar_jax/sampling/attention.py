@@ -34,7 +34,10 @@ def attend_parts(config: ModelConfig, side_BR, prompt_BR, age_BR) -> model.Atten
     def masked(scores_BGRHX, count_BR, first_BR):
         """Scores of the stored tokens from `first` on; what is before lies outside the window."""
         column = jnp.arange(scores_BGRHX.shape[-1])[None, None, None, None]
-        expand = lambda bound_BR: bound_BR[:, None, :, None, None]  # noqa: E731
+
+        def expand(bound_BR):
+            return bound_BR[:, None, :, None, None]
+
         is_read = column < expand(count_BR)
         if first_BR is not None:
             is_read &= column >= expand(first_BR)
@@ -48,8 +51,16 @@ def attend_parts(config: ModelConfig, side_BR, prompt_BR, age_BR) -> model.Atten
         query = query.reshape(b, r, g, h, e).transpose(0, 2, 1, 3, 4)
         key, value = (part.transpose(0, 2, 1, 3) for part in (key, value))
         dot = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-        score = lambda product: capped(product * e**-0.5, config.attention_cap)  # noqa: E731
-        against = lambda query, keys: score(dot(query, keys.swapaxes(-1, -2)))  # noqa: E731
+
+        def score(product):
+            return capped(product * e**-0.5, config.attention_cap)
+
+        def against(query, keys):
+            return score(dot(query, keys.swapaxes(-1, -2)))
+
+        def narrow(weights):
+            return weights.astype(value.dtype)
+
         # First columns that are read: the token itself is one of the window.
         first_own = first_prompt = None
         if is_windowed is not False and config.window < p + own_key.shape[3] + 1:
@@ -67,7 +78,6 @@ def attend_parts(config: ModelConfig, side_BR, prompt_BR, age_BR) -> model.Atten
             peak = jnp.maximum(peak, scores.max(axis=-1, keepdims=True))
         prompt, own, itself = (jnp.exp(scores - peak) for scores in (prompt, own, itself))
         total = prompt.sum(axis=-1, keepdims=True) + own.sum(axis=-1, keepdims=True) + itself
-        narrow = lambda weights: weights.astype(value.dtype)  # noqa: E731
         mixed = dot(narrow(prompt).reshape(b, 1, g, r * h, p), prompt_value)
         mixed = own_side(mixed.reshape(b, k, g, r, h, e))
         mixed += dot(narrow(own), own_value) + itself * value[..., None, :]

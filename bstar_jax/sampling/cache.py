@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,10 @@ def start(config: ModelConfig, prompts: Prompts, shape: tuple[int, int, int], co
 
 def in_place(cache: Cache) -> Cache:
     """The cache as its parts lie on the mesh."""
-    place = lambda part, axes: None if part is None else sharding.constrain(part, *axes)  # noqa: E731
+
+    def place(part: Any, axes: tuple[str | None, ...]) -> Any:
+        return None if part is None else sharding.constrain(part, *axes)
+
     return Cache(
         prompt_key=place(cache.prompt_key, LANE_AXES),
         prompt_value=place(cache.prompt_value, LANE_AXES),
@@ -149,7 +153,10 @@ def _on_shards(function, arguments, result):
     """
     if jax.sharding.get_abstract_mesh().empty:
         return function
-    place = lambda axes: sharding.spec(axes, sharding.SAMPLING)  # noqa: E731
+
+    def place(axes):
+        return sharding.spec(axes, sharding.SAMPLING)
+
     in_specs = tuple(map(place, arguments))
     return jax.shard_map(function, in_specs=in_specs, out_specs=place(result), check_vma=False)
 

@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 from bstar_jax import kernels, model, sharding
 from bstar_jax.config import ModelConfig
@@ -27,6 +30,8 @@ from bstar_jax.sampling import slots as refill
 from bstar_jax.sampling.attention import attend_parts
 from bstar_jax.sampling.cache import Cache, Prompts
 from bstar_jax.sampling.slots import Lanes, Slots
+
+Column = jax.Array | np.ndarray  # NumPy on the host, JAX on devices and while tracing
 
 
 @jax.tree_util.register_dataclass
@@ -49,18 +54,18 @@ class Work:
       stop_DQ: State of the automaton before the first token, int32; None is 0, no text before it.
     """
 
-    real_D: jax.Array
-    lengths_DQ: jax.Array
-    last_DQ: jax.Array
-    keys_DQN2: jax.Array
-    limit_DQN: jax.Array
-    temperature_N: jax.Array
-    top_k_N: jax.Array
-    top_p: jax.Array | None
-    min_p: jax.Array | None
-    stop_AV: jax.Array | None
+    real_D: Column
+    lengths_DQ: Column
+    last_DQ: Column
+    keys_DQN2: Column
+    limit_DQN: Column
+    temperature_N: Column
+    top_k_N: Column
+    top_p: ArrayLike | None
+    min_p: ArrayLike | None
+    stop_AV: Column | None
     prompts: Prompts
-    stop_DQ: jax.Array | None = None
+    stop_DQ: Column | None = None
 
     @property
     def num_samples(self) -> int:
@@ -158,7 +163,10 @@ def start(
 
 def _in_place(state: DecodeState) -> DecodeState:
     """The state where every program leaves it: elsewhere the next would be compiled once more."""
-    by_shard = lambda part: sharding.constrain(part, "batch", *[None] * (part.ndim - 1))  # noqa: E731
+
+    def by_shard(part):
+        return sharding.constrain(part, "batch", *[None] * (part.ndim - 1))
+
     return DecodeState(
         step=sharding.constrain(state.step),
         slots=jax.tree.map(by_shard, state.slots),
@@ -229,7 +237,10 @@ def shrink(state: DecodeState) -> DecodeState:
     slot_DUR = jnp.argsort(is_free_DUR, axis=2, stable=True)[
         ..., : is_free_DUR.shape[2] // _SHRINK_BY
     ]
-    keep = lambda part: jnp.take_along_axis(part, slot_DUR, axis=2)  # noqa: E731
+
+    def keep(part):
+        return jnp.take_along_axis(part, slot_DUR, axis=2)
+
     return _in_place(
         dataclasses.replace(
             state,
@@ -286,13 +297,17 @@ def _rows(work: Work, slots: Slots) -> _Rows:
     row = jnp.maximum(slots.row_UR, 0)
     query, sample = row // work.num_samples, row % work.num_samples
     shards = jnp.arange(len(row))[:, None, None]
-    look = lambda table: table[shards, query]  # noqa: E731
+
+    def look(table):
+        return table[shards, query]
+
+    def settle(table, free):
+        return jnp.where(live, table[sample], free)
+
     is_first = slots.age_UR == 0
     stop = slots.stop_UR
     if work.stop_DQ is not None:
         stop = jnp.where(is_first, look(work.stop_DQ), stop)
-    # A free slot draws to nowhere, as costs least: at temperature 1 without top-k.
-    settle = lambda table, free: jnp.where(live, table[sample], free)  # noqa: E731
     return _Rows(
         live=live,
         query=query,
@@ -300,6 +315,7 @@ def _rows(work: Work, slots: Slots) -> _Rows:
         token=jnp.where(is_first, look(work.last_DQ), slots.token_UR),
         key_2=work.keys_DQN2[shards, query, sample],
         limit=work.limit_DQN[shards, query, sample],
+        # A free slot draws to nowhere, as costs least: at temperature 1 without top-k.
         temperature=settle(work.temperature_N, 1.0),
         top_k=settle(work.top_k_N, 0),
         stop=stop,
@@ -310,10 +326,13 @@ def _feed(decoder, prompts: Prompts, rows: _Rows, state: DecodeState):
     """Runs the model on one token a slot: hidden [D*U, R, D], new keys and values."""
     cache, slots = state.cache, state.slots
     lanes = rows.token.shape[0] * rows.token.shape[1]
-    merge = lambda part: part.reshape(lanes, *part.shape[2:])  # noqa: E731
+
+    def merge(part):
+        return part.reshape(lanes, *part.shape[2:])
+
     counts = merge(slots.side_UR), merge(rows.length - 1), merge(slots.age_UR)
     attend = attend_parts(decoder.config, *counts)
-    shared = (cache.prompt_key, cache.prompt_value)
+    shared: tuple[Any, Any] = (cache.prompt_key, cache.prompt_value)
     if cache.prompt_key is None:
         shared = (prompts.key[:, :, :, None], prompts.value[:, :, :, None])
     parts = (*shared, cache.key, cache.value)
@@ -325,9 +344,14 @@ def _feed(decoder, prompts: Prompts, rows: _Rows, state: DecodeState):
 def _draw(config, work: Work, rows: _Rows, age, impl, logits_BRV):
     """Draws the next token of every slot: (token, log-probability), each [D, U, R]."""
     shape = rows.token.shape
-    flat = lambda part: part.reshape(-1, *part.shape[3:])  # noqa: E731
     count = rows.token.size
-    everywhere = lambda value: None if value is None else jnp.full(count, value)  # noqa: E731
+
+    def flat(part):
+        return part.reshape(-1, *part.shape[3:])
+
+    def everywhere(value):
+        return None if value is None else jnp.full(count, value)
+
     sampled = kernels.sample(
         logits_BRV.reshape(count, -1),
         row_keys.at_token(flat(rows.key_2), flat(age)),
@@ -353,7 +377,10 @@ def _advance(work: Work, state: DecodeState, rows: _Rows, new, sampled, end_id: 
     age = slots.age_UR + live
     ended = stopped | (age >= rows.limit)
     record = sharding.by_shard(_record)
-    split = lambda part: part.reshape(len(part), *live.shape[:2], *part.shape[2:])  # noqa: E731
+
+    def split(part):
+        return part.reshape(len(part), *live.shape[:2], *part.shape[2:])
+
     return DecodeState(
         step=state.step + 1,
         slots=Slots(
@@ -372,12 +399,18 @@ def _advance(work: Work, state: DecodeState, rows: _Rows, new, sampled, end_id: 
 def _record(responses: Responses, slots: Slots, token, logprob, stopped) -> Responses:
     """The responses with one token more in every row that a slot draws."""
     shards, rows = responses.num_tokens_DW.shape
-    flat = lambda part: part.reshape(shards, -1)  # noqa: E731
+
+    def flat(part):
+        return part.reshape(shards, -1)
+
     # Rows beyond the last are dropped: free slots write nothing.
     row = flat(jnp.where(slots.row_UR >= 0, slots.row_UR, rows))
     shard = jnp.arange(shards)[:, None]
     place = responses.tokens_DWL.at[shard, row, flat(slots.age_UR)]
-    put = lambda table, part: table.at[shard, row].set(flat(part), mode="drop")  # noqa: E731
+
+    def put(table, part):
+        return table.at[shard, row].set(flat(part), mode="drop")
+
     return Responses(
         tokens_DWL=place.set(flat(token), mode="drop"),
         num_tokens_DW=put(responses.num_tokens_DW, slots.age_UR + 1),

@@ -62,7 +62,8 @@ def prefill(
     key, value = (
         part.reshape(part.shape[0], shards, rows, *part.shape[2:]) for part in (key, value)
     )
-    put = lambda room, part: jax.lax.dynamic_update_slice(  # noqa: E731
-        room, part.swapaxes(3, 4), (0, 0, first, 0, 0, 0)
-    )
+
+    def put(room, part):
+        return jax.lax.dynamic_update_slice(room, part.swapaxes(3, 4), (0, 0, first, 0, 0, 0))
+
     return Prompts(put(prompts.key, key), put(prompts.value, value))

@@ -89,12 +89,12 @@ def _after_bytes(stops: list[bytes]) -> np.ndarray:
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
-    """The text before the stop string that is completed first; all of it where there is none.
+    r"""The text before the stop string that is completed first; all of it where there is none.
 
     Of several that end at the same place the longest counts, so that the result is the same
     however the text came in tokens.
 
-    Example: cut("3 + 4 = 7\\n\\nQ: 5", ("\\nQ:", "\\n\\n")) -> "3 + 4 = 7".
+    Example: cut("3 + 4 = 7\n\nQ: 5", ("\nQ:", "\n\n")) -> "3 + 4 = 7".
     """
     starts = [(text.find(stop), len(stop)) for stop in stops]
     found = [(start + length, start) for start, length in starts if start >= 0]

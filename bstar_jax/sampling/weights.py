@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def rollout_params(config: ModelConfig, params: dict, mesh: Mesh | None, *, weig
         return _program(config, mesh, weights == "int8")(params)
     if mesh is None:
         return params
-    axes = model.axes_of(config, params)
+    axes = model.logical_axes(config, params)
     return jax.device_put(params, sharding.shardings(mesh, params, axes, sharding.SAMPLING))
 
 
@@ -78,7 +79,7 @@ def as_computed(config: ModelConfig, shapes: dict) -> dict:
     """
     if config.dtype == "float32":
         return shapes
-    cast = functools.partial(_cast, axes=model.axes_of(config, shapes), is_int8=False)
+    cast = functools.partial(_cast, axes=model.logical_axes(config, shapes), is_int8=False)
     return jax.eval_shape(cast, shapes)
 
 
@@ -126,16 +127,19 @@ def _token_logprob(config: ModelConfig, params: dict, tokens_BL: jax.Array) -> j
 def _program(config: ModelConfig, mesh: Mesh | None, is_int8: bool):
     """The compiled function from parameters to what sampling reads; kept for the next iteration."""
     shapes = jax.eval_shape(functools.partial(model.init, config), jax.random.key(0))
-    axes = model.axes_of(config, shapes)
+    axes = model.logical_axes(config, shapes)
     cast = functools.partial(_cast, axes=axes, is_int8=is_int8)
     if mesh is None:
         return jax.jit(cast)
     results = jax.eval_shape(cast, shapes)
     stored, gathered = (
-        _places(mesh, results, axes, table) for table in (sharding.STORAGE, sharding.SAMPLING)
+        places(mesh, results, axes, table) for table in (sharding.STORAGE, sharding.SAMPLING)
     )
-    # Held where the parameters lie until they are cast, so that the gathering moves fewer bytes.
-    cast_there = lambda params: jax.lax.with_sharding_constraint(cast(params), stored)  # noqa: E731
+
+    def cast_there(params):
+        # Held where the parameters lie until they are cast: the gathering moves fewer bytes.
+        return jax.lax.with_sharding_constraint(cast(params), stored)
+
     return jax.jit(cast_there, out_shardings=gathered)
 
 
@@ -154,12 +158,14 @@ def _cast(params: dict, axes: list[tuple[str, ...]], is_int8: bool) -> dict:
     return jax.tree.unflatten(structure, cast)
 
 
-def _places(mesh: Mesh, tree: dict, axes: list[tuple[str, ...]], table) -> dict:
+def places(mesh: Mesh, tree: dict, axes: list[tuple[str, ...]], table) -> dict:
     """Where each array lies; of an Int8, the values as the weight, the scale with its channels."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, Int8))
 
+    def place(names) -> Any:
+        return NamedSharding(mesh, sharding.spec(names, table))
+
     def one(leaf, names):
-        place = lambda names: NamedSharding(mesh, sharding.spec(names, table))  # noqa: E731
         if not isinstance(leaf, Int8):
             return place(names)
         sizes = zip(names, leaf.scale.shape, strict=True)

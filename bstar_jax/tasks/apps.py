@@ -1,10 +1,10 @@
 """APPS: programming problems with tests by input and output, as published by Hendrycks et al.
 
-Each line has a `question`, `starter_code` which may be empty, `solutions` (a JSON text: a list of
+Each line has a `question`, `starter_code`, which may be empty, `solutions` (a JSON text: a list of
 programs) and `input_output` (a JSON text: an object with `inputs`, `outputs` and, where a
 function is called, `fn_name`). The human solutions are the distinct programs of the list. Input or
-output that is published as a list of lines becomes one text. A `problem_id` is unique in its file
-alone, so a query's id is `<split>/<problem_id>`. `difficulty` and `url` are not read.
+output that is published as a list of lines becomes one text. A `problem_id` is unique only within
+its file, so a query's id is `<split>/<problem_id>`. `difficulty` and `url` are not read.
 
 Some published problems have no solution, and a few no tests. The latter cannot be graded: they
 are left out, and the task's notes say how many.
@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bstar_jax.tasks import programs
-from bstar_jax.tasks.files import Record, kind
-from bstar_jax.tasks.layout import Layout, Parts
+from bstar_jax.records import Source
+from bstar_jax.tasks import code
+from bstar_jax.tasks.format import Format, ParsedRecord
+from bstar_jax.tasks.record import Record, kind
 
 _TESTS = "input_output"
 
 
-def _read(record: Record) -> Parts | None:
+def _read(record: Record) -> ParsedRecord | None:
     tests = _read_tests(record)
     if tests is None:
         return None
@@ -33,26 +34,26 @@ def _read(record: Record) -> Parts | None:
     else:
         question.append("The program reads standard input and writes standard output.")
     if record.has("starter_code"):
-        starter = programs.block(record.text("starter_code", "starter code"))
+        starter = code.block(record.text("starter_code", "starter code"))
         question.append(f"Start from this code:\n\n{starter}")
     found = _solutions(record)
-    first, *more = map(programs.fenced, found or [""])
+    first, *more = map(code.fenced, found or [""])
     reference = found[0] if found else ""
-    return Parts("\n\n".join(question), reference, first, {"tests": tests}, tuple(more))
+    return ParsedRecord("\n\n".join(question), reference, first, {"tests": tests}, tuple(more))
 
 
 def _solutions(record: Record) -> list[str]:
-    """The distinct programs, in their order."""
+    """Returns the distinct programs, in their order."""
     if not record.has("solutions"):
         return []
     solutions = record.decoded("solutions", "solutions")
     if not isinstance(solutions, list) or not all(isinstance(text, str) for text in solutions):
         raise record.error("solutions", " is not the JSON of a list of programs")
-    return list(dict.fromkeys(filter(None, map(programs.block, solutions))))
+    return list(dict.fromkeys(filter(None, map(code.block, solutions))))
 
 
 def _read_tests(record: Record) -> dict[str, object] | None:
-    """The tests, as `task` says; None where there are none."""
+    """Reads the tests, as `task` describes them; None if there are none."""
     if _TESTS in record.values and not record.has(_TESTS):
         return None
     found = record.decoded(_TESTS, "tests")
@@ -82,10 +83,11 @@ def _read_tests(record: Record) -> dict[str, object] | None:
 
 
 def _list(record: Record, found: Mapping[str, object], name: str) -> list:
-    if not isinstance(found.get(name), list):
-        held = f"{kind(found[name])} as" if name in found else "no"
+    value = found.get(name)
+    if not isinstance(value, list):
+        held = f"{kind(value)} as" if name in found else "no"
         raise record.error(_TESTS, f" has {held} {name!r}; it is a list")
-    return found[name]
+    return value
 
 
 def _one_text(record: Record, name: str, value: object) -> str:
@@ -98,13 +100,10 @@ def _one_text(record: Record, name: str, value: object) -> str:
     return value
 
 
-LAYOUT = Layout(
-    name="apps",
+FORMAT = Format(
+    Source("apps", "code", hint_prompt=code.HINT_PROMPT),
     read=_read,
-    answer_kind="code",
-    answer_marker="",
-    prompt=programs.PROMPT,
-    hint_prompt=programs.HINT_PROMPT,
+    prompt=code.PROMPT,
     id_fields=("problem_id", "id"),
     ids_repeat=True,
 )

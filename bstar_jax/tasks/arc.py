@@ -9,28 +9,31 @@ Source: arXiv:1803.05457.
 
 from __future__ import annotations
 
-from bstar_jax.tasks import choices
-from bstar_jax.tasks.files import Record
-from bstar_jax.tasks.layout import Layout, Parts
+from bstar_jax.records import Source
+from bstar_jax.tasks import options
+from bstar_jax.tasks.format import Format, ParsedRecord
+from bstar_jax.tasks.record import Record
 from bstar_jax.tasks.task import fill
 
 
-def _read(record: Record) -> Parts:
+def _read(record: Record) -> ParsedRecord:
     if isinstance(record.values.get("question"), dict):
         inside = record.nested("question", "question")
-        question, options = inside.text("stem", "question"), inside
+        question, holder = inside.text("stem", "question"), inside
     else:
-        question, options = record.text("question", "question"), record
-    fields = choices.read_options(options, "choices")
-    label = choices.read_label(record, "answerKey", fields["labels"])
-    return Parts(choices.asked(question, fields), label, "", fields)
+        question, holder = record.text("question", "question"), record
+    fields = options.read_options(holder, "choices")
+    label = options.read_label(record, "answerKey", fields["labels"])
+    return ParsedRecord(options.with_options(question, fields), label, "", fields)
 
 
-LAYOUT = Layout(
-    name="arc",
+FORMAT = Format(
+    Source(
+        "arc",
+        "choice",
+        options.MARKER,
+        hint_prompt=fill(options.HINT_PROMPT, marker=options.MARKER),
+    ),
     read=_read,
-    answer_kind="choice",
-    answer_marker=choices.MARKER,
-    prompt=fill(choices.PROMPT, marker=choices.MARKER),
-    hint_prompt=fill(choices.HINT_PROMPT, marker=choices.MARKER),
+    prompt=fill(options.PROMPT, marker=options.MARKER),
 )

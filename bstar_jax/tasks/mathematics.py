@@ -1,7 +1,7 @@
-"""MATH: competition problems with answers in LaTeX, as published by Hendrycks et al.
+r"""MATH: competition problems with answers in LaTeX, as published by Hendrycks et al.
 
 Each line has a `problem` and an `answer`, a `solution`, or both. MATH has the solutions, whose
-last `\\boxed{...}` is the answer; MATH-500 has both. The human solution is the published one,
+last `\boxed{...}` is the answer; MATH-500 has both. The human solution is the published one,
 then the answer again under the heading that responses state it under. Other fields (`level`,
 `subject`, `type`) are not read.
 
@@ -10,26 +10,30 @@ Source: arXiv:2103.03874; MATH-500: arXiv:2305.20050.
 
 from __future__ import annotations
 
-from bstar_jax.tasks.answers import last_boxed, read_answer
-from bstar_jax.tasks.files import Record, short
-from bstar_jax.tasks.layout import Layout, Parts
+from bstar_jax.answers import equations
+from bstar_jax.answers.text import last_boxed, read_answer
+from bstar_jax.records import Source
+from bstar_jax.tasks.format import HINT_PROMPT, Format, ParsedRecord
+from bstar_jax.tasks.record import Record, short
 
 MARKER = "# Answer"
 
 
-def read_parts(record: Record, *, question: str, answer: str, solution: str, marker: str) -> Parts:
-    """A question whose answer is LaTeX, from fields of the given names.
+def parse(
+    record: Record, *, question: str, answer: str, solution: str, marker: str
+) -> ParsedRecord:
+    """Reads a question whose answer is LaTeX, from fields of the given names.
 
-    The answer is what follows the marker in the answer's field, or stands in its last box, or
-    all of it; where the record has no such field the solution is read in the same way, but
-    must have a marker or a box. An answer that takes several lines is written on one, as
-    responses state it; LaTeX reads a line's end as a space.
+    The answer is what follows the marker in the answer's field, or the content of its last box,
+    or all of it. If the record has no such field, the solution is read in the same way, but must
+    have a marker or a box. An answer of several lines is written on one, as responses state it;
+    LaTeX reads the end of a line as a space.
 
     Args:
       record: The record.
       question: Field with the question.
-      answer: Field with the answer, which a record with a solution need not have.
-      solution: Field with the solution, which a record need not have; "" for none.
+      answer: Field with the answer; a record with a solution need not have it.
+      solution: Field with the solution; a record need not have it. "" for none.
       marker: The text before an answer.
 
     Raises:
@@ -54,19 +58,18 @@ def read_parts(record: Record, *, question: str, answer: str, solution: str, mar
     reference = " ".join(line.strip() for line in reference.split("\n")).strip()
     if steps and marker not in steps:
         steps = f"{steps}\n\n{marker}\n\n{reference}"
-    return Parts(asked, reference, steps)
+    return ParsedRecord(asked, reference, steps)
 
 
 def _stated(text: str, marker: str) -> str | None:
     return read_answer(text, marker) if marker in text else last_boxed(text)
 
 
-def _read(record: Record) -> Parts:
-    return read_parts(
-        record, question="problem", answer="answer", solution="solution", marker=MARKER
-    )
+def _read(record: Record) -> ParsedRecord:
+    return parse(record, question="problem", answer="answer", solution="solution", marker=MARKER)
 
 
-LAYOUT = Layout(
-    name="math", read=_read, answer_kind="math", answer_marker=MARKER, equations="latex"
+FORMAT = Format(
+    Source("math", "math", MARKER, hint_prompt=HINT_PROMPT, equations=equations.in_latex),
+    read=_read,
 )

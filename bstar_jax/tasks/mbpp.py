@@ -2,26 +2,27 @@
 
 Each line has a description (`text`; in the sanitized file `prompt`), a solution (`code`), asserts
 (`test_list`) and what these need (`test_setup_code`; in the sanitized file the lines of
-`test_imports`). The prompt shows description and asserts, as names and types stand in the latter
-alone. `challenge_test_list` is not read.
+`test_imports`). The prompt shows the description and the asserts, as only the asserts tell names
+and types. `challenge_test_list` is not read.
 
 Source: arXiv:2108.07732.
 """
 
 from __future__ import annotations
 
-from bstar_jax.tasks import programs
-from bstar_jax.tasks.files import Record
-from bstar_jax.tasks.layout import Layout, Parts
+from bstar_jax.records import Source
+from bstar_jax.tasks import code
+from bstar_jax.tasks.format import Format, ParsedRecord
+from bstar_jax.tasks.record import Record
 
 
-def _read(record: Record) -> Parts:
+def _read(record: Record) -> ParsedRecord:
     is_sanitized = "text" not in record.values and "prompt" in record.values
     question = record.text("prompt" if is_sanitized else "text", "question")
     setup = [record.text_if_any("test_setup_code", "setup")]
     if record.values.get("test_imports"):
         setup += record.texts("test_imports", "imports")
-    return programs.parts(
+    return code.parse_asserts(
         question,
         record.text_if_any("code", "solution"),
         record.texts("test_list", "tests"),
@@ -29,11 +30,6 @@ def _read(record: Record) -> Parts:
     )
 
 
-LAYOUT = Layout(
-    name="mbpp",
-    read=_read,
-    answer_kind="code",
-    answer_marker="",
-    prompt=programs.PROMPT,
-    hint_prompt=programs.HINT_PROMPT,
+FORMAT = Format(
+    Source("mbpp", "code", hint_prompt=code.HINT_PROMPT), read=_read, prompt=code.PROMPT
 )

@@ -1,12 +1,12 @@
-"""How the queries of a file are dealt into splits.
+"""Divides the queries of a file into splits.
 
-A task that brings no test file has its held-out queries drawn from the train file: queries are
-ordered by SHA-256 of (seed, query id); the first are held out, the next calibrate, the rest
-train, and the first of those with a human solution are the examples for warm-up.
+Without a test file, held-out queries are drawn from the train file: queries are ordered by the
+SHA-256 of (seed, query id); the first are held out, the next are for calibration, the rest are
+train, and the first of these with a human solution are the examples for warm-up.
 
-Examples that are shown in every prompt (shots) are taken out of the end of train, where a
-query is neither held out nor an example for warm-up: no query is shown its own solution, and
-none of the other splits changes with the number of shots.
+Examples that every prompt shows (shots) are taken from the end of train, where a query is neither
+held out nor an example for warm-up. So no query is shown its own solution, and the number of
+shots changes no other split.
 """
 
 from __future__ import annotations
@@ -19,20 +19,24 @@ from bstar_jax.config import UserError
 from bstar_jax.records import SPLITS, Query
 
 
-def deal(
-    train: Sequence[Query], test: Sequence[Query] | None, seed: int, sizes: Mapping[str, int], path
+def split_queries(
+    train: Sequence[Query],
+    test: Sequence[Query] | None,
+    seed: int,
+    sizes: Mapping[str, int],
+    path: str,
 ) -> tuple[dict[str, tuple[Query, ...]], tuple[Query, ...]]:
-    """Deals queries into the four splits.
+    """Divides queries into the four splits.
 
     Args:
       train: Queries of the train file.
-      test: Queries of the test file, None where there is no such file.
+      test: Queries of the test file; None if there is no such file.
       seed: Decides the order.
-      sizes: How many queries "heldout", "calibration", "sft" and "shots" take.
+      sizes: Number of queries that "heldout", "calibration", "sft" and "shots" take.
       path: The file or folder, for messages.
 
     Returns:
-      The splits by name, and the queries that are shown solved in every prompt.
+      The splits by name, and the queries that every prompt shows solved.
 
     Raises:
       UserError: If there are too few queries, or too few with a solution.
@@ -65,7 +69,7 @@ def deal(
     return splits, tuple(shown)
 
 
-def _check_count(path, records: int, needs: Mapping[str, int]) -> None:
+def _check_count(path: str, records: int, needs: Mapping[str, int]) -> None:
     total = sum(needs.values())
     if records < total:
         listed = " + ".join(f"{count} {name}" for name, count in needs.items())
@@ -89,7 +93,7 @@ def _check_solutions(solved: int, records: int, sft: int, shots: int) -> None:
 
 
 def _shuffled(queries: Sequence[Query], seed: int) -> list[Query]:
-    """Queries in an order that each one's id and the seed decide."""
+    """Orders queries by their ids and the seed."""
     return sorted(
         queries,
         key=lambda query: hashlib.sha256(f"{seed}/{query.query_id}".encode()).digest(),

@@ -1,9 +1,9 @@
-"""The record of a task: its queries in four splits, and how its text is laid out.
+"""A task: its queries in four splits, and the sources that they come from.
 
-What grading needs of a query beside its reference answer stands in `Query.fields`, as values
-that JSON has too, by the task's `answer_kind`:
+What grading needs of a query besides its reference answer is in `Query.fields`, as values that
+JSON has too, by the `answer_kind` of the query's source:
 
-  "choice"   `labels` and `options`: what names each option, such as "A" or "1", and its text.
+  "choice"   `labels` and `options`: the name of each option, such as "A" or "1", and its text.
   "code"     `tests`: how a program is tested, in one of four forms.
 
     {"kind": "asserts", "setup": str, "asserts": [str, ...]}
@@ -21,9 +21,9 @@ that JSON has too, by the task's `answer_kind`:
     {"kind": "stdio", "inputs": [str, ...], "outputs": [str, ...]}
         The program reads `inputs[i]` as its standard input and writes `outputs[i]`. (APPS)
 
-  `inputs` and `outputs` are of equal length, and no list of tests is empty; integers may have
-  more digits than Python reads or writes by default. Apart from "check" the program is what
-  stands in the response's fenced block, or the whole response.
+  `inputs` and `outputs` have equal length, and no list of tests is empty; integers may have more
+  digits than Python reads or writes by default. Except for "check", the program is the content of
+  the response's fenced block, or the whole response.
 """
 
 from __future__ import annotations
@@ -34,30 +34,20 @@ import re
 from collections.abc import Mapping
 
 from bstar_jax.config import UserError
-from bstar_jax.records import SPLITS, Query
-from bstar_jax.tasks import choices
+from bstar_jax.grading.kinds import answer_kind
+from bstar_jax.records import SPLITS, Query, Source
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A named set of queries and the conventions of their text.
+    """A named set of queries, and the sources that they come from.
 
     Attributes:
       name: Its name in the config.
       splits: The queries of "sft", "train", "calibration" and "heldout", in their order. Where
         a file brings no split for warm-up, the queries of sft are the first of train.
-      answer_kind: How answers compare: "number", "text", "math" (LaTeX, by value), "choice" (the
-        label of an option) or "code" (a program that passes tests).
-      answer_marker: The text before the answer; its first occurrence ends the solution steps.
-        "" for code.
-      hint_prompt: Template of a prompt that gives the answer away, holding {question} and
-        {reference}, for rationalization.
-      separator: What ends a solution step.
-      steps: The exact checker of solution steps, "stories" or "calculator", or "" where there is
-        none.
-      equations: How equations are written in a response: "stories", "calculator", "latex" or "".
-      words: All words of the task where they are few and known, else ().
-      shots: The solved examples that stand before every prompt, "" where there are none.
+      sources: The sources of the queries, by name.
+      vocabulary: All words of the task where they are few and known, else ().
       places: Where each query was read, "FILE, line N" by its id, for messages; {} where the
         task is generated.
       notes: What a person should know of how the files were read, such as records left out.
@@ -65,56 +55,61 @@ class Task:
 
     name: str
     splits: Mapping[str, tuple[Query, ...]]
-    answer_kind: str
-    answer_marker: str
-    hint_prompt: str
-    separator: str = "\n"
-    steps: str = ""
-    equations: str = ""
-    words: tuple[str, ...] = ()
-    shots: str = ""
+    sources: Mapping[str, Source]
+    vocabulary: tuple[str, ...] = ()
     places: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if tuple(self.splits) != SPLITS:
             raise ValueError(f"a task has the splits {SPLITS}, not {tuple(self.splits)}")
+        named = {query.source for queries in self.splits.values() for query in queries}
+        if not named <= set(self.sources):
+            raise ValueError(f"queries name the sources {named}, not {set(self.sources)}")
 
     @functools.cached_property
     def query_by_id(self) -> Mapping[str, Query]:
         """Every query of the task by its id."""
         return {query.query_id: query for name in SPLITS for query in self.splits[name]}
 
-    def hint(self, query: Query) -> str:
-        """The prompt of `query` with its reference answer given away.
+    def source(self, query_id: str) -> Source:
+        """Returns the source of a query."""
+        return self.sources[self.query_by_id[query_id].source]
 
-        Of a choice the label and the text of the right option are given, of code a program that
-        passes: a person's solution.
+    def equations(self, query_id: str, response: str) -> list[str]:
+        """Reads the equations of a response to a query; [] where its source has none."""
+        read = self.source(query_id).equations
+        return read(response) if read else []
+
+    def hint(self, query: Query) -> str:
+        """Returns the prompt of `query` with its reference answer given away.
+
+        For a choice this is the label and the text of the right option; for code a person's
+        program that passes.
 
         Example (stories): `Eve has 8 . eats 3 . How many now? # 5 .`
 
         Raises:
           UserError: If there is no reference to give, as where a program has tests alone.
         """
-        reference = query.reference
-        if self.answer_kind == "choice":
-            reference = choices.option_line(query.fields, reference)
+        source = self.sources[query.source]
+        reference = answer_kind(source).hint(query)
         if not reference:
             raise UserError(
                 f"query {query.query_id!r} has no human solution that could be given away as a "
                 "hint; set generate.rationalize=False, or leave such queries out of train"
             )
         question = str(query.fields["question"])
-        return self.shots + fill(self.hint_prompt, question=question, reference=reference)
+        return source.shots + fill(source.hint_prompt, question=question, reference=reference)
 
 
 def fill(template: str, **values: str) -> str:
-    """Puts values into a template; only the given names in braces are special.
+    r"""Fills values into a template; only the given names in braces are special.
 
     Unlike `str.format` it leaves every other brace alone, as mathematics has many, and never
     looks into what it put in.
 
-    Example: fill("{question} \\frac{1}{2}", question="{a}") -> "{a} \\frac{1}{2}"
+    Example: fill("{question} \frac{1}{2}", question="{a}") -> "{a} \frac{1}{2}"
     """
     names = "|".join(map(re.escape, values))
     return re.sub(rf"\{{({names})\}}", lambda match: values[match[1]], template)

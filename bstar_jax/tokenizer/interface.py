@@ -1,4 +1,4 @@
-"""What a tokenizer is to the rooms that read or write text, and what they do with one."""
+"""The interface of tokenizers, and what other rooms do with any of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Tokenizer(Protocol):
     """What the rooms that read or write text need of a tokenizer.
 
     Attributes:
-      vocab_size: Ids are below it.
-      end_id: End of text, which training puts behind every response.
-      end_ids: All that end a response when they are drawn, `end_id` first: chat models end a turn
-        otherwise than a text.
-      pad_id: Fills rows; may equal `end_id`, so padding is told by position, never by id.
-      start_id: Stands before the prompt, where the model was trained so; else None.
-      special: How special tokens are written, where there are any that a text could be taken for.
-      fingerprint: SHA-256 of the definition, in hexadecimal: equal where ids mean the same.
+      vocab_size: Size of the vocabulary; ids are below it.
+      end_id: End-of-text, which training puts after every response.
+      end_ids: All tokens that end a response when they are sampled, `end_id` first. Chat models
+        end a turn with another token than a text.
+      pad_id: Fills rows. It may equal `end_id`, so padding is recognized by position, never by id.
+      start_id: Start-of-text, which precedes the prompt if the model was trained so; else None.
+      special: The special tokens as text.
+      fingerprint: SHA-256 of the definition, in hexadecimal; equal where ids mean the same.
     """
 
     vocab_size: int
@@ -33,7 +33,7 @@ class Tokenizer(Protocol):
     fingerprint: str
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text that goes on from another one; special tokens in it are plain text."""
+        """The ids of a text that continues another one; special tokens in it are plain text."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -41,19 +41,19 @@ class Tokenizer(Protocol):
         ...
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """The ids that stand before every response, as the model's own tokenizer makes them.
+        """The ids of a prompt, as the model's own tokenizer makes them.
 
-        Start-of-text comes first where there is one. Sampling and training both use it, so that a
+        Start-of-text comes first where there is one. Sampling and training both call this, so a
         response continues the same tokens in both.
         """
         ...
 
     def ends(self, text: str) -> list[int]:
-        """Where in the text each token of `encode` ends, in characters; never falling."""
+        """Where in the text each token of `encode` ends, in characters; never decreasing."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids that go on from others; special tokens have none."""
+        """The text of ids that continue others; special tokens have no text."""
         ...
 
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -61,13 +61,14 @@ class Tokenizer(Protocol):
         ...
 
     def pieces(self) -> list[bytes]:
-        """What each token adds to a text, [V]: `decode(ids)` is their concatenation in UTF-8.
+        """The bytes that each token adds to a text, [V].
 
-        Less a space at the beginning, where tokens are words; and bytes that are no UTF-8 make
-        replacement characters in a text. Special tokens add nothing.
+        The bytes of ids in a row, read as UTF-8, are `decode(ids)`, with two exceptions: a word
+        tokenizer decodes without the space before the first word, and bytes that are not UTF-8
+        become replacement characters. Special tokens add nothing.
 
         Raises:
-          UserError: If tokens change when they meet.
+          UserError: If what a token adds depends on its neighbours.
         """
         ...
 
@@ -76,39 +77,39 @@ class Tokenizer(Protocol):
         ...
 
 
-def tokens_at(tokenizer: Tokenizer, text: str, places: Sequence[int]) -> list[int]:
-    """The index of the token that holds the character before each place.
+def tokens_at(tokenizer: Tokenizer, text: str, positions: Sequence[int]) -> list[int]:
+    """The index of the token that holds the last character before each position.
 
-    Where a token goes on beyond the place, as one of several line ends may, it is that token.
+    This holds for a token that extends beyond the position too, such as one of several line ends.
 
-    Example: words "8 - 3 = 5 . # 5", places [11, 15] -> [5, 7].
+    Example: words "8 - 3 = 5 . # 5", positions [11, 15] -> [5, 7].
 
     Args:
-      tokenizer: What cuts the text into tokens.
-      text: Text of one token at least.
-      places: From 1 to the length of the text.
+      tokenizer: Splits the text into tokens.
+      text: A text of at least one token.
+      positions: Positions in characters, from 1 to the length of the text.
     """
     ends = tokenizer.ends(text)
-    return [min(bisect.bisect_left(ends, place), len(ends) - 1) for place in places]
+    return [min(bisect.bisect_left(ends, at), len(ends) - 1) for at in positions]
 
 
 def check_round_trip(tokenizer: Tokenizer, texts: Iterable[str]) -> None:
-    """Refuses a tokenizer that changes texts.
+    """Refuses a tokenizer that changes any of these texts.
 
-    Some do: Qwen's writes accents in one character (Unicode NFC), Llama 2's and Gemma's take "▁"
-    for a space.
+    Some do: Qwen's joins letters and accents into one character (Unicode NFC), Llama 2's and
+    Gemma's read "▁" as a space.
 
     Raises:
-      UserError: With the first text whose decoded form differs, and where.
+      UserError: With the first text that does not decode to itself, and where it differs.
     """
     texts = list(texts)
-    backs = tokenizer.decode_batch(tokenizer.encode_batch(texts))
-    for text, back in zip(texts, backs, strict=True):
+    decoded = tokenizer.decode_batch(tokenizer.encode_batch(texts))
+    for text, back in zip(texts, decoded, strict=True):
         if back != text:
-            at = len(os.path.commonprefix([text, back]))
+            at = len(os.path.commonprefix([text, back]))  # noqa: RUF071  (texts, not paths)
             raise UserError(
                 f"the tokenizer changes text: at character {at}, {text[at : at + 20]!a} comes "
-                f"back as {back[at : at + 20]!a}, in {text[max(0, at - 20) : at + 20]!r}; write "
-                "the text otherwise, use another tokenizer, or train one by leaving "
+                f"back as {back[at : at + 20]!a}, in {text[max(0, at - 20) : at + 20]!r}; "
+                "change the text, use another tokenizer, or train one by leaving "
                 "tokenizer.path empty"
             )

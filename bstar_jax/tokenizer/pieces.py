@@ -1,4 +1,4 @@
-"""What a token of a `tokenizer.json` adds to a text, in bytes, whatever stands around it."""
+"""The bytes that a token of a `tokenizer.json` adds to a text, whatever its neighbours are."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from tokenizers import pre_tokenizers
 
 from bstar_jax.config import UserError
 
-# Decoders that treat every token alone, then join them.
+# Decoders that change each token on its own, then join them.
 _JOINING = "((Replace|Metaspace) ?)*((ByteFallback|ByteLevel) ?)?(Fuse)?"
 
 
 def decoding_steps(decoder: dict | None) -> list[dict] | None:
-    """What a decoder does to each token before it joins them; None is to join them by spaces.
+    """The steps that a decoder applies to each token before it joins them.
 
     Args:
-      decoder: As `tokenizer.json` has it, of texts that go on from others.
+      decoder: The decoder as `tokenizer.json` has it, for texts that continue others.
+
+    Returns:
+      The steps; None where tokens are joined by spaces.
 
     Raises:
-      UserError: If that is not all it does.
+      UserError: If the decoder does more than that.
     """
     if decoder is None:
         return None
@@ -36,9 +39,9 @@ def decoding_steps(decoder: dict | None) -> list[dict] | None:
 
 
 def piece(token: str, steps: list[dict] | None) -> bytes:
-    """The bytes of one token.
+    r"""The bytes of one token.
 
-    Example: steps of Llama 2, "▁cats" -> b" cats", "<0x0A>" -> b"\\n".
+    Example: steps of Llama 2, "▁cats" -> b" cats", "<0x0A>" -> b"\n".
     """
     if steps is None:
         return b" " + token.encode()
@@ -55,7 +58,7 @@ def piece(token: str, steps: list[dict] | None) -> bytes:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """The alphabet of byte-level tokens: a byte's own character, or one past 255 in their order."""
+    """The alphabet of byte-level tokens: a byte's own character, or one above 255, in order."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     own = {character: ord(character) for character in alphabet if ord(character) < 256}
     others = (character for character in alphabet if ord(character) >= 256)

@@ -1,4 +1,4 @@
-"""Tokenizers as checkpoints are published with them: a directory, or one file."""
+"""Loads tokenizers as they are published with checkpoints: a directory, or one file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import TypeGuard
 
 import tokenizers
 from google.protobuf.message import DecodeError
@@ -17,7 +18,7 @@ from bstar_jax.tokenizer.definition import (
     SETTINGS_FILE,
     TEMPLATE_FILE,
     JsonTokenizer,
-    Special,
+    SpecialTokens,
 )
 from bstar_jax.tokenizer.interface import Tokenizer
 from bstar_jax.tokenizer.sentencepieces import from_model
@@ -29,17 +30,18 @@ _NAMED = tuple(f"{name}_token" for name in "bos eos unk sep pad cls mask".split(
 def load(path: str | os.PathLike) -> Tokenizer:
     """Loads a tokenizer from a sentencepiece `.model` file or a directory.
 
-    A directory holds `tokenizer.json`, which is taken as it is; or what Transformers can turn into
-    one, such as `tokenizer.model` beside `tokenizer_config.json`; or `tokenizer.model` alone.
+    A directory holds a `tokenizer.json`, which is used unchanged; or files that Transformers can
+    convert to one, such as `tokenizer.model` with `tokenizer_config.json`; or `tokenizer.model`
+    alone.
 
-    Special tokens are those that `tokenizer_config.json` names, else `special_tokens_map.json`,
-    else the `eos_token_id`, `pad_token_id` and `bos_token_id` of `generation_config.json`, else of
-    `config.json`. Of several `eos_token_id` all end a response, and the named one, else the first,
-    ends the texts of training. Start-of-text stands before prompts where `tokenizer.json` puts it
-    there, whatever `add_bos_token` says: so it is in Transformers.
+    Special tokens are those named in `tokenizer_config.json`, else in `special_tokens_map.json`,
+    else the `eos_token_id`, `pad_token_id` and `bos_token_id` of `generation_config.json`, else
+    those of `config.json`. If there are several `eos_token_id`, all end a response, and the named
+    one, else the first, ends the texts of training. Start-of-text precedes prompts if
+    `tokenizer.json` puts it there, whatever `add_bos_token` says, as in Transformers.
 
     Raises:
-      UserError: If nothing there is a tokenizer, or it has no end-of-text.
+      UserError: If there is no tokenizer, or it has no end-of-text.
     """
     path = pathlib.Path(path)
     if path.is_file() and path.name == JSON_FILE:
@@ -77,7 +79,7 @@ def _load_json(directory: pathlib.Path) -> Tokenizer:
 
 
 def _load_with_transformers(directory: pathlib.Path) -> Tokenizer:
-    import transformers  # slow to import, and needed by old checkpoints only
+    import transformers  # slow to import, and only old checkpoints need it
 
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
@@ -93,7 +95,7 @@ def _load_with_transformers(directory: pathlib.Path) -> Tokenizer:
 def _with_special_tokens(
     definition: tokenizers.Tokenizer, directory: pathlib.Path, known: Mapping[str, str | None]
 ) -> Tokenizer:
-    """The tokenizer of a directory; `known` are names of tokens for where its files are silent."""
+    """The tokenizer of a directory; `known` names special tokens where its files are silent."""
     definition.no_padding()  # published files may ask for both
     definition.no_truncation()
     settings = _read(directory / SETTINGS_FILE)
@@ -103,13 +105,13 @@ def _with_special_tokens(
     if not ids["eos"]:
         raise UserError(
             f"{directory / SETTINGS_FILE} names no eos_token that {JSON_FILE} knows, nor do "
-            f"{GENERATION_FILE} and config.json; a response could not end"
+            f"{GENERATION_FILE} and config.json, so a response could not end; name it in one"
         )
     end_id, *more = ids["eos"]
     start = definition.encode("", add_special_tokens=True).ids[:1]
     return JsonTokenizer(
         definition,
-        Special(
+        SpecialTokens(
             end_id=end_id,
             pad_id=(ids["pad"] or ids["eos"])[0],
             start_id=start[0] if start and start == ids["bos"][:1] else None,
@@ -121,7 +123,7 @@ def _with_special_tokens(
 
 
 def _named(settings: Mapping) -> dict[str, str]:
-    """The special tokens that a file names, as texts or as records."""
+    """The special tokens that a file names, either as texts or as records."""
     tokens = {name: settings.get(name) for name in _NAMED}
     texts = {
         name: token.get("content") if isinstance(token, dict) else token
@@ -133,25 +135,27 @@ def _named(settings: Mapping) -> dict[str, str]:
 def _ids(
     definition: tokenizers.Tokenizer, directory: pathlib.Path, names: Mapping[str, str], name: str
 ) -> list[int]:
-    """The ids of a special token, the named one first, and then those of the model's settings."""
+    """The ids of a special token: the named one first, then those of the model's settings."""
     named = definition.token_to_id(names[f"{name}_token"]) if f"{name}_token" in names else None
     found = [] if named is None else [named]
     for file in (GENERATION_FILE, "config.json"):
         listed = _read(directory / file).get(f"{name}_token_id")
-        listed = listed if isinstance(listed, list) else [listed]
-        known = [token for token in listed if _is_token(definition, token)]
+        known = [
+            token
+            for token in (listed if isinstance(listed, list) else [listed])
+            if _is_id(token) and definition.id_to_token(token) is not None
+        ]
         if known:
             return list(dict.fromkeys([*found, *known]))
     return found
 
 
-def _is_token(definition: tokenizers.Tokenizer, token: object) -> bool:
-    is_id = isinstance(token, int) and not isinstance(token, bool) and token >= 0
-    return is_id and definition.id_to_token(token) is not None
+def _is_id(token: object) -> TypeGuard[int]:
+    return isinstance(token, int) and not isinstance(token, bool) and token >= 0
 
 
 def _chat_template(directory: pathlib.Path, settings: Mapping) -> str:
-    """The template of chats; of several the one for all purposes. "" where there is none."""
+    """The template of chats, of several the default one; "" where there is none."""
     if (directory / TEMPLATE_FILE).is_file():
         return (directory / TEMPLATE_FILE).read_text(encoding="utf-8")
     template = settings.get("chat_template") or ""
@@ -161,7 +165,7 @@ def _chat_template(directory: pathlib.Path, settings: Mapping) -> str:
 
 
 def _read(path: pathlib.Path) -> dict:
-    """The settings in a file; none where there is no file."""
+    """The settings in a file; {} where there is no file."""
     if not path.is_file():
         return {}
     try:

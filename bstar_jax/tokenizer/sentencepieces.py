@@ -1,22 +1,25 @@
-"""A sentencepiece `.model` as a `tokenizer.json`, of the same pieces and ids."""
+"""Converts a sentencepiece `.model` to a `tokenizer.json` with the same pieces and ids."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import tokenizers
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from bstar_jax.tokenizer.definition import JsonTokenizer, Special
+from bstar_jax.tokenizer.definition import JsonTokenizer, SpecialTokens
 from bstar_jax.tokenizer.interface import Tokenizer
 
-_SPACE = "▁"  # how pieces write a space
+ModelProto: Any = vars(sentencepiece_model_pb2)["ModelProto"]  # protobuf makes it at import
+_SPACE = "▁"  # a space as pieces write it
 
 
 def from_model(model: bytes) -> Tokenizer:
-    """The tokenizer of a `.model` file's bytes.
+    """The tokenizer in the bytes of a `.model` file.
 
     Raises:
-      DecodeError: If the bytes are no sentencepiece model.
+      DecodeError: If the bytes are not a sentencepiece model.
       ValueError: If it is of another kind, changes text, or has no end-of-text.
     """
     proto = ModelProto.FromString(model)
@@ -24,27 +27,27 @@ def from_model(model: bytes) -> Tokenizer:
     if rules.model_type not in (rules.BPE, rules.UNIGRAM):
         raise ValueError("its pieces are neither byte pairs nor unigrams")
     if not rules.byte_fallback:
-        raise ValueError("it has no byte fallback, and characters without a piece would be lost")
+        raise ValueError("it has no byte fallback, so characters without a piece would be lost")
     if text.precompiled_charsmap or text.remove_extra_whitespaces or not text.escape_whitespaces:
         raise ValueError("it changes the spaces or characters of a text")
     if rules.eos_id < 0:
-        raise ValueError("it has no end-of-text, and a response could not end")
+        raise ValueError("it has no end-of-text, so a response could not end")
     symbols = [piece.piece for piece in proto.pieces if piece.type == piece.USER_DEFINED]
-    given = [piece.piece for piece in proto.pieces if _is_given(piece)]
-    if given and text.add_dummy_prefix and rules.model_type == rules.BPE:
-        raise ValueError(f"it has symbols that are no byte pairs, such as {given[0]!r}")
-    is_own = (rules.model_type, symbols, text.add_dummy_prefix) == (rules.BPE, ["\n"], False)
-    is_own = is_own and rules.split_by_whitespace and not rules.treat_whitespace_as_suffix
-    special = Special(
+    atomic = [piece.piece for piece in proto.pieces if _is_atomic(piece)]
+    if atomic and text.add_dummy_prefix and rules.model_type == rules.BPE:
+        raise ValueError(f"it has symbols that are no byte pairs, such as {atomic[0]!r}")
+    is_ours = (rules.model_type, symbols, text.add_dummy_prefix) == (rules.BPE, ["\n"], False)
+    is_ours = is_ours and rules.split_by_whitespace and not rules.treat_whitespace_as_suffix
+    special = SpecialTokens(
         end_id=rules.eos_id,
         pad_id=rules.pad_id if rules.pad_id >= 0 else rules.eos_id,
         start_id=rules.bos_id if rules.bos_id >= 0 else None,
     )
-    return JsonTokenizer(_own(proto) if is_own else _published(proto), special)
+    return JsonTokenizer(_ours(proto) if is_ours else _published(proto), special)
 
 
-def _own(proto: ModelProto) -> tokenizers.Tokenizer:
-    """Pieces as they are trained here, with the underlined space a plain space."""
+def _ours(proto: Any) -> tokenizers.Tokenizer:
+    """Pieces as `train_sentencepiece` makes them; "▁" becomes a plain space."""
     pieces = [piece.piece.replace(_SPACE, " ") for piece in proto.pieces]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     joined = [
@@ -56,15 +59,15 @@ def _own(proto: ModelProto) -> tokenizers.Tokenizer:
     definition = tokenizers.Tokenizer(
         models.BPE(vocabulary, _merges(joined), unk_token=unknown, byte_fallback=True)
     )
-    # No piece crosses these borders; cutting there first lets equal words be looked up.
+    # No piece crosses these borders; splitting there first lets the library cache equal words.
     words = tokenizers.Regex(r"\n| +[^ \n]*|[^ \n]+")
     definition.pre_tokenizer = pre_tokenizers.Split(words, "isolated")
     definition.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return definition
 
 
-def _published(proto: ModelProto) -> tokenizers.Tokenizer:
-    """Pieces of a checkpoint, in the form in which the `tokenizer.json` of Llama 2 has them."""
+def _published(proto: Any) -> tokenizers.Tokenizer:
+    """Pieces of a published checkpoint, in the form of Llama 2's `tokenizer.json`."""
     rules, pieces = proto.trainer_spec, proto.pieces
     is_unigram = rules.model_type == rules.UNIGRAM
     definition = tokenizers.Tokenizer(_unigrams(proto) if is_unigram else _pairs(proto))
@@ -75,16 +78,17 @@ def _published(proto: ModelProto) -> tokenizers.Tokenizer:
     definition.decoder = decoders.Sequence([*steps, *strip])
     special = [piece for piece in pieces if piece.type in (piece.CONTROL, piece.UNKNOWN)]
     definition.add_special_tokens([AddedToken(each.piece, normalized=False) for each in special])
-    given = [] if is_unigram else [piece for piece in pieces if _is_given(piece)]
-    definition.add_tokens([AddedToken(each.piece, normalized=False) for each in given])
+    atomic = [] if is_unigram else [piece for piece in pieces if _is_atomic(piece)]
+    definition.add_tokens([AddedToken(each.piece, normalized=False) for each in atomic])
     return definition
 
 
-def _pairs(proto: ModelProto) -> models.Model:
+def _pairs(proto: Any) -> models.Model:
+    """The byte pairs of a model."""
     rules, pieces = proto.trainer_spec, proto.pieces
     vocabulary = {piece.piece: index for index, piece in enumerate(pieces)}
     kinds = (pieces[0].NORMAL, pieces[0].USER_DEFINED)
-    joined = [piece for piece in pieces if piece.type in kinds and not _is_given(piece)]
+    joined = [piece for piece in pieces if piece.type in kinds and not _is_atomic(piece)]
     joined.sort(key=lambda piece: -piece.score)
     return models.BPE(
         vocabulary,
@@ -95,29 +99,30 @@ def _pairs(proto: ModelProto) -> models.Model:
     )
 
 
-def _unigrams(proto: ModelProto) -> models.Model:
+def _unigrams(proto: Any) -> models.Model:
+    """The unigrams of a model."""
     best = max(piece.score for piece in proto.pieces if piece.type == piece.NORMAL)
 
-    def score(piece) -> float:
+    def score(piece: Any) -> float:
         if piece.type == piece.USER_DEFINED:
             return len(piece.piece.encode()) * best - 0.1  # as sentencepiece scores them
-        # The library looks for every piece in a text; sentencepiece for those that are text.
+        # The library looks for every piece in a text, sentencepiece only for those that are text.
         return piece.score if piece.type == piece.NORMAL else -1e9
 
     scored = [(piece.piece, score(piece)) for piece in proto.pieces]
     return models.Unigram(scored, proto.trainer_spec.unk_id, byte_fallback=True)
 
 
-def _is_given(piece) -> bool:
-    """Whether a piece is looked for in the text before all others; those of spaces are joined."""
+def _is_atomic(piece: Any) -> bool:
+    """Whether a piece is looked up in the text before all others; pieces with spaces are not."""
     return piece.type == piece.USER_DEFINED and _SPACE not in piece.piece
 
 
 def _merges(pieces: list[str]) -> list[tuple[str, str]]:
-    """Every way to cut a piece in two, the best piece first.
+    """Every way to split a piece into two pieces, the best piece first.
 
-    Sentencepiece joins the neighbours whose piece has the best score, so each is a merge, in the
-    order of the scores.
+    Sentencepiece joins the neighbours whose joint piece has the best score. So each split is a
+    merge, and merges are in the order of the scores.
     """
     known = set(pieces)
     return [

@@ -1,4 +1,4 @@
-"""Tokenizers made here: of known words, or trained on a task's text."""
+"""Tokenizers that are made here: from a fixed vocabulary, or trained on a task's text."""
 
 from __future__ import annotations
 
@@ -12,47 +12,48 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from bstar_jax.config import UserError
-from bstar_jax.tokenizer.definition import END, PAD, JsonTokenizer, Special
+from bstar_jax.tokenizer.definition import END, PAD, JsonTokenizer, SpecialTokens
 from bstar_jax.tokenizer.interface import Tokenizer
 from bstar_jax.tokenizer.sentencepieces import from_model
 
 
-def word_tokenizer(words: Sequence[str]) -> Tokenizer:
-    """A token for each word; words stand apart by single spaces.
+def word_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
+    """A tokenizer with one token for each word of texts whose words are separated by single spaces.
 
-    Example: words ("8", "-", "3") -> vocabulary of 5, with padding 0 and end-of-text 1;
+    Example: vocabulary ("8", "-", "3") -> 5 tokens, with padding 0 and end-of-text 1;
       encode("8 - 3") -> [2, 3, 4].
 
     Args:
-      words: The words, distinct, without spaces.
+      vocabulary: The words, distinct and without spaces.
 
     Raises:
-      ValueError: If a word is empty, holds a space, stands twice or is `<pad>` or `<end>`.
+      ValueError: If a word is empty, contains a space, occurs twice or is `<pad>` or `<end>`.
     """
-    listed = [PAD, END, *words]
-    odd = [word for word in words if word.split() != [word] or listed.count(word) > 1]
+    listed = [PAD, END, *vocabulary]
+    odd = [word for word in vocabulary if word.split() != [word] or listed.count(word) > 1]
     if odd:
         raise ValueError(f"words are distinct and hold no spaces; not so: {odd}")
     definition = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(listed)}))
     definition.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return JsonTokenizer(definition, Special(end_id=1, pad_id=0, start_id=None))
+    return JsonTokenizer(definition, SpecialTokens(end_id=1, pad_id=0, start_id=None))
 
 
 def train_sentencepiece(
     texts: Iterable[str], vocab_size: int, path: str | os.PathLike | None = None
 ) -> Tokenizer:
-    """Trains byte-pair pieces on texts; the same input makes the same tokenizer.
+    """Trains byte-pair pieces on texts; the same input gives the same tokenizer.
 
-    Nothing is normalised: spaces, line ends and every other character come back as they were,
-    those not seen in training as bytes. Digits and line ends are pieces of their own.
+    Nothing is normalised: spaces, line ends and all other characters are decoded unchanged, and
+    characters that training did not see are encoded as bytes. Digits and line ends are pieces of
+    their own.
 
     Args:
-      texts: The text that the pieces should fit.
-      vocab_size: Pieces in all, 256 bytes and 3 special ones included.
+      texts: The texts that the pieces should fit.
+      vocab_size: Number of pieces, 256 bytes and 3 special ones included.
       path: Where to write sentencepiece's own `.model` file, if anywhere.
 
     Raises:
-      UserError: If the texts are too few for so many pieces, or there are none.
+      UserError: If there are no texts, or too few for so many pieces.
     """
     texts = [text for text in texts if text]
     if not texts:

@@ -1,1 +1,1 @@
-"""Training: text to batches, losses, the optimizer, and one `fit` for every phase."""
+"""Training: texts to batches, losses, the optimizer, and one `fit` for every phase."""

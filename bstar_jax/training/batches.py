@@ -1,15 +1,15 @@
-"""Text to training batches, in an order that is a function of (seed, iteration, step).
+"""Texts to training batches, in an order that is a function of (seed, iteration, step).
 
-tokens    p p p p r r r . .      fed
-targets   p p p r r r $ . .      wanted next ($ is end-of-text)
+tokens    p p p p r r r . .      input
+targets   p p p r r r $ . .      the next token ($ is end-of-text)
 weights   . . . 1 1 1 1 . .      the response and its end count, the prompt does not
 
-and where the goodness of solution steps is learnt,
+Where the quality of solution steps is learnt:
 
-tokens    p p p p s s s t t      fed: two steps, s and t
-labels    . . . . 1 1 1 0 0      how good the step is that the token belongs to
-weights   . . . . 1 1 1 1 1      or, where its end alone is judged, . . . . . . 1 . 1
-language  . . . 1 1 1 1 1 .      the next token is one to learn, as the answer is right
+tokens    p p p p s s s t t      input: two steps, s and t
+labels    . . . . 1 1 1 0 0      quality of the step that the token belongs to
+weights   . . . . 1 1 1 1 1      or, where only the end of a step is scored, . . . . . . 1 . 1
+language  . . . 1 1 1 1 1 .      the next token is learnt too, because the answer is correct
 
 `packing` puts several of these rows into one.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -25,7 +26,11 @@ import numpy as np
 from bstar_jax.tokenizer import Tokenizer, tokens_at
 
 LENGTH_STEP = 128
-"""Columns that a batch grows by: every length is a program of its own, so there are few."""
+"""Columns by which batches grow. Every length is a program of its own, so there are few."""
+
+
+Column = Any
+"""An array of a batch: NumPy on the host, JAX on devices and while tracing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +38,9 @@ class Example:
     """One text to learn.
 
     Attributes:
-      prompt: What is given.
-      response: What is learnt, and after it end-of-text.
-      source: The query's id, for messages.
+      prompt: The text before the response; not learnt.
+      response: The text to learn, followed by end-of-text.
+      source: Id of the query, for messages.
     """
 
     prompt: str
@@ -46,26 +51,27 @@ class Example:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What one optimizer step sees.
+    """The rows of one optimizer step.
 
     Attributes:
-      tokens_BL: Fed, int32.
-      targets_BL: The token after each, int32.
+      tokens_BL: Input tokens, int32.
+      targets_BL: The token that follows each, int32.
       weights_BL: 1 where the target is part of a response, else 0, f32.
       segments_BL: Which text of its row a token belongs to, from 1; 0 is padding; int32.
       positions_BL: Position in its text, from 0, int32; None where every row is one text.
     """
 
-    tokens_BL: np.ndarray
-    targets_BL: np.ndarray
-    weights_BL: np.ndarray
-    segments_BL: np.ndarray
-    positions_BL: np.ndarray | None = None
+    tokens_BL: Column
+    targets_BL: Column
+    weights_BL: Column
+    segments_BL: Column
+    positions_BL: Column | None = None
 
-    def shares(self) -> Batch:
-        """The same with weights that add up to 1, so that losses of parts add up to the whole's.
+    def normalized(self) -> Batch:
+        """The batch with weights that add up to 1, so that the losses of its parts add up too.
 
-        A batch without weight gives 0/0: every example ends in end-of-text, which has weight.
+        A batch without weight would give 0/0; there is none, as every example ends in end-of-text,
+        which has weight.
         """
         return dataclasses.replace(self, weights_BL=self.weights_BL / self.weights_BL.sum())
 
@@ -75,11 +81,11 @@ class StepExample:
     """One response whose solution steps are labelled.
 
     Attributes:
-      prompt: What is given.
+      prompt: The text before the response.
       response: The response.
-      ends: Where in it each step ends, in characters.
-      labels: Of every step, in [0, 1].
-      source: The query's id, for messages.
+      ends: Where in the response each step ends, in characters.
+      labels: Quality of each step, in [0, 1].
+      source: Id of the query, for messages.
     """
 
     prompt: str
@@ -92,26 +98,26 @@ class StepExample:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepBatch:
-    """What one optimizer step sees of labelled solution steps.
+    """The rows of one optimizer step, of responses with labelled solution steps.
 
     Attributes:
-      tokens_BL: Fed, int32.
-      labels_BL: Of the step that each token belongs to, in [0, 1], f32.
-      weights_BL: 1 where the token is judged, else 0, f32.
+      tokens_BL: Input tokens, int32.
+      labels_BL: Label of the step that each token belongs to, in [0, 1], f32.
+      weights_BL: 1 where the token is scored, else 0, f32.
       language_BL: 1 where the next token is part of a response whose last label is 1, else 0, f32.
       segments_BL: Which text of its row a token belongs to, from 1; 0 is padding; int32.
       positions_BL: Position in its text, from 0, int32; None where every row is one text.
     """
 
-    tokens_BL: np.ndarray
-    labels_BL: np.ndarray
-    weights_BL: np.ndarray
-    language_BL: np.ndarray
-    segments_BL: np.ndarray
-    positions_BL: np.ndarray | None = None
+    tokens_BL: Column
+    labels_BL: Column
+    weights_BL: Column
+    language_BL: Column
+    segments_BL: Column
+    positions_BL: Column | None = None
 
-    def shares(self) -> StepBatch:
-        """As that of `Batch`, of both weights; there may be no language to learn."""
+    def normalized(self) -> StepBatch:
+        """As `Batch.normalized`, for both kinds of weights; there may be no language to learn."""
         return dataclasses.replace(
             self,
             weights_BL=self.weights_BL / self.weights_BL.sum(),
@@ -119,27 +125,30 @@ class StepBatch:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """All examples as one batch-shaped block, rows in their order; `take` cuts batches."""
+AnyBatch = TypeVar("AnyBatch", bound=Batch | StepBatch)
 
-    rows: Batch | StepBatch
+
+@dataclasses.dataclass(frozen=True)
+class Encoded(Generic[AnyBatch]):
+    """All examples as one block of rows, in their order; `take` cuts batches out of it."""
+
+    rows: AnyBatch
 
     def __len__(self) -> int:
         return len(self.rows.tokens_BL)
 
-    def take(self, index_B: np.ndarray) -> Batch | StepBatch:
-        """The rows of one step."""
+    def take(self, index_B: np.ndarray) -> AnyBatch:
+        """The rows of one step, by their numbers."""
         return jax.tree.map(lambda column: column[index_B], self.rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class TooLong:
-    """An example that does not fit.
+    """An example that is too long.
 
     Attributes:
-      prompt_tokens: Of its prompt.
-      response_tokens: Of its response, end-of-text included.
+      prompt_tokens: Tokens of its prompt.
+      response_tokens: Tokens of its response, end-of-text included.
       source: As in `Example`.
     """
 
@@ -154,18 +163,18 @@ def encode(
     *,
     max_prompt_tokens: int,
     max_tokens: int,
-) -> tuple[Encoded, list[TooLong]]:
-    """Turns examples into tokens, the prompt as sampling encodes it.
+) -> tuple[Encoded[Batch], list[TooLong]]:
+    """Turns examples into tokens; prompts are encoded as sampling encodes them.
 
     Args:
-      tokenizer: Text to tokens.
-      examples: What to learn.
-      max_prompt_tokens: Longest prompt.
-      max_tokens: Longest response, end-of-text included.
+      tokenizer: Turns text into tokens.
+      examples: The texts to learn.
+      max_prompt_tokens: Tokens of the longest prompt allowed.
+      max_tokens: Tokens of the longest response allowed, end-of-text included.
 
     Returns:
-      The examples that fit, in their order, and those that do not: the caller refuses or
-      counts them.
+      The examples that fit, in their order, and those that are too long, which the caller refuses
+      or counts.
     """
     texts, too_long = [], []
     for example in examples:
@@ -185,10 +194,18 @@ def encode_steps(
     max_prompt_tokens: int,
     max_tokens: int,
     ends_only: bool = False,
-) -> tuple[Encoded, list[TooLong]]:
-    """Turns responses with labelled steps into tokens; see `encode` for arguments and result.
+) -> tuple[Encoded[StepBatch], list[TooLong]]:
+    """Turns responses with labelled steps into tokens.
 
-    With `ends_only` the last token of a step alone is judged, else all of its tokens.
+    Args:
+      tokenizer: Turns text into tokens.
+      examples: The responses to learn from.
+      max_prompt_tokens: Tokens of the longest prompt allowed.
+      max_tokens: Tokens of the longest response allowed.
+      ends_only: Whether only the last token of a step is scored, instead of all its tokens.
+
+    Returns:
+      As `encode`.
     """
     texts, too_long = [], []
     for example in examples:
@@ -216,7 +233,9 @@ def encode_steps(
     return Encoded(StepBatch(tokens_BL, labels_BL, weights_BL, language_BL, segments_BL)), too_long
 
 
-def _block(texts, length: int, pad_id: int) -> Encoded:
+def _block(
+    texts: Sequence[tuple[list[int], list[int]]], length: int, pad_id: int
+) -> Encoded[Batch]:
     shape = (len(texts), length)
     tokens_BL = np.full(shape, pad_id, np.int32)
     targets_BL = np.full(shape, pad_id, np.int32)
@@ -232,8 +251,10 @@ def _block(texts, length: int, pad_id: int) -> Encoded:
     return Encoded(Batch(tokens_BL, targets_BL, weights_BL, segments_BL))
 
 
-def explain(too_long: Sequence[TooLong], total: int, *, max_prompt_tokens: int, max_tokens: int):
-    """The message for texts that do not fit: how many, the longest, and what to set."""
+def too_long_message(
+    too_long: Sequence[TooLong], total: int, *, max_prompt_tokens: int, max_tokens: int
+) -> str:
+    """The message for texts that are too long: how many, the longest, and what to set."""
     worst = max(too_long, key=lambda text: text.prompt_tokens + text.response_tokens)
     return (
         f"{len(too_long)} of {total} training texts are too long, such as that of "
@@ -244,30 +265,31 @@ def explain(too_long: Sequence[TooLong], total: int, *, max_prompt_tokens: int, 
     )
 
 
-def cut_padding(batch: Batch | StepBatch) -> Batch | StepBatch:
+def cut_padding(batch: AnyBatch) -> AnyBatch:
     """The batch without columns that are padding in all rows.
 
-    Its length is the longest text's, rounded up to a multiple of LENGTH_STEP, or what it was.
+    Its length becomes that of the longest text, rounded up to a multiple of LENGTH_STEP; it never
+    grows.
     """
     longest = int(batch.segments_BL.sum(axis=1).max())
     length = -(-longest // LENGTH_STEP) * LENGTH_STEP
     return jax.tree.map(lambda column: column[:, :length], batch)
 
 
-def order(rows: int, batch: int, step: int, seeds: tuple[int, ...]) -> np.ndarray:
-    """Row numbers of one step: passes over a shuffled set, shuffled again each pass.
+def row_order(rows: int, batch: int, step: int, seeds: tuple[int, ...]) -> np.ndarray:
+    """Row numbers of one step. Passes go over all rows, shuffled anew for each pass.
 
     Args:
-      rows: Examples there are, at least 1.
+      rows: Number of examples, at least 1.
       batch: Rows a step.
-      step: From 0, within the phase.
+      step: Step of the phase, from 0.
       seeds: What the order depends on, such as (seed, iteration).
     """
-    places = np.arange(step * batch, (step + 1) * batch)
+    positions = np.arange(step * batch, (step + 1) * batch)
     index = np.empty(batch, np.int64)
-    for epoch in np.unique(places // rows):
+    for epoch in np.unique(positions // rows):
         # The count comes first: NumPy reads [1, 2] and [1, 2, 0] as one seed.
         shuffled = np.random.default_rng([len(seeds), *seeds, int(epoch)]).permutation(rows)
-        mine = places // rows == epoch
-        index[mine] = shuffled[places[mine] % rows]
+        in_epoch = positions // rows == epoch
+        index[in_epoch] = shuffled[positions[in_epoch] % rows]
     return index

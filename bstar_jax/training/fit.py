@@ -1,4 +1,4 @@
-"""The one training loop: SFT, improve, process rewards, whatever else learns from batches."""
+"""The one training loop: for SFT, improve, process rewards, and all else that learns."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,30 +14,31 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from bstar_jax import adapters, model, sharding
+from bstar_jax import model, sharding
 from bstar_jax.config import ModelConfig, OptimizerConfig, TrainingConfig, UserError
+from bstar_jax.model import adapters
 from bstar_jax.training import losses, optimizer
 from bstar_jax.training.batches import Batch, StepBatch
 from bstar_jax.training.optimizer import Schedule, TrainState
 from bstar_jax.training.packing import arrange
 
-# (config, params, batch) -> loss: what training makes small, a sum over the batch's tokens.
-Objective = Callable[[ModelConfig, dict, Batch | StepBatch], jax.Array]
+Loss = Callable[[ModelConfig, dict, Any], jax.Array]
+"""(config, params, batch) -> a scalar to minimize, a sum over the tokens of the batch."""
 
 PLAIN = TrainingConfig()
-"""A row a text, all rows at once."""
+"""One text a row, all rows at once."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where training stands after some steps.
+class TrainingReport:
+    """The state of training after some steps.
 
     Attributes:
-      step: Steps of this phase done.
-      loss: What the objective was in the last step, nats a token.
-      learning_rate: Of the last step.
+      step: Steps of this phase that are done.
+      loss: Loss of the last step, nats a token.
+      learning_rate: Learning rate of the last step.
       grad_norm: Global gradient norm of the last step, before clipping.
-      tokens: Tokens with weight trained on since the last report.
+      tokens: Tokens with weight that were trained on since the last report.
       seconds: Wall time since the last report.
     """
 
@@ -50,7 +52,7 @@ class Progress:
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "adam", "objective", "micro_rows"),
+    static_argnames=("config", "adam", "loss", "micro_rows"),
     donate_argnames=("state",),
 )
 def train_step(
@@ -59,41 +61,50 @@ def train_step(
     state: TrainState,
     batch: Batch | StepBatch,
     learning_rate: float | jax.Array,
-    objective: Objective = losses.response_loss,
+    loss: Loss = losses.response_loss,
     micro_rows: int = 0,
     frozen: dict | None = None,
 ) -> tuple[TrainState, dict]:
-    """One optimizer step: (new state, {"loss", "grad_norm"}).
+    """Takes one optimizer step.
 
     Args:
       config: The model.
-      adam: The optimizer's settings.
-      state: What is trained; given up.
+      adam: Settings of the optimizer.
+      state: Parameters and optimizer state. Donated: do not use it after the call.
       batch: All rows of the step.
-      learning_rate: Of this step.
-      objective: What is made small.
-      micro_rows: Rows of one forward and backward pass, which divide those of the batch; 0 is all.
-      frozen: Parameters that no step changes, where the state has not all of them.
+      learning_rate: Rate of this step.
+      loss: The function to minimize.
+      micro_rows: Rows of one forward and backward pass; must divide those of the batch. 0 takes
+        all rows at once.
+      frozen: Parameters that no step changes, where the state does not hold all of them.
+
+    Returns:
+      The new state, and "loss" and "grad_norm" of this step.
     """
 
-    def whole(config, trained, batch):
-        return objective(config, adapters.join(frozen or {}, trained), batch)
+    def loss_of_trained(config: ModelConfig, trained: dict, batch: Any) -> jax.Array:
+        return loss(config, adapters.combine(frozen or {}, trained), batch)
 
-    loss, gradient = _summed(config, whole, state.params, batch.shares(), micro_rows)
+    value, gradient = _value_and_gradient(
+        config, loss_of_trained, state.params, batch.normalized(), micro_rows
+    )
     transform = optimizer.make(adam, learning_rate)
-    updates, moments = transform.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(params, moments), {"loss": loss, "grad_norm": optax.tree.norm(gradient)}
+    before: Any = state.optimizer  # None only where no step is taken
+    updates, moments = transform.update(gradient, before, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    return TrainState(params, moments), {"loss": value, "grad_norm": optax.tree.norm(gradient)}
 
 
-def _summed(config, objective: Objective, params: dict, batch, micro_rows: int):
-    """Loss and gradient of a batch, a few rows after another, summed in f32."""
-    value_and_grad = functools.partial(jax.value_and_grad(objective, argnums=1), config, params)
+def _value_and_gradient(
+    config: ModelConfig, loss: Loss, params: dict, batch: Batch | StepBatch, micro_rows: int
+) -> tuple[jax.Array, dict]:
+    """Loss and gradient of a batch, computed a few rows at a time and summed in f32."""
+    value_and_grad = functools.partial(jax.value_and_grad(loss, argnums=1), config, params)
     if micro_rows in (0, len(batch.tokens_BL)):
         return value_and_grad(batch)
 
-    def apart(column):
-        # Every device keeps its rows: each part has some of all of them.
+    def split(column: jax.Array) -> jax.Array:
+        # Every device keeps its rows: each part has some rows of every device.
         return column.reshape(micro_rows, -1, *column.shape[1:]).swapaxes(0, 1)
 
     def add(total, part):
@@ -102,9 +113,9 @@ def _summed(config, objective: Objective, params: dict, batch, micro_rows: int):
     zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
-        places = sharding.shardings(mesh, params, model.axes_of(config, params))
-        zero = zero[0], jax.lax.with_sharding_constraint(zero[1], places)
-    return jax.lax.scan(add, zero, jax.tree.map(apart, batch))[0]
+        targets = sharding.shardings(mesh, params, model.logical_axes(config, params))
+        zero = zero[0], jax.lax.with_sharding_constraint(zero[1], targets)
+    return jax.lax.scan(add, zero, jax.tree.map(split, batch))[0]
 
 
 def fit(
@@ -114,7 +125,7 @@ def fit(
     state: TrainState,
     batch_at: Callable[[int], Batch | StepBatch],
     *,
-    objective: Objective = losses.response_loss,
+    loss: Loss = losses.response_loss,
     mesh: Mesh,
     training: TrainingConfig = PLAIN,
     frozen: dict | None = None,
@@ -122,22 +133,22 @@ def fit(
     steps: int,
     every: int,
     urgent: Callable[[], bool] = lambda: False,
-) -> Iterator[tuple[TrainState, Progress]]:
+) -> Iterator[tuple[TrainState, TrainingReport]]:
     """Trains from step `first` to `steps`, and reports every few steps and at the end.
 
-    The state passed in is given up. What is yielded is the caller's to save until the next
-    report is asked for.
+    A state that was yielded may be saved until the next report is asked for, which donates it.
 
     Args:
       config: The model.
-      adam: The optimizer's settings.
-      schedule: Learning rate by the optimizer's own step count.
-      state: Parameters and moments, on the storage map.
-      batch_at: The batch of a step, one text a row, a function of the step alone.
-      objective: What is made small; it takes the batches of `batch_at`.
-      mesh: Where.
+      adam: Settings of the optimizer.
+      schedule: Learning rate as a function of the optimizer's own step count.
+      state: Parameters and optimizer state, on the storage map. Donated: do not use it after the
+        call.
+      batch_at: Returns the batch of a step, one text a row; a function of the step alone.
+      loss: The function to minimize; it takes the batches of `batch_at`.
+      mesh: The devices.
       training: How rows are packed, and how many are computed at once.
-      frozen: Parameters that no step changes, on the storage map; they are not given up.
+      frozen: Parameters that no step changes, on the storage map. Not donated.
       first: Steps of this phase done before.
       steps: Steps of this phase in all.
       every: Steps between reports.
@@ -158,7 +169,7 @@ def fit(
             rows = sharding.put_rows(mesh, batch)
             learning_rate = schedule(before + step)
             state, measured = train_step(
-                config, adam, state, rows, learning_rate, objective, micro_rows, frozen
+                config, adam, state, rows, learning_rate, loss, micro_rows, frozen
             )
         if (step + 1) % every == 0 or step + 1 == steps or urgent():
             measured = {name: float(value) for name, value in measured.items()}
@@ -166,7 +177,7 @@ def fit(
             now = time.perf_counter()
             yield (
                 state,
-                Progress(
+                TrainingReport(
                     step=step + 1,
                     learning_rate=learning_rate,
                     tokens=tokens,

@@ -9,8 +9,9 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from bstar_jax import adapters, model, sharding
+from bstar_jax import model, sharding
 from bstar_jax.config import ModelConfig, OptimizerConfig
+from bstar_jax.model import adapters
 
 
 @jax.tree_util.register_dataclass
@@ -19,30 +20,30 @@ class TrainState:
     """What an optimizer step reads and replaces.
 
     Attributes:
-      params: The parameters, f32, as `model.init` makes them.
-      optimizer: Adam's moments and its step count.
+      params: The parameters that are trained, f32, as `model.init` makes them.
+      optimizer: Adam's moments and its step count; None where training starts afresh.
     """
 
     params: dict
-    optimizer: optax.OptState
+    optimizer: optax.OptState | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Linear growth to a peak, then a fall, linear or like half a cosine.
+    r"""The learning rate: linear growth to a peak, then a linear or cosine decay.
 
         rate
-        peak        /\\_
-                   /    \\_
-        peak * final      \\_
+        peak        /\_
+                   /    \_
+        peak * final      \_
                   0  warmup  steps
 
     Attributes:
       peak: Largest learning rate.
-      warmup: Steps of growth from 0.
+      warmup: Steps over which the rate grows from 0.
       steps: Steps in all.
-      final: Share of the peak at the last step; 1 is constant after warm-up.
-      fall: "linear" or "cosine".
+      final: Fraction of the peak at the last step; 1 keeps the rate constant after the growth.
+      fall: Shape of the decay: "linear" or "cosine".
     """
 
     peak: float
@@ -61,12 +62,12 @@ class Schedule:
         return self.peak * (1.0 - (1.0 - self.final) * fallen)
 
 
-def make(config: OptimizerConfig, learning_rate) -> optax.GradientTransformation:
-    """Clip by the global norm, Adam, decoupled decay.
+def make(config: OptimizerConfig, learning_rate: float | jax.Array) -> optax.GradientTransformation:
+    """Clipping by the global norm, then Adam with decoupled weight decay.
 
     Args:
-      config: Its settings.
-      learning_rate: Of this step; it may be traced, so that one program serves a schedule.
+      config: Settings of the optimizer.
+      learning_rate: Rate of this step. It may be traced, so one program serves a whole schedule.
     """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -80,21 +81,21 @@ def make(config: OptimizerConfig, learning_rate) -> optax.GradientTransformation
     )
 
 
-def start(config: ModelConfig, adam: OptimizerConfig, mesh: Mesh, params: dict) -> TrainState:
-    """A state before the first step; the moments lie where their parameters lie."""
+def init_state(config: ModelConfig, adam: OptimizerConfig, mesh: Mesh, params: dict) -> TrainState:
+    """The state before the first step. Moments are sharded like their parameters."""
     init = make(adam, 0.0).init
     shapes = jax.eval_shape(init, params)
-    places = sharding.shardings(mesh, shapes, model.axes_of(config, shapes))
-    return TrainState(params, jax.jit(init, out_shardings=places)(params))
+    targets = sharding.shardings(mesh, shapes, model.logical_axes(config, shapes))
+    return TrainState(params, jax.jit(init, out_shardings=targets)(params))
 
 
 def shapes(config: ModelConfig, adam: OptimizerConfig) -> TrainState:
-    """Shapes of a state with the true vocabulary, as it lies on disk."""
+    """Shapes of a state as it is stored, without vocabulary padding."""
     params = adapters.trained_shapes(config)
     return TrainState(params, jax.eval_shape(make(adam, 0.0).init, params))
 
 
 def steps_done(state: TrainState) -> int:
-    """Optimizer steps that the state has seen, by Adam's own count."""
+    """Number of optimizer steps that led to the state, by Adam's own count."""
     counts = optax.tree.get_all_with_path(state.optimizer, "count")
     return int(counts[0][1])

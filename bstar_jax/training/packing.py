@@ -1,11 +1,11 @@
-"""The texts of an optimizer step packed into rows, so that few of the tokens computed are padding.
+"""Packs the texts of an optimizer step into rows, so that few of the computed tokens are padding.
 
 texts     a a a a .   b b . . .   c . . . .   d d d d d
 rows      d d d d d   a a a a c   b b . . .
-segments  1 1 1 1 1   1 1 1 1 2   1 1 0 0 0      no token reads another text
+segments  1 1 1 1 1   1 1 1 1 2   1 1 0 0 0      no token attends to another text
 positions 0 1 2 3 4   0 1 2 3 0   0 1 0 0 0      each text starts from 0
 
-The loss is the mean over the tokens of the step however they lie, so packing changes no gradient.
+The loss is the mean over the tokens of the step, wherever they are, so packing changes no gradient.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from bstar_jax.training.batches import Batch, StepBatch, cut_padding
 
 
 def arrange(batch: Batch | StepBatch, settings: TrainingConfig, shards: int) -> Batch | StepBatch:
-    """The rows of a step as they are computed: packed, or each a text without needless padding.
+    """The rows of a step as they are computed: packed, or one text each with little padding.
 
     Args:
       batch: One text a row, from the first column on.
       settings: How long rows are, and how many are computed at once.
-      shards: Devices that share the rows.
+      shards: Number of devices that share the rows.
     """
     if not settings.row_tokens:
         return cut_padding(batch)
@@ -34,12 +34,12 @@ def arrange(batch: Batch | StepBatch, settings: TrainingConfig, shards: int) -> 
 
 
 def pack(batch: Batch | StepBatch, row_tokens: int, multiple: int) -> Batch | StepBatch:
-    """Packs texts into rows: a pure function of their lengths, `row_count` rows in all.
+    """Packs texts into `row_count` rows; where each text goes depends on their lengths alone.
 
     Args:
       batch: One text a row, from the first column on.
       row_tokens: Tokens of a row.
-      multiple: Of which there are rows; those without a text have no weight.
+      multiple: The number of rows is a multiple of this. Rows without a text have no weight.
 
     Raises:
       ValueError: If a text is longer than a row.
@@ -53,24 +53,27 @@ def pack(batch: Batch | StepBatch, row_tokens: int, multiple: int) -> Batch | St
         ends = np.cumsum([lengths[text] for text in texts])
         for number, (text, end) in enumerate(zip(texts, ends, strict=True), start=1):
             length = lengths[text]
-            place = slice(end - length, end)
+            span = slice(end - length, end)
             for target, source in zip(
                 jax.tree.leaves(dataclasses.replace(packed, positions_BL=None)),
                 jax.tree.leaves(batch),
                 strict=True,
             ):
-                target[row, place] = source[text, :length]
-            packed.segments_BL[row, place] = number
-            packed.positions_BL[row, place] = np.arange(length)
+                target[row, span] = source[text, :length]
+            packed.segments_BL[row, span] = number
+            packed.positions_BL[row, span] = np.arange(length)
     return packed
 
 
 def first_fit(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
-    """Texts of every row: the longest first, each into the first row that has room.
+    """Puts the longest text first, and each text into the first row that has room.
 
-    Uses at most 11/9 of the fewest rows possible, and one more (Johnson, 1973).
+    This takes at most 11/9 of the fewest rows possible, plus one (Johnson, 1973).
 
     Example: lengths 4, 2, 1, 5 and rows of 5 -> [[3], [0, 2], [1]].
+
+    Returns:
+      The numbers of the texts in each row.
 
     Raises:
       ValueError: If a text is longer than a row.
@@ -90,7 +93,9 @@ def first_fit(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
 
 
 def row_count(rows: int, multiple: int) -> int:
-    """Rows rounded up, by an eighth at most or to the multiple: each count is a program of its own.
+    """Rounds a number of rows up, by at most an eighth or to the multiple.
+
+    Every number of rows is a program of its own, so there should be few.
 
     Example: multiple 1: 7 -> 7, 17 -> 18, 33 -> 36; multiple 4: 7 -> 8, 17 -> 20, 33 -> 36.
     """

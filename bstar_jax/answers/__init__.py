@@ -1,0 +1,1 @@
+"""How an answer is found in text, read, and compared with another."""

@@ -1,0 +1,1 @@
+"""Answers in mathematics: how LaTeX is read, and which answers are equal."""

@@ -1,0 +1,1 @@
+"""Grades programs by their tests."""

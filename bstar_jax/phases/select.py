@@ -1,0 +1,165 @@
+"""Phases 3 and 4: summarize the grades, and select the responses that training uses."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from bstar_jax import balance
+from bstar_jax.balance import Choice
+from bstar_jax.config import Config, UserError
+from bstar_jax.phases import arrays
+from bstar_jax.records import Rollouts
+from bstar_jax.run.collect import discard_units, finish
+from bstar_jax.run.workspace import Workspace
+from bstar_jax.tasks import Task
+
+
+def grade(workspace: Workspace, iteration: int, rollouts: Rollouts) -> Rollouts:
+    """Phase 3: logs a summary of the grades. `generate` graded and stored the responses.
+
+    Args:
+      workspace: The run directory.
+      iteration: The iteration, from 1.
+      rollouts: Graded rows.
+
+    Returns:
+      The same rows.
+    """
+    process = [value for value in rollouts.column("process_reward") if value is not None]
+    workspace.log(
+        iteration,
+        "grade",
+        rollouts.seconds["grade"],
+        answer_accuracy=float(np.mean(rollouts.column("correct"))),
+        process_reward_mean=float(np.mean(process)) if process else None,
+    )
+    return rollouts
+
+
+class Selection(NamedTuple):
+    """The selected responses, and the filter that selected them.
+
+    Attributes:
+      rollouts: All rows, with `reward` and `selected`.
+      threshold: Responses with a reward above it may be selected.
+      cap: The most responses selected for a query; 0 is no limit.
+      figures: The figures of the phase in metrics.jsonl.
+    """
+
+    rollouts: Rollouts
+    threshold: float
+    cap: int
+    figures: dict[str, float | int | None]
+
+
+def select(
+    config: Config,
+    task: Task,
+    workspace: Workspace,
+    iteration: int,
+    rollouts: Rollouts,
+    choice: Choice,
+) -> Rollouts:
+    """Phase 4: rewards every response and selects those that training uses.
+
+    Writes `generate.parquet`.
+
+    Args:
+      config: The rules of the balance score.
+      task: The task of the rows.
+      workspace: The run directory.
+      iteration: The iteration, from 1.
+      rollouts: Graded rows of the train queries.
+      choice: The chosen cell; its threshold and process weight are used.
+
+    Returns:
+      The selected rows.
+
+    Raises:
+      UserError: If nothing is selected.
+    """
+    started = time.perf_counter()
+    selection = choose_rows(config, task, rollouts, choice)
+    if workspace.exists(workspace.path(iteration, "generate.parquet")):
+        discard_units(workspace, iteration, "generate", "rationalize")
+    else:
+        name, marked = "generate.parquet", selection.rollouts
+        finish(workspace, iteration, name, marked, "generate", "rationalize")
+    workspace.log(
+        iteration,
+        "select",
+        time.perf_counter() - started,
+        threshold=selection.threshold,
+        cap=selection.cap,
+        **selection.figures,
+    )
+    if not selection.figures["selected"]:
+        raise UserError(
+            f"iteration {iteration} selected none of {len(rollouts)} responses: no finished, "
+            f"readable one has a reward above the threshold {selection.threshold}; lower "
+            "calibrate.thresholds, or warm up longer (sft.steps)"
+        )
+    return selection.rollouts.filter(selection.rollouts.column("selected"))
+
+
+def choose_rows(config: Config, task: Task, rollouts: Rollouts, choice: Choice) -> Selection:
+    """Selects responses with the function that scored the grid. It reads and writes no file.
+
+    Some rules (see `balance.RULES`) choose the threshold and the cap again on these rows.
+
+    Args:
+      config: The rules of the balance score.
+      task: The task of the rows.
+      rollouts: Graded rows.
+      choice: The chosen cell; its threshold and process weight are used.
+    """
+    rules = config.balance
+    graded = arrays.graded_responses(
+        task, rollouts, arrays.query_shape(rollouts), distinct=rules.distinct
+    )
+    threshold, cap = choice.threshold, rules.cap
+    if balance.RULES[rules.rules].chooses_filter_again:
+        threshold, cap = balance.choose_filter(
+            graded,
+            config.calibrate.thresholds,
+            process_weight=choice.process_weight,
+            target_correct=rules.target_correct,
+            target_total=rules.target_total,
+            rules=rules.rules,
+        )
+    selected_QN = np.asarray(
+        balance.select(
+            graded,
+            threshold=threshold,
+            process_weight=choice.process_weight,
+            cap=cap,
+            rules=rules.rules,
+        )
+    )
+    rollouts = rollouts.with_columns(
+        reward=arrays.rewards(rollouts, choice.process_weight),
+        selected=arrays.to_rows(rollouts, selected_QN),
+    )
+    return Selection(rollouts, threshold, cap, _figures(config, graded, selected_QN, rollouts))
+
+
+def _figures(
+    config: Config, graded: balance.GradedResponses, selected_QN: np.ndarray, rollouts: Rollouts
+) -> dict[str, float | int | None]:
+    rules = config.balance
+    covered_Q = selected_QN.any(axis=1)
+    total = int(selected_QN.sum())
+    distinct = len(set(zip(*map(rollouts.column, ("query_id", "response")), strict=True)))
+    is_correct_QN = np.asarray(graded.is_correct)
+    return {
+        "selected": total,
+        "queries_covered": int(covered_Q.sum()),
+        "correct_fraction": float((selected_QN & is_correct_QN).sum() / total) if total else None,
+        "unique_per_query": distinct / len(selected_QN),
+        "balance_score": balance.objective(
+            graded.is_correct, selected_QN, target_correct=rules.target_correct, rules=rules.rules
+        ),
+    }

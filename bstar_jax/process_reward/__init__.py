@@ -1,0 +1,1 @@
+"""The learnt process reward: labels of solution steps, the model that learns them, its scores."""
