@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks import figures
+from bstar_jax import hub, model
 
 SMALL = {
     "vocab_size": 53, "hidden_size": 20, "intermediate_size": 28, "num_hidden_layers": 3,
@@ -67,13 +68,11 @@ def write(name: str, place: pathlib.Path) -> None:
 
 def exercise(source: pathlib.Path, output: pathlib.Path) -> None:
     """Imports, computes logits and exports."""
-    from bstar_jax import hub, model
-
     config, params = hub.import_checkpoint(source)
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     arrays: dict[str, Any] = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-    arrays["logits"] = np.asarray(jax.jit(model.forward, static_argnums=0)(config, params, TOKENS))
-    np.savez(output / "arrays.npz", **arrays)
+    logits = jax.jit(model.forward, static_argnums=0)(config, params, TOKENS)
+    np.savez(output / "arrays.npz", logits=np.asarray(logits), **arrays)
     hub.export_checkpoint(config, params, source, output / "export")
 
 

@@ -20,19 +20,28 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
+from jax.sharding import Mesh
 
 from benchmarks import figures
-from benchmarks.fidelity.configurations import LOAD, TO_DICT, package
+from bstar_jax.config import Config, load_config
+from bstar_jax.planning.memory import timeline
+from bstar_jax.planning.models import planned_model
+from bstar_jax.sharding import Placement, make_mesh
 
-SMALL = {
+AXES = ("mesh.data", "mesh.fsdp", "mesh.tensor")
+SMALL: dict[str, object] = {
     "model.width": 32, "model.layers": 2, "model.feed_forward": 64, "sft.batch": 32,
     "calibrate.queries": 8, "calibrate.responses": 4, "calibrate.temperatures": (0.5, 1.0),
     "calibrate.thresholds": (-0.5, 0.5), "generate.queries": 32, "generate.batch": 32,
     "improve.batch": 32, "monitor.queries": 8, "monitor.responses": 7, "monitor.ks": (1, 4),
     "monitor.s": 2,
 }  # fmt: skip
-PRM = {"prm.queries": 96, "prm.heldout": 8, "prm.batch": 16, "prm.score_batch": 32}
-MAKE_MESH = ("bstar_jax.sharding:make_mesh", "bstar_jax.sharding.mesh:make_mesh")
+PRM: dict[str, object] = {
+    "prm.queries": 96,
+    "prm.heldout": 8,
+    "prm.batch": 16,
+    "prm.score_batch": 32,
+}
 VARIANTS = {  # name -> file and variant, settings, (data, fsdp, tensor)
     "tiny": ("configs/arithmetic.py", SMALL, (1, 1, 1)),
     "prm": ("configs/arithmetic.py:prm", {**SMALL, **PRM}, (1, 1, 1)),
@@ -59,16 +68,9 @@ VARIANTS = {  # name -> file and variant, settings, (data, fsdp, tensor)
 }
 
 
-def lowered(config: Any, mesh: jax.sharding.Mesh) -> Iterator[tuple[str, jax.stages.Lowered]]:
-    """Every program of a run on a mesh, with its name: what the planner lists.
-
-    This alone depends on the planner's interface.
-    """
-    planned_model = package("bstar_jax.planning.models:planned_model")
-    placement = package("bstar_jax.sharding.program:Placement")(
-        config, planned_model(config).model, mesh, mesh
-    )
-    for occupancy in package("bstar_jax.planning.memory:timeline")(placement):
+def lowered(config: Config, mesh: Mesh) -> Iterator[tuple[str, Any]]:
+    """Every program of a run on a mesh, with its name: what the planner lists."""
+    for occupancy in timeline(Placement(config, planned_model(config).model, mesh, mesh)):
         if occupancy.program.lower:
             yield occupancy.program.name, occupancy.program.lower()
 
@@ -80,23 +82,10 @@ def plain(text: str) -> str:
     text = re.sub(rf" \{{{name}\}}|{name}, |, {name}", "", text)
     numbers: dict[str, int] = {}
 
-    def number(match: re.Match) -> str:
+    def number(match: re.Match[str]) -> str:
         return f"@f{numbers.setdefault(match[0], len(numbers))}"
 
     return re.sub(r'(?<!custom_call )@(?:[\w.$-]+|"[^"]*")', number, text)
-
-
-def changed(config: Any, settings: dict[str, Any], mesh: tuple[int, int, int]) -> Any:
-    """The config with some settings, named with dots, replaced, and its mesh set."""
-    from_dict, values = package("bstar_jax.config:from_dict"), package(*TO_DICT)(config)
-    axes = zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True)
-    for name, value in {**settings, **dict(axes)}.items():
-        *sections, field = name.split(".")
-        place = values
-        for section in sections:
-            place = place[section]
-        place[field] = value
-    return from_dict(values)
 
 
 def main() -> None:
@@ -104,10 +93,10 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--variants", default=",".join(VARIANTS), help="names, with commas")
     arguments = parser.parse_args()
-    load, make_mesh = package(*LOAD), package(*MAKE_MESH)
     for name in arguments.variants.split(","):
         file, settings, sizes = VARIANTS[name]
-        config = changed(load(file), settings, sizes)
+        axes = dict(zip(AXES, sizes, strict=True))
+        config = load_config(file).changed({**settings, **axes})
         devices = jax.devices()[: sizes[0] * sizes[1] * sizes[2]]
         folder = arguments.output / name
         folder.mkdir(parents=True, exist_ok=True)
