@@ -23,12 +23,13 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from benchmarks import figures
 
 
-def codes(left: dict, right: dict) -> Iterator[str]:
+def codes(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:
     """Steps that ended otherwise, and whether as many cores were there."""
     if left["cores"] != right["cores"]:
         yield f"run on {left['cores']} and {right['cores']} cores, so sums may differ by rounding"
@@ -50,7 +51,7 @@ def reworded(left: pathlib.Path, right: pathlib.Path) -> list[str]:
     ]
 
 
-def report(name: str, left: pathlib.Path, right: pathlib.Path, show: int) -> dict:
+def report(name: str, left: pathlib.Path, right: pathlib.Path, show: int) -> dict[str, Any]:
     """Compares one case and prints its line."""
     records = [folder / "done.json" for folder in (left, right)]
     unfinished = [str(file.parent) for file in records if not file.exists()]

@@ -19,8 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks import figures
-from bstar_jax import hub
-from bstar_jax.model import forward
+from bstar_jax import hub, model
 
 SMALL = {
     "vocab_size": 53, "hidden_size": 20, "intermediate_size": 28, "num_hidden_layers": 3,
@@ -72,8 +71,8 @@ def exercise(source: pathlib.Path, output: pathlib.Path) -> None:
     config, params = hub.import_checkpoint(source)
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     arrays: dict[str, Any] = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-    arrays["logits"] = np.asarray(jax.jit(forward, static_argnums=0)(config, params, TOKENS))
-    np.savez(output / "arrays.npz", **arrays)
+    logits = jax.jit(model.forward, static_argnums=0)(config, params, TOKENS)
+    np.savez(output / "arrays.npz", logits=np.asarray(logits), **arrays)
     hub.export_checkpoint(config, params, source, output / "export")
 
 

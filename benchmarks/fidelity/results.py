@@ -178,7 +178,7 @@ def _metrics(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     return len(mine), lines
 
 
-def _metrics_rows(file: pathlib.Path) -> dict[tuple, str]:
+def _metrics_rows(file: pathlib.Path) -> dict[tuple[int, str, int | None], str]:
     """The last row of every (iteration, phase, step), less its times.
 
     A checkpoint that falls due by the clock writes a row of its own; those are left out.
@@ -225,7 +225,7 @@ def _config(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
 def _plan(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     """A plan less the time that compiling took; its other seconds are forecasts, and compared."""
 
-    def reduced(value: dict) -> dict:
+    def reduced(value: dict[str, Any]) -> dict[str, Any]:
         lists = ("programs", "would_fit_compiled")
         parts = {
             name: [_without(each, ("compile_seconds",)) for each in value[name]]
@@ -237,7 +237,9 @@ def _plan(left: pathlib.Path, right: pathlib.Path, roots: Roots) -> Compared:
     return _json(left, right, roots, reduced)
 
 
-def _json(left: pathlib.Path, right: pathlib.Path, roots: Roots, reduced: Callable) -> Compared:
+def _json(
+    left: pathlib.Path, right: pathlib.Path, roots: Roots, reduced: Callable[[Any], object]
+) -> Compared:
     mine, other = (
         json.dumps(reduced(json.loads(_text(file, root))))
         for file, root in zip((left, right), roots, strict=True)
@@ -245,14 +247,14 @@ def _json(left: pathlib.Path, right: pathlib.Path, roots: Roots, reduced: Callab
     return _leaves(json.loads(mine)), [] if mine == other else [_first_field(mine, other)]
 
 
-def _leaves(value: Any) -> int:
+def _leaves(value: object) -> int:
     """How many values a JSON value holds."""
     if isinstance(value, (dict, list)):
         return sum(map(_leaves, value.values() if isinstance(value, dict) else value))
     return 1
 
 
-def _without(value: dict, names: Iterable[str]) -> dict:
+def _without(value: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: each for name, each in value.items() if name not in names}
 
 
@@ -266,7 +268,7 @@ def _first_field(mine: str, other: str) -> str:
     return next(_unlike(a, b, ""), "fields stand in another order")
 
 
-def _unlike(a: Any, b: Any, path: str) -> Iterator[str]:
+def _unlike(a: object, b: object, path: str) -> Iterator[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         for name in [*a, *(name for name in b if name not in a)]:
             yield from _unlike(a.get(name, "<absent>"), b.get(name, "<absent>"), f"{path}.{name}")

@@ -69,7 +69,7 @@ def _git(*words: str) -> str:
 
 
 def _numbered(file: str, found: Iterator[tuple[str, str, str]]) -> list[Text]:
-    counts: collections.Counter = collections.Counter()
+    counts = collections.Counter[tuple[str, str]]()
     numbered = []
     for kind, name, text in found:
         numbered.append(Text(kind, name, counts[kind, name], file, text))
@@ -84,7 +84,9 @@ def _texts_of(tree: ast.Module, file: str) -> Iterator[tuple[str, str, str]]:
     yield from _inside(tree, (), is_public=True)
 
 
-def _inside(node: ast.AST, path: tuple[str, ...], *, is_public: bool):
+def _inside(
+    node: ast.AST, path: tuple[str, ...], *, is_public: bool
+) -> Iterator[tuple[str, str, str]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, Definition):
             name = (*path, child.name)
@@ -106,7 +108,7 @@ def _inside(node: ast.AST, path: tuple[str, ...], *, is_public: bool):
 
 
 def _field(node: ast.AST) -> tuple[str, ...]:
-    """The name of a field that a class declares, as a part of a dotted name."""
+    """The name of the field that a node declares; () where it declares none."""
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
         return (node.target.id,)
     return ()
@@ -127,17 +129,19 @@ def _string(node: ast.expr) -> str | None:
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
     if isinstance(node, ast.JoinedStr):
-        return "".join(
-            f"{{{ast.unparse(part.value)}}}"
-            if isinstance(part, ast.FormattedValue)
-            else str(ast.literal_eval(part))
-            for part in node.values
-        )
+        return "".join(map(_part, node.values))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         sides = [_string(side) or f"{{{ast.unparse(side)}}}" for side in (node.left, node.right)]
         is_text = any(_string(side) for side in (node.left, node.right))
         return "".join(sides) if is_text else None
     return None
+
+
+def _part(node: ast.expr) -> str:
+    """A part of a formatted string: its text, or the expression in braces."""
+    if isinstance(node, ast.FormattedValue):
+        return f"{{{ast.unparse(node.value)}}}"
+    return str(ast.literal_eval(node))
 
 
 def find(text: Text, after: list[Text], renames: dict[str, str]) -> tuple[Text | None, str]:

@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks import figures
 from bstar_jax import balance
+from bstar_jax.config import BalanceConfig
 from bstar_jax.phases import arrays
 from bstar_jax.records import Rollouts
 
@@ -76,8 +77,8 @@ def measure(queries: int, responses: int) -> dict[str, Any]:
     ids = [f"train/{query}" for query in range(queries)]
     rows = timed("sort", lambda: rows.sorted(ids))
     shape = arrays.query_shape(rows)
-    task: Any = types.SimpleNamespace(steps="", answer_kind="math")
-    graded = timed("gather", lambda: arrays.graded_responses(task, rows, shape, distinct="text"))
+    task: Any = types.SimpleNamespace()
+    graded = timed("gather", lambda: arrays.graded_responses(task, rows, shape, BalanceConfig()))
     rule: dict[str, Any] = {"threshold": 0.5, "process_weight": 1.0, "cap": 0, "rules": "paper"}
     selected_QN = timed("select", lambda: np.asarray(balance.select(graded, **rule)))
     keep: Any = arrays.to_rows(rows, selected_QN)

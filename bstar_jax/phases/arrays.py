@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bstar_jax import balance, metrics
+from bstar_jax.config import BalanceConfig
 from bstar_jax.records import Rollouts
 from bstar_jax.tasks import Task
 
@@ -56,7 +57,7 @@ def _hash_ranks(responses: Sequence[str]) -> np.ndarray:
 
 
 def graded_responses(
-    task: Task, rollouts: Rollouts, shape: Callable, *, distinct: str
+    task: Task, rollouts: Rollouts, shape: Callable, settings: BalanceConfig
 ) -> balance.GradedResponses:
     """Turns graded rows into the arrays that selection takes.
 
@@ -65,10 +66,10 @@ def graded_responses(
       rollouts: Graded rows, sorted by sample_index: the first of equal texts has the lowest.
       shape: Turns a column [rows], and the value for positions without a row, into an array.
         `grid_shape` and `query_shape` return such functions.
-      distinct: How responses are compared, as the setting `balance.distinct`.
+      settings: Says how responses are compared.
     """
     cells = group(rollouts, ["query_id", "temperature", "top_k"])
-    first = first_of_equal(cells, texts(task, rollouts, distinct))
+    first = first_of_equal(cells, texts(task, rollouts, settings.distinct))
     answered = [answer is not None for answer in rollouts.column("answer")]
     stopped = [reason == "stop" for reason in rollouts.column("finish_reason")]
     responses = [response.strip() for response in rollouts.column("response")]

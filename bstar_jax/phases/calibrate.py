@@ -81,17 +81,17 @@ def score(config: Config, task: Task, iteration: int, rollouts: Rollouts) -> Sur
       iteration: The iteration, from 1. Each has its own bootstrap draws.
       rollouts: The rows, sorted by (query, temperature, top_k, sample_index).
     """
-    section, rules = config.calibrate, config.balance
+    section, settings = config.calibrate, config.balance
     shape = arrays.grid_shape(len(section.temperatures), len(section.top_ks), section.responses)
     key = jax.random.fold_in(jax.random.key(config.seed), _BOOTSTRAP)
     return balance.balance_surface(
         grid_of_config(config),
-        arrays.graded_responses(task, rollouts, shape, distinct=rules.distinct),
+        arrays.graded_responses(task, rollouts, shape, settings),
         jax.random.fold_in(key, iteration),
-        target_correct=rules.target_correct,
-        cap=rules.cap,
-        rules=rules.rules,
-        num_resamples=rules.bootstrap,
+        target_correct=settings.target_correct,
+        cap=settings.cap,
+        rules=settings.rules,
+        num_resamples=settings.bootstrap,
     )
 
 
@@ -108,18 +108,18 @@ def _sample_grid(config: Config, task: Task, collect: Collector, iteration: int)
 
 def _mark_selected(config: Config, task: Task, rollouts: Rollouts, surface: Surface) -> Rollouts:
     """Rewards all rows at the chosen process weight, and selects among rows of the chosen cell."""
-    choice, rules = surface.choice, config.balance
+    choice, settings = surface.choice, config.balance
     in_cell = (rollouts.array("temperature") == np.float32(choice.temperature)) & (
         rollouts.array("top_k") == choice.top_k
     )
     cell = rollouts.filter(in_cell)
     shape = arrays.query_shape(cell)
     selected_QN = balance.select(
-        arrays.graded_responses(task, cell, shape, distinct=rules.distinct),
+        arrays.graded_responses(task, cell, shape, settings),
         threshold=choice.threshold,
         process_weight=choice.process_weight,
-        cap=rules.cap,
-        rules=rules.rules,
+        cap=settings.cap,
+        rules=settings.rules,
     )
     selected = np.zeros(len(rollouts), bool)
     selected[in_cell] = arrays.to_rows(cell, np.asarray(selected_QN))

@@ -116,19 +116,17 @@ def choose_rows(config: Config, task: Task, rollouts: Rollouts, choice: Choice) 
       rollouts: Graded rows.
       choice: The chosen cell; its threshold and process weight are used.
     """
-    rules = config.balance
-    graded = arrays.graded_responses(
-        task, rollouts, arrays.query_shape(rollouts), distinct=rules.distinct
-    )
-    threshold, cap = choice.threshold, rules.cap
-    if balance.RULES[rules.rules].chooses_filter_again:
+    settings = config.balance
+    graded = arrays.graded_responses(task, rollouts, arrays.query_shape(rollouts), settings)
+    threshold, cap = choice.threshold, settings.cap
+    if balance.RULES[settings.rules].chooses_filter_again:
         threshold, cap = balance.choose_filter(
             graded,
             config.calibrate.thresholds,
             process_weight=choice.process_weight,
-            target_correct=rules.target_correct,
-            target_total=rules.target_total,
-            rules=rules.rules,
+            target_correct=settings.target_correct,
+            target_total=settings.target_total,
+            rules=settings.rules,
         )
     selected_QN = np.asarray(
         balance.select(
@@ -136,7 +134,7 @@ def choose_rows(config: Config, task: Task, rollouts: Rollouts, choice: Choice) 
             threshold=threshold,
             process_weight=choice.process_weight,
             cap=cap,
-            rules=rules.rules,
+            rules=settings.rules,
         )
     )
     rollouts = rollouts.with_columns(
@@ -149,7 +147,7 @@ def choose_rows(config: Config, task: Task, rollouts: Rollouts, choice: Choice) 
 def _figures(
     config: Config, graded: balance.GradedResponses, selected_QN: np.ndarray, rollouts: Rollouts
 ) -> dict[str, float | int | None]:
-    rules = config.balance
+    settings = config.balance
     covered_Q = selected_QN.any(axis=1)
     total = int(selected_QN.sum())
     distinct = len(set(zip(*map(rollouts.column, ("query_id", "response")), strict=True)))
@@ -160,6 +158,9 @@ def _figures(
         "correct_fraction": float((selected_QN & is_correct_QN).sum() / total) if total else None,
         "unique_per_query": distinct / len(selected_QN),
         "balance_score": balance.objective(
-            graded.is_correct, selected_QN, target_correct=rules.target_correct, rules=rules.rules
+            graded.is_correct,
+            selected_QN,
+            target_correct=settings.target_correct,
+            rules=settings.rules,
         ),
     }

@@ -95,8 +95,8 @@ def logprob_change(
 
         change_bl = | log p_rollout(t_bl | t_b,<l) - log p(t_bl | t_b,<l) |,   l >= 1
 
-    Measured on CPU with the models of `tests/sampling/test_weights.py`, mean and largest; of the trained
-    one over 4 seeds and 9 sets of 32 texts (its largest change is one token's, and varies):
+    Measured on CPU with the models of `tests/sampling/test_weights.py`, mean and largest; of the
+    trained one over 4 seeds and 9 sets of 32 texts (its largest change is one token's, and varies):
 
         weights       random, 4 layers of 64     trained, 2 layers of 32
         "bfloat16"    0.008, 0.04                0.003 to 0.005, 0.04 to 0.08

@@ -72,7 +72,7 @@ def _select_query(query: Responses, threshold, weight, cap, rules) -> list[int]:
     texts = query.text.tolist()
     reward = np.round(query.is_correct + weight * query.process_reward.astype(np.float64), 6)
     kept = [n for n in range(len(texts)) if query.is_eligible[n]]
-    if rules == "paper":
+    if not balance.RULES[rules].repeats_use_cap:
         kept = [n for n in kept if texts.index(texts[n]) == n]
     kept = [n for n in kept if reward[n] > round(threshold, 6)]
     kept = sorted(kept, key=lambda n: (-reward[n], _sha(texts[n]), n))[: cap or None]
@@ -88,7 +88,8 @@ def _objective(responses: Responses, target, rules, **cell) -> float:
     queries = [responses.take(q) for q in range(len(responses.text))]
     selected = [_select_query(query, rules=rules, **cell) for query in queries]
     scores = [_score_query(*pair, target) for pair in zip(queries, selected, strict=True)]
-    num_queries = len(scores) if rules == "paper" else max(sum(map(bool, selected)), 1)
+    covered_only = balance.RULES[rules].averages_covered_queries
+    num_queries = max(sum(map(bool, selected)), 1) if covered_only else len(scores)
     return float(round(sum(scores) / num_queries, 6))
 
 
@@ -250,7 +251,8 @@ def test_bootstrap_equals_a_loop_over_the_same_resamples(rules):
         queries = [responses.take((t, k, q)) for q in range(SHAPE[2])]
         selected = [_select_query(query, rules=rules, **cell) for query in queries]
         score_Q = [float(_score_query(*pair, 3)) for pair in zip(queries, selected, strict=True)]
-        counted_Q = [rules == "paper" or bool(each) for each in selected]
+        covered_only = balance.RULES[rules].averages_covered_queries
+        counted_Q = [bool(each) or not covered_only for each in selected]
         mean_TKHWR[t, k, h, w] = counts_RQ @ score_Q / np.maximum(counts_RQ @ counted_Q, 1)
     low_TKHW, high_TKHW = np.percentile(mean_TKHWR, [2.5, 97.5], axis=-1)
     np.testing.assert_allclose(got.low_TKHW, low_TKHW, atol=1.1e-6)
