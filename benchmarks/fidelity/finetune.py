@@ -33,17 +33,16 @@ from bstar_jax import hub, sharding, tasks, tokenizer
 from bstar_jax.config import MeshConfig, OptimizerConfig
 from bstar_jax.model import adapters
 from bstar_jax.training import optimizer
-from bstar_jax.training.batches import Batch, Example, StepBatch, encode, row_order
+from bstar_jax.training.batches import Batch, Example, encode, row_order
 from bstar_jax.training.fit import fit
 from bstar_jax.training.optimizer import Schedule
 
 STEPS, BATCH, EXAMPLES = 50, 8, 400
-Rows = Batch | StepBatch
 RATES = {"full": 1e-3, "lora": 5e-3}
 ADAM = OptimizerConfig(b1=0.9, b2=0.98, epsilon=1e-8, weight_decay=0.01, clip_norm=1.0)
 
 
-def prepare(arguments: argparse.Namespace, folder: pathlib.Path) -> list[Rows]:
+def prepare(arguments: argparse.Namespace, folder: pathlib.Path) -> list[Batch]:
     """Writes a tokenizer, a checkpoint of Transformers and the batches; returns the batches."""
     task = tasks.load(
         "gsm8k", str(arguments.data), seed=0, sft_examples=EXAMPLES, calibration_queries=0,
@@ -71,7 +70,7 @@ def prepare(arguments: argparse.Namespace, folder: pathlib.Path) -> list[Rows]:
     return batches
 
 
-def train(folder: pathlib.Path, kind: str, batches: Sequence[Rows]) -> list[float]:
+def train(folder: pathlib.Path, kind: str, batches: Sequence[Batch]) -> list[float]:
     """Our loss before each step."""
     mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1])
     config, params = hub.import_checkpoint(folder / "model", mesh)
