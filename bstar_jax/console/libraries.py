@@ -8,12 +8,14 @@ imported, and look at local files and variables alone: no network, no start of t
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import logging
 import os
 import pathlib
-from collections.abc import MutableMapping
+import sys
+from collections.abc import Iterator, MutableMapping
 
 from absl import logging as absl_logging
 
@@ -52,6 +54,23 @@ def silence_libraries(*, verbose: bool = False) -> None:
     if not verbose:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+@contextlib.contextmanager
+def absent(name: str) -> Iterator[None]:
+    """Imports inside do not find the library `name`, as if it were not installed.
+
+    For libraries that import a large one wherever they find it and work without it. Where it has
+    been imported before, it stays.
+    """
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # pyright: ignore[reportArgumentType]  # how Python marks what is not there
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def leave_out_absent_tpu(

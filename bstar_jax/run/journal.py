@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 
 from bstar_jax.config import UserError
+from bstar_jax.console.libraries import absent
 from bstar_jax.records.files import full_disk_explained
 
 _REQUIRED = {"iteration": int, "phase": str, "wall_seconds": (int, float)}
@@ -270,7 +271,8 @@ class _TensorBoard:
     def __init__(self, folder: pathlib.Path):
         # This writer, which SummaryWriter uses, writes in the calling thread: a full disk raises
         # an error in `append`. SummaryWriter's own thread would die of it, and the run would hang.
-        from tensorboardX.event_file_writer import EventsWriter
+        with absent("torch"):  # seconds and much memory at every start, for nothing that is used
+            from tensorboardX.event_file_writer import EventsWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         # File names count seconds; the suffix keeps a quick restart from overwriting a file.

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import subprocess
 import sys
 import types
 
@@ -168,6 +169,18 @@ def test_a_full_disk_is_a_clear_error_and_leaves_whole_lines(path):
         log._file = NearlyFullDisk(log._file.file, room=10_000)
         log.append(row(2))
     assert journal.read_rows(path) == [row(1), row(2)]
+
+
+def test_tensorboard_needs_no_torch_and_leaves_the_rest_of_the_process_its_own(tmp_path):
+    """Where torch is installed its import takes longer than everything else before a run."""
+    code = (
+        "import sys; from bstar_jax.run.journal import MetricsLog\n"
+        "MetricsLog(sys.argv[1] + '/metrics.jsonl', tensorboard=True).close()\n"
+        "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules\n"
+        "import importlib.util; assert importlib.util.find_spec('torch')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert list((tmp_path / "tensorboard").glob("events*"))
 
 
 def tensorboard_points(folder):
