@@ -203,9 +203,9 @@ def test_rows_too_short_for_a_text_are_refused_at_the_start():
 
 
 def test_parts_that_do_not_divide_a_step_are_refused_with_the_nearest_that_do():
-    with pytest.raises(UserError, match=r"micro_rows is 24 and sft.batch 64; .*micro_rows=16"):
+    with pytest.raises(UserError, match=r"micro_rows is 24 and sft.batch is 64; .*micro_rows=16"):
         from_dict({"sft": {"batch": 64}, "training": {"micro_rows": 24}})
-    with pytest.raises(UserError, match=r"micro_rows is 7 and improve.batch 60; .*micro_rows=6"):
+    with pytest.raises(UserError, match=r"micro_rows is 7 and improve.batch is 60; .*micro_rows=6"):
         from_dict({"sft": {"steps": 0}, "improve": {"batch": 60}, "training": {"micro_rows": 7}})
     from_dict({"training": {"micro_rows": 24, "row_tokens": 4096}})
     assert Config().training == TrainingConfig()
