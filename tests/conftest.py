@@ -5,10 +5,10 @@ processes that tests start inherit:
 
 - What is compiled is kept in a folder for one run of the suite: workers, files and processes
   compile a program once between them. What is traced and lowered, and how often, is as without it.
-- JAX_DISABLE_MOST_OPTIMIZATIONS: a program's kernels, layouts and exchanges are the same, but LLVM
-  does not polish the instructions of kernels that run for microseconds. Files that compute more
-  than they compile say `pytestmark = pytest.mark.optimized`; the doors' tests in `test_main` run
-  what people run; and .ci/run runs all numerical files once more, optimized.
+- JAX_DISABLE_MOST_OPTIMIZATIONS, and XLA's older way of writing kernels: a program's operations,
+  layouts and exchanges are the same, but nobody polishes the instructions of kernels that run for
+  microseconds. Tests that compute more than they compile are marked `optimized`; the doors' tests
+  in `test_main` run what people run; and .ci/run runs all numerical files once more, optimized.
 """
 
 import atexit
@@ -26,6 +26,9 @@ _FLAGS = {
     "--xla_force_host_platform_device_count": 8,
     "--xla_cpu_collective_call_terminate_timeout_seconds": 600,
 }
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
 _given = os.environ.get("XLA_FLAGS", "")
 _added = [f"{flag}={value}" for flag, value in _FLAGS.items() if flag not in _given]
 os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
@@ -33,7 +36,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _programs = tempfile.mkdtemp(prefix="bstar-jax-programs-")
     atexit.register(shutil.rmtree, _programs, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
@@ -49,18 +51,28 @@ hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("seeded")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Lets a test marked `optimized`, with its fixtures and processes, compile as people do."""
+    before = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+    if item.get_closest_marker("optimized"):
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"
+        jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        return (yield)
+    finally:
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = before
+        jax.config.update("jax_disable_most_optimizations", before == "1")
+
+
 @pytest.fixture(autouse=True, scope="module")
-def programs_are_let_go(request):
+def programs_are_let_go():
     """Drops what a file compiled.
 
     Linux lets a process map 65,530 pieces of memory, no more, and a compiled program has dozens;
     beyond that the compiler ends the process.
     """
-    before = jax.config.read("jax_disable_most_optimizations")
-    if request.node.get_closest_marker("optimized"):
-        jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
     jax.clear_caches()
     gc.collect()
 

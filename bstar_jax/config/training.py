@@ -82,7 +82,7 @@ def _batch(unit: str) -> int:
     return setting(
         64,
         f"{unit.capitalize()} in a step.",
-        when="Change it with `learning_rate`. The devices that share the rows must divide it.",
+        when="Change it with `learning_rate`. It must be a multiple of mesh.data x mesh.fsdp.",
         unit=unit,
         low=1,
     )

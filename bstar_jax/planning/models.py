@@ -66,9 +66,9 @@ def planned_model(config: Config) -> PlannedModel:
         name = next((name for name in PUBLISHED if settings.checkpoint.startswith(name)), None)
         if name is None:
             raise UserError(
-                f"model.checkpoint is {settings.checkpoint!r}, which is no directory, and its "
-                f"shape is not known; known are {', '.join(PUBLISHED)}: give a directory that has "
-                "its config.json, --config.model.checkpoint=DIR; weights are not needed"
+                f"model.checkpoint is {settings.checkpoint!r}, which is not a directory, and its "
+                f"shape is not known; known are {', '.join(PUBLISHED)}: give a directory with its "
+                "config.json, --config.model.checkpoint=DIR; the weights are not needed"
             )
         model, source = _known(settings, name), f"the published config.json of {name}"
     return PlannedModel(dataclasses.replace(model, checkpoint=""), source)

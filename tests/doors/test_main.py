@@ -19,6 +19,8 @@ from bstar_jax.records import Rollouts
 from bstar_jax.run.journal import MetricsLog, read_rows
 from tests import builders, tiny
 
+pytestmark = pytest.mark.optimized
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = "--config=tests/tiny.py"
 
@@ -27,7 +29,6 @@ def start(*flags, devices=1):
     """The door in a process of its own, on so many virtual devices."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",  # what people run
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     return subprocess.Popen(

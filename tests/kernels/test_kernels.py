@@ -218,6 +218,7 @@ def test_a_mesh_changes_no_token_and_moves_no_logits():
     assert "all-gather" not in text and "all-reduce" not in text
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     ("implementation", "vocab", "noise_kind", "cuts"),
     [

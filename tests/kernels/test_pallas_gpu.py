@@ -94,6 +94,7 @@ def test_greedy_takes_the_first_maximum_and_nan_is_never_drawn(top_k):
     np.testing.assert_array_equal(jnp.isnan(result.logprob_B), [0, 0, 0, 1, 1, 1, 1, 1, 0])
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_kernel_tokens_have_the_distribution_claimed_in_a_mixed_batch():
     vocab, draws, part = 1100, 24_000, 4000

@@ -50,6 +50,7 @@ def test_kernel_draws_the_tokens_of_the_reference(vocab, padding, dtype, has_top
     cases.assert_few_are_exact(result, temperature_B, top_k_B, vocab, expects_any=expects_any)
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_kernel_tokens_have_the_distribution_claimed_in_a_mixed_batch():
     vocab, draws = 1100, 24_000

@@ -102,6 +102,7 @@ def test_greedy_ties_and_nan_are_as_documented(vocab):
 # Distribution.
 
 
+@pytest.mark.optimized
 def test_four_shards_have_the_distribution_claimed():
     vocab, turns = 1100, 4
     kinds = [(0.8, 0, 1.0, 0.0), (0.7, 30, 1.0, 0.0), (0.7, 0, 0.8, 0.0), (1.0, 0, 1.0, 0.05)]

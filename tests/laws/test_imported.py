@@ -18,6 +18,8 @@ from bstar_jax.run.journal import read_rows
 from tests.builders import WORDS
 from tests.doors.test_evaluate import ROOT
 
+pytestmark = pytest.mark.optimized
+
 HERE = ("--config.mesh.data=-1", "--config.mesh.fsdp=1", "--config.mesh.tensor=1", "--quiet")
 SIZES = {
     "vocab_size": WORDS.vocab_size, "hidden_size": 32, "intermediate_size": 64,

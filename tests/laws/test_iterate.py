@@ -20,6 +20,8 @@ from bstar_jax.run.data import selected_data
 from bstar_jax.training.optimizer import TrainState
 from tests import tiny
 
+pytestmark = pytest.mark.optimized
+
 CONFIG = tiny.GRID.changed(
     {"mesh": MeshConfig(2, 2, 2), "checkpoint": CheckpointConfig(), "log.tensorboard": False}
 )

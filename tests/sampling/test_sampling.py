@@ -358,6 +358,12 @@ def test_rollout_weights_draw_what_their_own_model_would(queries, weights):
     sampler = Sampler(config, builders.WORDS, SETTINGS)
     draws = [Draw(0.0, 0, 1), Draw(1.0, 0, 3)]
     parts = sampler.run(params, sampler.plan(queries, draws), draws, KEYS)
+    longest = SETTINGS.max_prompt_tokens + SETTINGS.max_tokens
+
+    @jax.jit
+    def logprobs(tokens_L):
+        return jax.nn.log_softmax(model.forward(config, params, tokens_L[None])[0])
+
     for _, part in parts:
         columns = ("prompt", "response", "num_tokens", "finish_reason", "logprob")
         for prompt, response, count, reason, logprob in zip(
@@ -367,9 +373,10 @@ def test_rollout_weights_draw_what_their_own_model_would(queries, weights):
             if len(tokens) != count:
                 continue  # padding was drawn, which has no text
             text = [*builders.WORDS.encode(prompt), *tokens]
-            logits_LV = model.forward(config, params, jnp.asarray(text)[None])[0]
-            table_LV = jax.nn.log_softmax(logits_LV)[len(text) - count - 1 : -1]
-            expected = float(table_LV[jnp.arange(count), jnp.asarray(tokens)].sum())
+            padding = [builders.WORDS.pad_id] * (longest - len(text))
+            table_LV = np.asarray(logprobs(jnp.asarray(text + padding)))
+            places = np.arange(len(text) - count - 1, len(text) - 1)
+            expected = float(table_LV[places, tokens].sum())
             # bf16 keeps 8 bits: products in another order move a log-probability by hundredths.
             assert logprob == pytest.approx(expected, abs=0.1 * count)
 
