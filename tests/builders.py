@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +50,11 @@ def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
     """A mesh over the first devices."""
     count = data * fsdp * tensor
     return sharding.make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[:count])
+
+
+def xla_flags(devices: int) -> str:
+    """XLA_FLAGS of the suite, for a process of its own on so many devices."""
+    return re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
 
 
 def for_training(config: ModelConfig, where: jax.sharding.Mesh, values: dict) -> dict:

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from bstar_jax.run.journal import read_rows
+from tests import builders
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAUNCHER = ROOT / "launch" / "slurm.sh"
@@ -266,7 +267,7 @@ def real(cluster, **variables):
         "--config.loop.iterations=1",
         PYTHON=sys.executable,
         JAX_PLATFORMS="cpu",
-        XLA_FLAGS="--xla_force_host_platform_device_count=1",
+        XLA_FLAGS=builders.xla_flags(1),
         **variables,
     )
 

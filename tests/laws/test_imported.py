@@ -15,10 +15,9 @@ from safetensors.numpy import load_file
 from bstar_jax import evaluate, export
 from bstar_jax.records import Rollouts
 from bstar_jax.run.journal import read_rows
+from tests import builders
 from tests.builders import WORDS
 from tests.doors.test_evaluate import ROOT
-
-pytestmark = pytest.mark.optimized
 
 HERE = ("--config.mesh.data=-1", "--config.mesh.fsdp=1", "--config.mesh.tensor=1", "--quiet")
 SIZES = {
@@ -50,7 +49,7 @@ def run_main(directory, source, *flags):
             "--config.log.tensorboard=False", *flags,
         ],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        env=os.environ | {"XLA_FLAGS": builders.xla_flags(4)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return directory

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from bstar_jax.records import Rollouts
-
-pytestmark = pytest.mark.optimized
+from tests import builders
 
 SETTINGS = {"loop.iterations": 1, "sft.steps": 40, "log.tensorboard": False}
 
@@ -29,9 +28,7 @@ def start(workdir, *, mesh, processes=1, **settings):
     devices = int(np.prod(mesh)) // processes
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        # Devices on busy cores may meet late; by default XLA ends the process after 40 s.
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+        "XLA_FLAGS": builders.xla_flags(devices),
     }
     started = []
     for index in range(processes):
