@@ -36,7 +36,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _programs = tempfile.mkdtemp(prefix="bstar-jax-programs-")
     atexit.register(shutil.rmtree, _programs, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Writing down what took less to compile costs more than compiling it again.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
@@ -49,6 +50,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Random examples are the same in every run, and a busy machine is no failure.
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("seeded")
+
+
+def pytest_collection_finish():
+    """Spares the garbage collector what never becomes garbage.
+
+    Modules of JAX, PyTorch and all tests are millions of objects. Tracing makes so many new ones
+    that the collector, left alone, looks through all of them a hundred times.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -242,7 +242,7 @@ class _CodeGrader:
         for query in queries:
             tests, reference = query.fields["tests"], query.reference
             try:
-                test_plans.plan(tests, reference or "pass", reference)
+                test_plans.plan_tests(tests, reference or "pass", reference)
             except UserError as error:
                 broken.append(f"  {places.get(query.query_id, query.query_id)}: {error}")
         if not broken:

@@ -7,7 +7,7 @@ Families: Llama 2 and 3, Mistral, Qwen 2, 2.5 and 3, Gemma 2 and 3 (text). Each 
 `families`. Importing a checkpoint and exporting it again is the identity.
 """
 
-from bstar_jax.hub.architecture import adopt_architecture, read_config
+from bstar_jax.hub.architecture import adopt_architecture, read_architecture
 from bstar_jax.hub.directory import TOKENIZER_FILES, check_same, keep_source, locate
 from bstar_jax.hub.exporting import export_checkpoint
 from bstar_jax.hub.importing import import_checkpoint
@@ -22,5 +22,5 @@ __all__ = [
     "import_checkpoint",
     "keep_source",
     "locate",
-    "read_config",
+    "read_architecture",
 ]

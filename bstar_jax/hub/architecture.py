@@ -57,7 +57,7 @@ _SAID_BY_LLAMA = frozenset(
 )
 
 
-def read_config(path: pathlib.Path) -> ModelConfig:
+def read_architecture(path: pathlib.Path) -> ModelConfig:
     """The architecture of a checkpoint, from its `config.json` alone.
 
     Args:
@@ -114,9 +114,9 @@ def adopt_architecture(config: ModelConfig, source: str | os.PathLike) -> ModelC
       source: The directory of the checkpoint, or what `keep_source` kept of it.
 
     Raises:
-      UserError: If a field has another value, with both values; or as `read_config` does.
+      UserError: If a field has another value, with both values; or as `read_architecture` does.
     """
-    found = read_config(pathlib.Path(source))
+    found = read_architecture(pathlib.Path(source))
     for name, default in _DEFAULTS.items():
         given, stored = getattr(config, name), getattr(found, name)
         if given not in (default, stored):
@@ -149,7 +149,7 @@ def write_llama_config(config: ModelConfig, special_ids: Mapping[str, int]) -> d
       special_ids: `bos_token_id`, `eos_token_id` and `pad_token_id`, as far as they exist.
 
     Returns:
-      The fields from which `read_config` makes this model.
+      The fields from which `read_architecture` makes this model.
 
     Raises:
       UserError: If the model is not a Llama.

@@ -16,7 +16,7 @@ from bstar_jax.config import ModelConfig, UserError
 from bstar_jax.hub import directory, names, safetensors_files
 from bstar_jax.hub.architecture import (
     check_architecture,
-    read_config,
+    read_architecture,
     read_family,
     write_llama_config,
 )
@@ -60,7 +60,7 @@ def export_checkpoint(
     _check_params(config, leaves)
     if source:
         checkpoint = pathlib.Path(source)
-        check_architecture(config, read_config(checkpoint), checkpoint)
+        check_architecture(config, read_architecture(checkpoint), checkpoint)
         table, headers = read_family(checkpoint).names, directory.read_headers(checkpoint)
         directory.check_tensors(checkpoint, config, table, headers)
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from bstar_jax import sharding
 from bstar_jax.config import ModelConfig, UserError
 from bstar_jax.hub import directory, names
-from bstar_jax.hub.architecture import read_config, read_family
+from bstar_jax.hub.architecture import read_architecture, read_family
 from bstar_jax.hub.directory import StoredTensor
 from bstar_jax.hub.names import Entry, NameTable
 
@@ -54,7 +54,7 @@ def import_checkpoint(
     if dtype not in (*_DTYPES, "file"):
         raise ValueError(f"dtype is {dtype!r}; it takes float32, bfloat16 or file")
     path = directory.locate(path)
-    config, table = read_config(path), read_family(path).names
+    config, table = read_architecture(path), read_family(path).names
     if mesh is not None:
         sharding.check_model(mesh, config)
     headers = _read_weight_headers(path, config, table)

@@ -44,7 +44,7 @@ def export_adapter(
 
     Raises:
       UserError: If the model has no adapters, or the output exists and is not empty; or as
-        `read_config` does.
+        `read_architecture` does.
     """
     if not config.lora_rank:
         raise UserError("model.lora_rank is 0, so there is no adapter; export the model itself")

@@ -69,7 +69,7 @@ def learn_process_reward(
     evaluation_seconds = None
     if not workspace.exists(file):
         params, rows = labelled_responses(config, task, workspace, store, collecting, state.params)
-        train_rows, heldout_rows = split(config, task, rows)
+        train_rows, heldout_rows = split_labelled(config, task, rows)
         _train(config, workspace, store, params, train_rows)
         started = time.perf_counter()
         figures = evaluate_model(store.load(), grader, task, heldout_rows)
@@ -81,7 +81,7 @@ def learn_process_reward(
         workspace.metrics.append(_last_row(workspace, figures, evaluation_seconds))
 
 
-def split(config: Config, task: Task, labelled: Rollouts) -> tuple[Rollouts, Rollouts]:
+def split_labelled(config: Config, task: Task, labelled: Rollouts) -> tuple[Rollouts, Rollouts]:
     """Divides the labelled responses into those for training and those for evaluation.
 
     Raises:

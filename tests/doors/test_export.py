@@ -83,7 +83,7 @@ def test_the_tokenizer_is_the_runs(tmp_path):
     run_door(tmp_path / "run", tmp_path / "out")
     assert tokenizer.load(tmp_path / "out").pad_id == 1
     assert not (tmp_path / "out" / "merges.txt").exists()
-    assert hub.read_config(tmp_path / "out") == hub.read_config(source)
+    assert hub.read_architecture(tmp_path / "out") == hub.read_architecture(source)
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text())
 
 

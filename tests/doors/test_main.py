@@ -19,8 +19,6 @@ from bstar_jax.records import Rollouts
 from bstar_jax.run.journal import MetricsLog, read_rows
 from tests import builders, tiny
 
-pytestmark = pytest.mark.optimized
-
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = "--config=tests/tiny.py"
 
@@ -29,7 +27,7 @@ def start(*flags, devices=1):
     """The door in a process of its own, on so many virtual devices."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": builders.xla_flags(devices),
     }
     return subprocess.Popen(
         [sys.executable, "-m", "bstar_jax.main", *flags],

@@ -105,7 +105,7 @@ PUBLISHED = {
 
 def read(directory, fields):
     (directory / "config.json").write_text(json.dumps(fields))
-    return hub.read_config(directory)
+    return hub.read_architecture(directory)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -117,7 +117,7 @@ def test_a_published_file_is_the_model_that_it_says(tmp_path, name):
 @pytest.mark.parametrize("case", checkpoints.CASES)
 def test_the_form_of_transformers_5_and_the_published_one_are_the_same_model(tmp_path, case):
     checkpoints.model(case).config.save_pretrained(tmp_path)
-    new = hub.read_config(tmp_path)
+    new = hub.read_architecture(tmp_path)
     rope = json.loads((tmp_path / "config.json").read_text())["rope_parameters"]
     local = rope.get("sliding_attention")
     scaling = dict(rope.get("full_attention", rope))
@@ -126,11 +126,11 @@ def test_the_form_of_transformers_5_and_the_published_one_are_the_same_model(tmp
     old["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
     old |= {"rope_local_base_freq": local["rope_theta"]} if local else {}
     checkpoints.edit(tmp_path / "config.json", **old)
-    assert hub.read_config(tmp_path) == new
+    assert hub.read_architecture(tmp_path) == new
     if scaling["rope_type"] != "default":
         kind = scaling.pop("rope_type")
         checkpoints.edit(tmp_path / "config.json", rope_scaling={**scaling, "type": kind})
-        assert hub.read_config(tmp_path) == new
+        assert hub.read_architecture(tmp_path) == new
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_what_changes_the_computation_and_is_not_supported_is_refused(tmp_path, 
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     checkpoints.edit(tmp_path / "config.json", **fields)
     with pytest.raises(UserError) as error:
-        hub.read_config(tmp_path)
+        hub.read_architecture(tmp_path)
     assert message in str(error.value)
     assert str(tmp_path / "config.json") in str(error.value)
 

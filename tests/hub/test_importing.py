@@ -110,7 +110,7 @@ def test_a_kept_source_serves_as_well_as_the_checkpoint(tmp_path, case):
     listed = json.loads((tmp_path / "kept" / "tensors.json").read_text())
     assert listed["model.norm.weight"] == {"dtype": "BF16", "shape": [20]}
     config, params = hub.import_checkpoint(source)
-    assert hub.read_config(tmp_path / "kept") == config
+    assert hub.read_architecture(tmp_path / "kept") == config
     hub.export_checkpoint(config, params, tmp_path / "kept", tmp_path / "out")
     before, after = checkpoints.tensors(source), checkpoints.tensors(tmp_path / "out")
     assert {name: tensor.tobytes() for name, tensor in before.items()} == {

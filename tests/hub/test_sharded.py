@@ -102,7 +102,7 @@ def test_little_memory_is_needed_beside_the_parameters(tmp_path):
         "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 128,
     }  # fmt: skip
     checkpoints.edit(source / "config.json", **sizes)
-    layout = names.by_name(hub.read_config(source), names.LLAMA_NAMES)
+    layout = names.by_name(hub.read_architecture(source), names.LLAMA_NAMES)
     zeros = {name: np.ones(entry.shape, ml_dtypes.bfloat16) for name, entry in layout.items()}
     save_file(zeros, source / "model.safetensors")
     file = (source / "model.safetensors").stat().st_size

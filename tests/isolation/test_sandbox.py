@@ -486,11 +486,13 @@ def test_no_sandbox_outlives_its_trainer(bwrap, adopted):
 
 def grandchildren(process):
     """Processes below a child of another process."""
-    children = pathlib.Path(f"/proc/{process}/task").glob("*/children")
-    direct = [child for path in children for child in path.read_text().split()]
-    return [
-        path.read_text().split()
-        for child in direct
-        for path in pathlib.Path(f"/proc/{child}/task").glob("*/children")
-        if path.read_text().split()
-    ]
+    return [grandchild for child in children(process) for grandchild in children(child)]
+
+
+def children(process):
+    """Children of a process; none where it has just ended."""
+    try:
+        tasks = list(pathlib.Path(f"/proc/{process}/task").glob("*/children"))
+        return [child for path in tasks for child in path.read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []

@@ -61,9 +61,10 @@ def test_kernel_tokens_have_the_distribution_claimed_in_a_mixed_batch():
     top_k_B = jnp.asarray(np.array([0, 12, -1])[kind_B], jnp.int32)
     rows = contract.Rows(keys_B2, temperature_B, top_k_B, None, None)
     tokens = []
-    for start in range(0, draws, 4000):
-        part = jax.tree.map(operator.itemgetter(slice(start, start + 4000)), rows)
-        logits_BV = jnp.broadcast_to(logits_V[None, :], (4000, vocab))
+    size = 400  # interpreted, each step of the grid copies all rows
+    for start in range(0, draws, size):
+        part = jax.tree.map(operator.itemgetter(slice(start, start + size)), rows)
+        logits_BV = jnp.broadcast_to(logits_V[None, :], (size, vocab))
         tokens.append(interpreted(logits_BV, part, vocab=vocab).token_B)
     token_B = np.concatenate(tokens)
     for kind, (temperature, top_k) in enumerate([(0.5, 0), (1.0, 12), (1.3, 0)]):

@@ -36,7 +36,7 @@ WORDS = tokenizer.word_tokenizer(
 MODEL = ModelConfig(
     vocab_size=WORDS.vocab_size, width=48, layers=2, heads=8, kv_heads=8, feed_forward=128
 )
-STEPS, MOST_NORM, MOST_LOGPROB = 10, 1e-5, 1e-4
+STEPS, MOST_NORM, MOST_LOGPROB = 5, 1e-5, 1e-4
 PACKED = TrainingConfig(row_tokens=96, micro_rows=8)
 
 

@@ -120,7 +120,7 @@ def test_what_is_left_behind(learnt):
         row = run.workspace.metrics.last(0, "prm")
         assert row["step_accuracy"] == figures["step_accuracy"]
         heldout = {query.query_id for query in labels.labelling_queries(run.config, run.task)[1]}
-        learnt_rows, judged_rows = learning.split(run.config, run.task, rows)
+        learnt_rows, judged_rows = learning.split_labelled(run.config, run.task, rows)
         assert set(judged_rows.column("query_id")) <= heldout
         assert not heldout & set(learnt_rows.column("query_id"))
         assert len(learnt_rows) + len(judged_rows) == len(rows)
@@ -193,7 +193,7 @@ def test_nothing_to_learn_from_or_to_judge_by_is_refused(learnt):
         heldout = {query.query_id for query in labels.labelling_queries(run.config, run.task)[1]}
         alone = rows.filter([query_id in heldout for query_id in rows.column("query_id")])
         with pytest.raises(UserError, match="0 for training and"):
-            learning.split(run.config, run.task, alone)
+            learning.split_labelled(run.config, run.task, alone)
 
 
 def test_responses_of_one_step_need_no_continuation(learnt, tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ class TestPlan:
             raise ValueError("there are no tests, which every program would pass")
 
 
-def plan(tests: Mapping[str, Any], response: str, reference: str = "") -> TestPlan | None:
+def plan_tests(tests: Mapping[str, Any], response: str, reference: str = "") -> TestPlan | None:
     """Plans how a response is tested; None if there is no program in it.
 
     Args:

@@ -190,7 +190,7 @@ class CodeVerifier:
     def _verify(self, job: tuple, limits: Limits) -> tuple[CodeVerdict, bool]:
         """Returns the verdict, and whether wall time ran out that others may have used."""
         start = time.monotonic()
-        plan = test_plans.plan(*job)
+        plan = test_plans.plan_tests(*job)
         if plan is None:
             message = "there is no program in the response"
             return _failed_before("unparseable", message, start), False
