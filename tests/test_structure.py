@@ -174,6 +174,7 @@ def test_assertions_are_counted_wherever_they_stand(tmp_path):
     assert structure.assertions(tmp_path) == {"tests/test_code.py": 4}
 
 
+@pytest.mark.slow
 def test_the_table_prints():
     done = subprocess.run(
         [sys.executable, "-m", "tests.structure"],

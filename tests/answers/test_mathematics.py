@@ -299,6 +299,7 @@ def test_canonical(text, written):
     assert canonical(text) == written
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet=r"0123456789xyi.,/-+*^_={}()[]\$%<> " + "\n", max_size=30))
 def test_equal_canonical_texts_mean_equal_answers(text):
@@ -310,6 +311,7 @@ def test_equal_canonical_texts_mean_equal_answers(text):
             assert quick(text, other) is True
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.fractions(max_denominator=99), st.fractions(max_denominator=99), st.randoms())
 def test_numbers_are_equal_exactly_when_their_values_are(one, two, draw):
@@ -350,6 +352,7 @@ def polynomial(draw):
     )
 
 
+@pytest.mark.slow
 def test_polynomials_are_equal_exactly_when_their_coefficients_are():
     draw = random.Random(0)
     made = [polynomial(draw) for _ in range(60)]
@@ -365,6 +368,7 @@ def polynomial_like(coefficients):
     return rf"x(x \cdot ({square}) + ({x})) + ({one})"
 
 
+@pytest.mark.slow
 def test_a_grader_grades_in_order_and_says_why():
     pairs = [
         ("0.5", r"\frac12"),
@@ -390,6 +394,7 @@ def test_a_grader_grades_in_order_and_says_why():
     assert late.seconds >= 3 * 0.7  # once, and once more with twice the limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

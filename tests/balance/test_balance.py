@@ -125,6 +125,7 @@ def test_surface_equals_the_score_of_plain_python(seed, target, cap, rules):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", RULES)
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(
@@ -269,6 +270,7 @@ def test_bootstrap_draws_every_query_alike():
     np.testing.assert_allclose(counts_RQ.var(axis=0), 0.95, atol=0.15)  # binomial(20, 1/20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules, slabs", [("paper", 5), ("reference", 1)])  # of 12: rest 2, none
 def test_blocks_change_nothing(rules, slabs):
     responses = Responses.random(9, SHAPE)
@@ -345,6 +347,7 @@ def test_nothing_moves_between_host_and_device_unasked():
         balance.choose_filter(row, (0.0, 1.0), **filters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", RULES)
 def test_a_single_cell_is_a_fixed_choice_with_its_score(rules):
     grid = balance.Grid((1.0,), (0,), (0.5,), (1.0,))

@@ -209,6 +209,7 @@ def test_brackets_and_long_paths_are_shown_as_they_are(monkeypatch):
         assert screen.lines() == [f"[bold]{path}[/bold]"]
 
 
+@pytest.mark.slow
 def test_importing_changes_no_logging_and_silencing_keeps_errors():
     program = """
 import logging

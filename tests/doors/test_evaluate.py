@@ -66,6 +66,7 @@ def test_the_last_iteration_is_the_default_and_any_split_can_be_scored(run, tmp_
     assert sorted(path for path in run.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "flags", "message"),
     [

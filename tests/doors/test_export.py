@@ -33,6 +33,7 @@ def run_door(target, output, *flags):
     export.main(["export", str(target), f"--output={output}", "--quiet", *flags])
 
 
+@pytest.mark.slow
 def test_a_run_from_random_parameters_gives_a_llama_with_its_tokenizer(tmp_path):
     config, params = begin(tmp_path / "run", tiny.GRID)
     run_door(f"{tmp_path / 'run'}@0", tmp_path / "out")
@@ -51,6 +52,7 @@ def from_checkpoint(source):
     return tiny.GRID.changed({"model": model_config, "task": TaskConfig(train_queries=64)})
 
 
+@pytest.mark.slow
 def test_a_run_from_a_checkpoint_gives_that_checkpoint_where_nothing_was_trained(tmp_path):
     source = checkpoints.write(tmp_path / "in", "qwen3", dtype="bfloat16")
     begin(tmp_path / "run", from_checkpoint(source))
@@ -60,6 +62,7 @@ def test_a_run_from_a_checkpoint_gives_that_checkpoint_where_nothing_was_trained
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+@pytest.mark.slow
 def test_a_run_from_a_checkpoint_gives_what_it_learnt(tmp_path):
     source = checkpoints.write(tmp_path / "in", "qwen3", dtype="bfloat16")
 

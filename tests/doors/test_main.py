@@ -158,6 +158,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
     assert not (directory / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_another_config_is_refused_with_the_difference(tmp_path):
     stored = json.dumps({"config": to_dict(tiny.GRID), "versions": {}})
     (tmp_path / "config.json").write_text(stored)
@@ -168,6 +169,7 @@ def test_a_run_of_another_config_is_refused_with_the_difference(tmp_path):
     assert (tmp_path / "config.json").read_text() == stored
 
 
+@pytest.mark.slow
 def test_a_directory_in_use_is_refused(tmp_path):
     holder = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(holder, fcntl.LOCK_EX)

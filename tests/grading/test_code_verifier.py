@@ -109,6 +109,7 @@ def test_what_is_no_program_is_unparseable(verifier, response):
         assert (verdict.first_failing, verdict.tests) == (None, ()) and verdict.message
 
 
+@pytest.mark.slow
 def test_a_program_that_fails_while_it_is_loaded(verifier):
     for tests in (DOUBLE, CALLS):
         for program, reason, says in (
@@ -329,6 +330,7 @@ def test_calls_as_apps_has_them(verifier):
 # --- Many ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_many_keep_their_order_and_a_hang_blocks_none(verifier):
     hang = (STDIO, "while True:\n    pass")
     jobs = [hang if i % 8 == 0 else (STDIO, f"print({i})") for i in range(1, 25)]
@@ -348,6 +350,7 @@ def test_equal_programs_get_equal_verdicts(verifier):
     assert len({v.message for v in verifier.verify_many([(tests, program)] * 6)}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("verifier")
 def test_one_that_waited_too_long_is_tried_again_alone():
     tests = {"kind": "stdio", "inputs": [""], "outputs": ["1"]}
@@ -362,6 +365,7 @@ def test_one_that_waited_too_long_is_tried_again_alone():
         assert "total_seconds" in verifier.verify(tests, program).message
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("verifier")
 def test_one_that_only_sleeps_is_not_tried_again():
     tests = {"kind": "stdio", "inputs": [""], "outputs": ["1"]}
@@ -370,6 +374,7 @@ def test_one_that_only_sleeps_is_not_tried_again():
     assert ["than 2 s of wall time" in verdict.message for verdict in verdicts] == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("verifier")
 def test_a_sandbox_that_does_not_start_at_once_gets_another_try(monkeypatch):
     made = []

@@ -32,6 +32,7 @@ LLAMAS = {
 IDS = {"eos_token_id": 1, "pad_token_id": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LLAMAS)
 def test_a_model_from_random_parameters_is_a_llama(tmp_path, name):
     config, params = LLAMAS[name], builders.params(LLAMAS[name])

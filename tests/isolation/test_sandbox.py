@@ -137,6 +137,7 @@ def test_attacks_aim_at_what_is_there():
     assert sorted(aims) == ["Harness._finding", "Submission.ask", "encode", "same_result"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_no_program_escapes(escaped, case):
     verdict = escaped[0][case.name]
@@ -144,6 +145,7 @@ def test_no_program_escapes(escaped, case):
     assert (verdict.reason, case.says in verdict.message) == (case.reason, True), verdict
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind(escaped):
     _, before, after = escaped
     assert after == before
@@ -229,6 +231,7 @@ def test_honest_programs_run(bwrap, name):
     assert verdict.passed, verdict
 
 
+@pytest.mark.slow
 def test_the_notice_of_a_cluster_ends_no_program(bwrap):
     # SLURM sends SIGTERM to every process of a step, those in sandboxes too.
     program = "import time\ntime.sleep(1.5)\nprint(input())"
@@ -491,8 +494,7 @@ def grandchildren(process):
 
 def children(process):
     """Children of a process; none where it has just ended."""
-    try:
-        tasks = list(pathlib.Path(f"/proc/{process}/task").glob("*/children"))
-        return [child for path in tasks for child in path.read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        paths = pathlib.Path(f"/proc/{process}").glob("task/*/children")
+        return [child for path in paths for child in path.read_text().split()]
+    return []

@@ -76,6 +76,7 @@ def wait_until(condition):
     return False
 
 
+@pytest.mark.slow
 def test_outcomes_come_in_the_order_of_the_items(pool):
     items = [("sleep", 0.2), ("return", 1), ("raise", "no"), ("return", None)] * 3
     outcomes = list(pool.run(items))
@@ -109,6 +110,7 @@ def test_an_item_that_ends_badly_takes_no_other_with_it(pool, item, kind, error)
     assert wait_until(lambda: pool.alive == 2)
 
 
+@pytest.mark.slow
 def test_any_mixture_has_one_outcome_an_item(pool):
     verbs = {
         "return": "done",
@@ -134,6 +136,7 @@ def test_hostile_text_goes_there_and_back(pool, text):
     assert [outcome.value for outcome in outcomes] == [text] * 9
 
 
+@pytest.mark.slow
 def test_starting_is_not_in_the_limit():
     warm_up = [("sleep", 0.6)]
     with WorkerPool(work, 1, limit_seconds=0.3, warm_up=warm_up) as pool:
@@ -142,6 +145,7 @@ def test_starting_is_not_in_the_limit():
         ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_at_once_bounds_how_many_are_at_work(pool):
     def overlaps(**options):
         spans = sorted(outcome.value for outcome in pool.run([("sleep", 0.05)] * 8, **options))
@@ -162,6 +166,7 @@ def test_a_run_that_is_given_up_leaves_nothing_to_the_next(pool):
     assert [outcome.value for outcome in pool.run([("return", "new")] * 5)] == ["new"] * 5
 
 
+@pytest.mark.slow
 def test_the_notice_of_a_cluster_ends_no_worker(pool):
     # SLURM sends SIGTERM to every process of a step.
     workers = [outcome.value for outcome in pool.run([("pid", 0)] * 8)]

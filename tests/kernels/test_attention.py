@@ -145,6 +145,7 @@ def test_splash_equals_xla(length, dtype):
     assert_near(got, expected, depth_of_dtype, dtype=dtype)
 
 
+@pytest.mark.slow
 def test_splash_has_the_gradients_of_xla():
     parts, segments_BL = inputs(140, width=16), segments(3, 140)
     got = gradients(SPLASH, parts, segments_BL)

@@ -31,6 +31,7 @@ def test_threefry_is_the_generator_of_jax_random():
     np.testing.assert_array_equal(word_0 ^ word_1, expected_I)
 
 
+@pytest.mark.slow
 def test_a_span_of_noise_is_the_noise_of_its_indices():
     keys_B2 = cases.row_keys(0, 3)
     first_B = jnp.asarray([0, 256, 512 * 7], jnp.int32)
@@ -102,6 +103,7 @@ def test_nucleus_and_min_p_keep_what_sorting_keeps():
 # Tokens: every setting against the reference.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vocab", "dtype", "noise_kind", "truncations"),
     [
@@ -130,6 +132,7 @@ def test_xla_draws_the_tokens_of_the_reference(vocab, dtype, noise_kind, truncat
     cases.assert_near_logprobs(result.logprob_B, expected.logprob_B, vocab)
 
 
+@pytest.mark.slow
 def test_top_k_beyond_the_window_takes_the_exact_path_and_no_other_does():
     rng = np.random.default_rng(3)
     logits_BV = jnp.asarray(rng.standard_normal((12, 6000)), jnp.float32)
@@ -142,6 +145,7 @@ def test_top_k_beyond_the_window_takes_the_exact_path_and_no_other_does():
     np.testing.assert_array_equal(wide.token_B, result.token_B)
 
 
+@pytest.mark.slow
 def test_top_p_and_min_p_without_top_k_are_proven_inside_the_window():
     rng = np.random.default_rng(12)
     rows, vocab = 192, 5000
@@ -169,6 +173,7 @@ def test_top_p_and_min_p_without_top_k_are_proven_inside_the_window():
     np.testing.assert_array_equal(wide.token_B, result.token_B)
 
 
+@pytest.mark.slow
 def test_a_top_p_too_near_the_edge_to_tell_takes_the_exact_path():
     logits_V = np.full(2000, -np.inf, np.float32)
     logits_V[[7, 500, 1900]] = np.log([0.5, 0.3, 0.2])
@@ -181,6 +186,7 @@ def test_a_top_p_too_near_the_edge_to_tell_takes_the_exact_path():
 # Laws.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab", [100, 3000])
 def test_a_row_draws_alike_in_any_company(vocab):
     rng = np.random.default_rng(8)
@@ -202,6 +208,7 @@ def test_a_row_draws_alike_in_any_company(vocab):
         np.testing.assert_array_equal(sized.token_B, token_B)
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_no_token_and_moves_no_logits():
     rng = np.random.default_rng(9)
     arguments = [jnp.asarray(rng.standard_normal((32, 3000)), jnp.float32), cases.row_keys(1, 32)]
@@ -218,6 +225,7 @@ def test_a_mesh_changes_no_token_and_moves_no_logits():
     assert "all-gather" not in text and "all-reduce" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 @pytest.mark.parametrize(
     ("implementation", "vocab", "noise_kind", "cuts"),
@@ -279,6 +287,7 @@ def test_a_mixed_batch_gives_each_row_its_own_distribution():
         cases.assert_distribution(token_B[kind_B == kind], probability_V)
 
 
+@pytest.mark.slow
 def test_log_probability_is_untempered_and_untruncated():
     rng = np.random.default_rng(4)
     logits_BV = jnp.asarray(4 * rng.standard_normal((16, 4000)), jnp.float32)
@@ -327,6 +336,7 @@ def test_a_sweep_of_temperatures_and_top_ks_compiles_once():
     assert len(programs) == 1
 
 
+@pytest.mark.slow
 def test_xla_selects_with_top_k_and_never_sorts():
     arguments = (
         jax.ShapeDtypeStruct((8, 32768), jnp.float32),

@@ -26,6 +26,7 @@ def by_reference(logits_BV, rows):
     return jax.jit(reference.sample)(logits_BV, *settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vocab", "padding", "dtype", "has_top_k"),
     [
@@ -73,6 +74,7 @@ def test_top_k_beyond_what_the_kernel_is_sized_for_draws_the_same_tokens(kmax):
     assert status_B[np.asarray(top_k_B) == 6000].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top_k", [0, 2])
 def test_greedy_takes_the_first_maximum_and_nan_is_never_drawn(top_k):
     vocab = 5000

@@ -19,6 +19,7 @@ def interpreted(logits_BV, rows, *, vocab, kmax=64):
     return pallas_tpu.sample(logits_BV, rows, vocab=vocab, kmax=kmax, interpret=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vocab", "padding", "dtype", "has_top_k"),
     [

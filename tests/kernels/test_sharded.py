@@ -39,6 +39,7 @@ def sample_on(mesh, logits_BV, *rows, vocab=None, **options):
 # Tokens.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh_shape", "vocab", "dtype", "truncations"),
     [
@@ -68,6 +69,7 @@ def test_shards_draw_the_tokens_of_one_device(mesh_shape, vocab, dtype, truncati
     cases.assert_near_logprobs(spread.logprob_B[is_same_B], alone.logprob_B[is_same_B], vocab)
 
 
+@pytest.mark.slow
 def test_rows_that_no_mesh_axis_divides_and_top_k_beyond_the_window_are_drawn_alike():
     rng = np.random.default_rng(6)
     logits_BV = jnp.asarray(2 * rng.standard_normal((7, 3000)), jnp.float32)
@@ -80,6 +82,7 @@ def test_rows_that_no_mesh_axis_divides_and_top_k_beyond_the_window_are_drawn_al
     np.testing.assert_array_equal(spread.status_B, [0, 0, 0, 0, 0, 1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab", [700, 3000])
 def test_greedy_ties_and_nan_are_as_documented(vocab):
     logits_BV = np.zeros((6, vocab), np.float32)
@@ -102,6 +105,7 @@ def test_greedy_ties_and_nan_are_as_documented(vocab):
 # Distribution.
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_four_shards_have_the_distribution_claimed():
     vocab, turns = 1100, 4
@@ -155,6 +159,7 @@ def collectives(text):
     return every, [line for name in outside for line in found[name]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh_shape", "cuts", "count"),
     [

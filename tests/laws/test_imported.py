@@ -123,6 +123,7 @@ def test_a_run_from_a_checkpoint_becomes_one(tmp_path, family, flags):
         assert json.loads(scores.read_text())["iteration"] == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_scored_without_a_run(tmp_path):
     source = checkpoint(tmp_path / "source", "llama")
     scores = tmp_path / "scores.json"

@@ -122,6 +122,7 @@ def test_the_same_config_makes_the_same_run(finished, tmp_path):
     assert_same_params(again, params)
 
 
+@pytest.mark.slow
 def test_a_run_that_grows_is_the_run_that_was_long_from_the_start(finished, tmp_path):
     directory, _, params = finished
     for iterations in (0, 1, 2):
@@ -179,6 +180,7 @@ def from_warm_up(tmp_path_factory):
     return run_with(tmp_path_factory, EVERY_RATE | changes)
 
 
+@pytest.mark.slow
 def test_a_baseline_is_one_cell_and_still_has_the_curve(baseline):
     directory, _, rows, _ = baseline
     for t in (1, 2):
@@ -188,6 +190,7 @@ def test_a_baseline_is_one_cell_and_still_has_the_curve(baseline):
         assert 0 <= row_of(rows, t, "select")["balance_score"] <= 1
 
 
+@pytest.mark.slow
 def test_failed_queries_get_one_more_try_with_the_answer_given_away(hinted):
     rollouts = Rollouts.read(hinted[0] / "iterations/0001/generate.parquet")
     retried = np.array(rollouts.column("rationalized"))
@@ -268,5 +271,6 @@ def test_the_rules_of_the_reference_choose_again_on_what_was_generated(hinted):
     assert row["threshold"] in CONFIG.calibrate.thresholds and 1 <= row["cap"] <= 64
 
 
+@pytest.mark.slow
 def test_only_the_newest_parameters_stay_where_that_is_asked(baseline):
     assert sorted(baseline[-1]) == [0, 2]

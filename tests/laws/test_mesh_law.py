@@ -115,11 +115,13 @@ def assert_near_one_device(params):
     assert {name: norm for name, norm in far if not norm <= MOST_NORM} == {}
 
 
+@pytest.mark.slow
 @on_meshes((1, 8, 1), (2, 2, 2), (1, 1, 8))
 def test_training_is_that_of_one_device(sizes):
     assert_near_one_device(trained(builders.mesh(*sizes), TrainingConfig()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 8, 1)], ids=str)
 def test_packed_training_in_parts_is_that_of_one_device_at_once(sizes):
     assert_near_one_device(trained(builders.mesh(*sizes), PACKED))
@@ -130,6 +132,7 @@ def test_training_in_parts_is_that_of_one_device_at_once():
     assert_near_one_device(trained(builders.mesh(2, 2, 2), TrainingConfig(micro_rows=8)))
 
 
+@pytest.mark.slow
 def test_what_is_compared_is_packed_in_parts_and_moves():
     for step in range(STEPS):
         segments_BL = arrange(batch_at(step), PACKED, shards=8).segments_BL
@@ -166,6 +169,7 @@ def drawn_alone():
     return drawn(None)
 
 
+@pytest.mark.slow
 @on_meshes((2, 2, 2))
 def test_the_tokens_drawn_are_those_of_one_device(sizes):
     """Law 1 lets one token in 10,000 differ; these are fewer, so none may."""

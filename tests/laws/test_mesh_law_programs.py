@@ -11,6 +11,8 @@ import pytest
 from tests import structure
 from tests.mesh_law_programs import MODEL, SIZES, exchanges
 
+pytestmark = pytest.mark.slow  # one process compiles for all of them
+
 LAST_RESORT = "Involuntary full rematerialization"
 DATA, FSDP, TENSOR = SIZES
 PADDED = 20_480

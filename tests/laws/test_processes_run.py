@@ -136,6 +136,7 @@ def test_a_signal_to_one_process_stops_all_with_their_state_saved(tmp_path):
     assert len(saved) == 1 and int(saved[0]) > 0
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_all_processes_with_its_own_line(tmp_path):
     processes = start(tmp_path / "run", mesh=(2, 2, 1), processes=2, sft__batch=3)
     codes, said = end(processes)

@@ -79,6 +79,7 @@ def _flip_first_selected(values):
     return values
 
 
+@pytest.mark.slow
 def test_a_run_agrees_with_its_recomputation(finished):
     done, result = _recompute(finished)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -89,6 +90,7 @@ def test_a_run_agrees_with_its_recomputation(finished):
     assert {"monitor pass@6-2", "monitor best@6", "monitor reward@6-2"} <= set(items)
 
 
+@pytest.mark.slow
 def test_the_run_has_something_to_disagree_about(finished):
     """Guards the tests above and below: scores differ, and correct answers exist."""
     folder = finished / "iterations" / "0001"
@@ -97,6 +99,7 @@ def test_the_run_has_something_to_disagree_about(finished):
     assert 0 < pc.sum(table["correct"]).as_py() < table.num_rows
 
 
+@pytest.mark.slow
 def test_reference_rules_and_a_single_cell_agree(tmp_path):
     one = {**SETTINGS["calibrate"], "temperatures": (0.9,), "top_ks": (0,), "thresholds": (-0.7,)}
     one["process_weights"] = (1.0,)
@@ -109,6 +112,7 @@ def test_reference_rules_and_a_single_cell_agree(tmp_path):
     assert not (single / "iterations" / "0001" / "balance.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "column", "change", "item"),
     [
@@ -127,6 +131,7 @@ def test_a_tampered_column_is_caught(finished, tmp_path, name, column, change, i
     assert item in result["wrong"], result["wrong"]
 
 
+@pytest.mark.slow
 def test_a_tampered_score_and_a_missing_row_are_caught(finished, tmp_path):
     copy = shutil.copytree(finished, tmp_path / "copy")
     file = copy / "iterations" / "0001" / "balance.json"
@@ -156,6 +161,7 @@ def test_it_imports_nothing_of_the_package():
     assert not loaded & {"bstar_jax", "jax", "flax", "optax"}
 
 
+@pytest.mark.slow
 def test_counting_equals_going_through_all_subsets():
     rng = np.random.default_rng(7)
     for _ in range(20):

@@ -242,6 +242,7 @@ def _summary(**changes):
     return metrics.summarize(**(arguments | changes))
 
 
+@pytest.mark.slow
 def test_summary_has_the_names_of_the_monitor_and_repeats_to_the_last_digit():
     figures = _summary()
     names = ["pass@1", "pass@4", "pass@4-3", "best@4", "reward@4-3", "majority@4", "diversity"]

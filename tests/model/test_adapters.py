@@ -25,6 +25,7 @@ def tokens(rows=3, length=9):
     return np.random.default_rng(0).integers(0, 50, (rows, length)).astype(np.int32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [CONFIG, FEW], ids=["all", "few"])
 def test_merged_weights_compute_what_adapters_do(config):
     params = builders.params(config)

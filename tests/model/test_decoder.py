@@ -129,6 +129,7 @@ def test_no_logit_depends_on_a_later_token():
         assert (after[:, place:] != before[:, place:]).any(axis=2).all()
 
 
+@pytest.mark.slow
 def test_gradients_flow_to_earlier_tokens_of_the_same_text_alone():
     config, params = builders.MODEL, builders.params()
     segments_BL = jnp.asarray([[1, 1, 1, 2, 2, 2, 0, 0]])
@@ -202,6 +203,7 @@ def test_mask_padding_hides_the_columns_beyond_the_vocabulary():
     assert model.mask_padding(logits, 6) is logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_what_the_backward_pass_computes_again_changes_no_gradient(remat):
     def gradient(config):

@@ -199,6 +199,7 @@ def stamps(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
 
 
+@pytest.mark.slow
 def test_stored_units_are_read_and_missing_ones_made_again(run, collect):
     queries, draws = run.task.splits["train"][:14], [Draw(1.0, 0, 8)]
     first = collect(queries, draws, KEYS)
@@ -217,6 +218,7 @@ def test_stored_units_are_read_and_missing_ones_made_again(run, collect):
     assert None not in again.column("reason") and not any(again.column("rationalized"))
 
 
+@pytest.mark.slow
 def test_a_stop_comes_after_a_unit_that_is_stored(run, collect):
     queries, draws = run.task.splits["train"][:12], [Draw(1.0, 0, 8)]
     run.workspace.stop.is_set = True
@@ -230,6 +232,7 @@ def test_a_stop_comes_after_a_unit_that_is_stored(run, collect):
     assert stamps(run.workspace.path(1, "partial")) == before
 
 
+@pytest.mark.slow
 def test_a_resumed_generate_keeps_the_units_that_stand(run, collect):
     calibrate(run.config, run.task, run.workspace, collect, 1)
     run.workspace.stop.is_set = True
@@ -247,6 +250,7 @@ def test_a_resumed_generate_keeps_the_units_that_stand(run, collect):
     assert before.items() <= stamps(run.workspace.path(1, "partial")).items()
 
 
+@pytest.mark.slow
 def test_hints_never_reach_the_rows(run, collect):
     queries = run.task.splits["train"][:4]
     keys = dataclasses.replace(KEYS, phase="rationalize")
@@ -259,6 +263,7 @@ def test_hints_never_reach_the_rows(run, collect):
 # Phases.
 
 
+@pytest.mark.slow
 def test_calibrate_scores_the_grid_once(run, collect):
     choice = calibrate(run.config, run.task, run.workspace, collect, 1)
     rows = Rollouts.read(run.workspace.path(1, "calibrate.parquet"))
@@ -378,6 +383,7 @@ def test_nothing_selected_is_an_error_with_its_remedy(run):
         )
 
 
+@pytest.mark.slow
 def test_monitor_writes_rows_then_the_figures(run, collect):
     run.policy.checkpoints.save_params(
         0, jax.tree.map(np.asarray, builders.params(run.policy.model))
@@ -402,6 +408,7 @@ def test_monitor_writes_rows_then_the_figures(run, collect):
 # Training phases.
 
 
+@pytest.mark.slow
 def test_warm_up_stops_anywhere_and_goes_on_to_the_same_bits(tmp_path):
     config = CONFIG.changed({"sft.steps": 12})
     with opened(tmp_path / "whole", config) as run:

@@ -255,6 +255,7 @@ def test_meshes_that_fit_come_first_and_the_faster_of_them_before():
     assert rates == sorted(rates, reverse=True)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_made_smaller_until_it_does():
     limit = 0.4 * search.mesh_plan(CONFIG, PLANNED, GPUS, {}).held
     tight = dataclasses.replace(
@@ -272,6 +273,7 @@ def test_what_does_not_fit_is_made_smaller_until_it_does():
 MANY_ROWS = CONFIG.changed({"generate.batch": 8192})
 
 
+@pytest.mark.slow
 def test_the_largest_slots_fit_and_the_next_do_not():
     run = placed(MANY_ROWS)
     values = memory.candidates(run, "generate.slots")
@@ -288,6 +290,7 @@ def test_the_largest_slots_fit_and_the_next_do_not():
     assert found == search.LargestSetting("generate.slots", 64, most, "arithmetic")
 
 
+@pytest.mark.slow
 def test_the_arithmetic_of_the_largest_is_corrected_by_two_compiled_programs():
     asked, run = [], placed(MANY_ROWS)
 
@@ -345,6 +348,7 @@ def run(*flags):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_door_says_that_it_fits(tmp_path):
     file = tmp_path / "plan.json"
     done = run("--config=configs/arithmetic.py", "--topology=h100:2", f"--json={file}")
@@ -361,6 +365,7 @@ def test_the_door_says_that_it_fits(tmp_path):
     assert settings == {"training.micro_rows", "generate.slots"}
 
 
+@pytest.mark.slow
 def test_the_door_says_what_would_fit_and_exits_with_3(tmp_path):
     file = tmp_path / "plan.json"
     done = run(
@@ -376,6 +381,7 @@ def test_the_door_says_what_would_fit_and_exits_with_3(tmp_path):
     assert not found["would_fit_compiled"]
 
 
+@pytest.mark.slow
 def test_the_door_refuses_bad_input_with_exit_2():
     done = run("--config=configs/arithmetic.py", "--topology=v7:2")
     assert done.returncode == 2 and "there is no device 'v7'" in done.stderr, done.stderr

@@ -7,7 +7,7 @@ import pytest
 from tests import tpu_compiler
 from tests.plan_tpu_compile import CONFIG, MODEL
 
-pytestmark = tpu_compiler.needed
+pytestmark = [tpu_compiler.needed, pytest.mark.slow]
 
 SLOTS = 32  # a row shard
 MIB = 2**20

@@ -69,6 +69,7 @@ def equal(ours, theirs):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+@pytest.mark.slow
 def test_labels_are_shares_of_continuations_and_the_answers_own_grade(learnt):
     with opened(learnt, LEARNT) as run:
         queries = labels.labelling_queries(run.config, run.task)[0][:2]
@@ -92,6 +93,7 @@ def test_labels_are_shares_of_continuations_and_the_answers_own_grade(learnt):
         assert labelled.column("process_reward") == [-0.5, -1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_step_at_the_length_limit_is_left_out_and_counted(learnt, monkeypatch):
     notes = []
     with opened(learnt, LEARNT) as run:
@@ -107,6 +109,7 @@ def test_a_step_at_the_length_limit_is_left_out_and_counted(learnt, monkeypatch)
         assert len(notes) == 1 and "1 of 1 responses have no step" in notes[0]
 
 
+@pytest.mark.slow
 def test_what_is_left_behind(learnt):
     rows = Rollouts.read(learnt / "iterations/0000/prm.parquet")
     assert 0 < len(rows) <= 20 * 2
@@ -126,6 +129,7 @@ def test_what_is_left_behind(learnt):
         assert len(learnt_rows) + len(judged_rows) == len(rows)
 
 
+@pytest.mark.slow
 def test_a_model_that_stands_is_not_learnt_again(learnt):
     before = model_of(learnt)
     with opened(learnt, LEARNT) as run:
@@ -133,6 +137,7 @@ def test_a_model_that_stands_is_not_learnt_again(learnt):
     equal(model_of(learnt), before)
 
 
+@pytest.mark.slow
 def test_learning_stops_anywhere_and_goes_on_to_the_same_bits(learnt, tmp_path):
     with opened(tmp_path, LEARNT) as run:
         state = warm_up(run.config, run.task, run.workspace, run.policy)
@@ -152,6 +157,7 @@ def test_learning_stops_anywhere_and_goes_on_to_the_same_bits(learnt, tmp_path):
     assert ours.table == theirs.table
 
 
+@pytest.mark.slow
 def test_responses_are_scored_by_it_and_not_by_the_exact_check(learnt):
     with opened(learnt, LEARNT) as run:
         params = run.policy.checkpoints.restore_params(0)
@@ -168,6 +174,7 @@ def test_responses_are_scored_by_it_and_not_by_the_exact_check(learnt):
             assert evaluate(run.config, run.task, collect, 0, heldout) == figures
 
 
+@pytest.mark.slow
 def test_training_rows_hold_the_labels_asked_for(learnt):
     with opened(learnt, LEARNT) as run:
         rows = Rollouts.read(run.workspace.path(0, "prm.parquet"))
@@ -180,6 +187,7 @@ def test_training_rows_hold_the_labels_asked_for(learnt):
     np.testing.assert_array_equal(hard.weights_BL, soft.weights_BL)
 
 
+@pytest.mark.slow
 def test_too_few_queries_are_refused(learnt):
     with opened(learnt, LEARNT) as run:
         config = LEARNT.changed({"prm.queries": 1000})
@@ -187,6 +195,7 @@ def test_too_few_queries_are_refused(learnt):
             check_inputs(config, run.task, run.policy.tokenizer)
 
 
+@pytest.mark.slow
 def test_nothing_to_learn_from_or_to_judge_by_is_refused(learnt):
     with opened(learnt, LEARNT) as run:
         rows = Rollouts.read(run.workspace.path(0, "prm.parquet"))
@@ -196,6 +205,7 @@ def test_nothing_to_learn_from_or_to_judge_by_is_refused(learnt):
             learning.split_labelled(run.config, run.task, alone)
 
 
+@pytest.mark.slow
 def test_responses_of_one_step_need_no_continuation(learnt, tmp_path, monkeypatch):
     with opened(learnt, LEARNT) as run:
         rows = Rollouts.read(run.workspace.path(0, "prm.parquet"))
@@ -214,6 +224,7 @@ def test_responses_of_one_step_need_no_continuation(learnt, tmp_path, monkeypatc
     assert {len(rewards) for rewards in stored.column("step_rewards")} == {1}
 
 
+@pytest.mark.slow
 def test_the_last_row_says_how_long_each_part_took(learnt):
     with opened(learnt, LEARNT) as run:
         row = run.workspace.metrics.last(0, "prm")
@@ -223,6 +234,7 @@ def test_the_last_row_says_how_long_each_part_took(learnt):
     assert row["wall_seconds"] == pytest.approx(sum(parts))
 
 
+@pytest.mark.slow
 def test_judgement_of_a_model_that_is_always_right(learnt):
     """The exact check in the model's place tells all good responses from all bad ones."""
     with opened(learnt, LEARNT) as run:

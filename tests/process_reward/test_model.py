@@ -89,6 +89,7 @@ def test_reductions():
     assert REDUCTIONS["product"](rewards) == pytest.approx(2 * 0.75 * 0.25 * 0.5 - 1)
 
 
+@pytest.mark.slow
 def test_a_score_is_the_scalar_head_at_the_end_of_each_step():
     scores = process_model().score(TEXTS)
     given = builders.WORDS.encode_prompt(PROMPT)
@@ -160,6 +161,7 @@ def test_equal_texts_are_scored_once(monkeypatch):
     assert seen == [TEXTS[0]]
 
 
+@pytest.mark.slow
 def test_parameters_kept_as_they_are_computed_with_give_the_same_bits(tmp_path):
     config = dataclasses.replace(builders.MODEL, dtype="bfloat16", scalar_head=True)
     mesh = builders.mesh()

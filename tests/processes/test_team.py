@@ -167,6 +167,7 @@ def test_nobody_passes_a_barrier_before_all_have_come(room_of):
     assert passed == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_lost_process_is_named_to_all_others_at_once(room_of, victim):
     room = room_of(3)
@@ -179,6 +180,7 @@ def test_a_lost_process_is_named_to_all_others_at_once(room_of, victim):
         assert line.endswith(f"process {index} stops too") and code == 1
 
 
+@pytest.mark.slow
 def test_a_silent_process_is_lost(room_of):
     room = room_of(2, silence=0.6, beat=0.2)
     room.all(lambda member: member.barrier())
@@ -189,6 +191,7 @@ def test_a_silent_process_is_lost(room_of):
     assert "nothing was heard of it for" in line
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_takes_all_with_it_and_says_why(room_of):
     room = room_of(3)
     room.members[1].leave(2, "failed: error: no such file")

@@ -39,6 +39,7 @@ SHAPES = optimizer.shapes(builders.MODEL, ADAM)
 MESHES = [(1, 1, 1), (2, 2, 2), (1, 4, 2), (8, 1, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", MESHES, ids=str)
 @pytest.mark.parametrize("writer", [(1, 1, 1), (2, 2, 2)], ids=str)
 def test_parameters_come_back_on_any_mesh(tmp_path, writer, reader):
@@ -56,6 +57,7 @@ def test_parameters_come_back_on_any_mesh(tmp_path, writer, reader):
     assert restored["embedding"].shape == (vocab, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", [(1, 1, 1), (2, 2, 2)], ids=str)
 def test_a_training_state_comes_back_on_any_mesh(tmp_path, reader):
     writer = builders.mesh(1, 2, 2)

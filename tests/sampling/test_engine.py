@@ -66,6 +66,7 @@ def at_once(prompts):
 # Law 1.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 8, 16, 30, 71])
 def test_any_number_of_slots_draws_the_same(prompts, at_once, slots):
     responses, flight = fly(prompts, limit=limits(9), slots=slots)
@@ -74,6 +75,7 @@ def test_any_number_of_slots_draws_the_same(prompts, at_once, slots):
     assert_same_tokens(responses, at_once)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_lane", [2, 4, 8])
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_any_layout_draws_the_same(prompts, at_once, monkeypatch, lanes, per_lane):
@@ -84,6 +86,7 @@ def test_any_layout_draws_the_same(prompts, at_once, monkeypatch, lanes, per_lan
     assert_same_tokens(responses, at_once)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 3, 1000])
 def test_the_length_of_a_call_changes_no_byte(prompts, monkeypatch, steps):
     expected, _ = fly(prompts, limit=limits(9), slots=6)
@@ -103,6 +106,7 @@ def test_another_order_of_the_queries_changes_no_byte(prompts):
     assert rows_of(responses) == rows_of(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (2, 1, 1), (1, 2, 2), (4, 1, 1), (2, 2, 2), (8, 1, 1)]
 )
@@ -112,11 +116,13 @@ def test_any_mesh_draws_the_same(prompts, at_once, shape):
     assert_same_tokens(responses, at_once)
 
 
+@pytest.mark.slow
 def test_fillers_draw_nothing_and_change_nothing(prompts, at_once):
     responses, _ = fly(prompts, limit=limits(9), slots=7, size=14)
     assert_same_tokens(responses, at_once)
 
 
+@pytest.mark.slow
 def test_an_end_of_text_frees_its_slot(prompts):
     expected, _ = fly(prompts, end_id=7)
     responses, _ = fly(prompts, end_id=7, slots=6)
@@ -129,6 +135,7 @@ def test_an_end_of_text_frees_its_slot(prompts):
         assert tokens[-1] == 7 and 7 not in tokens[:-1]
 
 
+@pytest.mark.slow
 def test_a_cache_that_grows_draws_the_same(prompts, monkeypatch):
     expected, _ = fly(prompts, max_tokens=40, slots=6)
     grown = []
@@ -188,6 +195,7 @@ def test_every_response_is_drawn_once_and_whole(seed):
     assert drawn == dict(enumerate(lengths_QN.ravel().tolist()))
 
 
+@pytest.mark.slow
 def test_slots_stay_in_use_until_the_work_runs_out():
     lengths_QN = np.random.default_rng(0).geometric(1 / 48, (64, 32)).clip(max=256)
     history = lengths_run(lengths_QN, 16, 4, 2)
@@ -215,6 +223,7 @@ def test_layouts():
     assert layout(52, 40, 2048) == engine.Layout(52, 39, 2)
 
 
+@pytest.mark.slow
 def test_slots_that_are_no_longer_needed_are_given_up(prompts):
     """Two long responses of a query do not keep all slots busy, nor does the last one both."""
     limit = np.full((9, len(DRAWS)), 2)
@@ -233,6 +242,7 @@ def test_buckets_double(length, size):
     assert bucket(length, 300) == size
 
 
+@pytest.mark.slow
 def test_prompts_of_all_buckets_draw_as_alone(monkeypatch):
     prompts = flights.prompts(7, longest=150, seed=3)
     assert len({bucket(len(prompt), 1000) for prompt in prompts}) > 1
@@ -245,6 +255,7 @@ def test_prompts_of_all_buckets_draw_as_alone(monkeypatch):
         assert_same_tokens(got, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2), (8, 1, 1)], ids=str)
 def test_decoding_is_compiled_once_however_often_it_is_called(sizes):
     config = dataclasses.replace(builders.MODEL, kv_heads=4)

@@ -71,6 +71,7 @@ def rollouts(queries):
 # Law 1: what a row draws depends on its key alone.
 
 
+@pytest.mark.slow
 def test_neighbours_and_order_change_no_byte(queries, rollouts):
     shuffled = [queries[place] for place in np.random.default_rng(0).permutation(8)]
     assert drawn(run(shuffled)) == drawn(rollouts)
@@ -94,12 +95,14 @@ def test_a_unit_sampled_alone_has_the_same_bytes(queries, rollouts):
     assert alone == {row: value for row, value in drawn(rollouts).items() if row in alone}
 
 
+@pytest.mark.slow
 def test_another_cut_into_units_draws_the_same(queries, rollouts):
     settings = dataclasses.replace(SETTINGS, batch=1000)
     assert len(Sampler(builders.MODEL, builders.WORDS, settings).plan(queries, GRID)) == 1
     assert_same_tokens(run(queries, settings=settings), rollouts)
 
 
+@pytest.mark.slow
 def test_longer_buffers_draw_the_same_and_a_shorter_limit_cuts(queries, rollouts):
     settings = dataclasses.replace(SETTINGS, max_prompt_tokens=11, max_tokens=20)
     longer = drawn(run(queries, settings=settings))
@@ -114,6 +117,7 @@ def test_longer_buffers_draw_the_same_and_a_shorter_limit_cuts(queries, rollouts
     assert cut
 
 
+@pytest.mark.slow
 def test_a_mesh_of_eight_devices_draws_as_one(queries, rollouts):
     assert_same_tokens(run(queries, mesh=builders.mesh(2, 2, 2)), rollouts)
 
@@ -189,6 +193,7 @@ def test_ids_become_two_words():
 # Responses that are begun already.
 
 
+@pytest.mark.slow
 def test_a_begun_response_is_continued_as_it_would_have_gone_on(queries):
     """Greedy: what follows the first tokens of a response is the rest of it."""
     greedy = (Draw(0.0, 0, 1),)
@@ -208,6 +213,7 @@ def test_a_begun_response_is_continued_as_it_would_have_gone_on(queries):
     assert continued.column("prompt") == [query.prompt for query in queries]
 
 
+@pytest.mark.slow
 def test_a_stop_string_may_begin_in_the_prefix(queries):
     (greedy,) = draws = (Draw(0.0, 0, 1),)
     whole = run(queries, draws=draws)
@@ -245,6 +251,7 @@ def plain_logprobs(config, params, prompts, tokens_URL):
     return [table_URLV[u, :, start : start + length] for u, start in enumerate(starts)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -285,6 +292,7 @@ def test_logprobs_are_those_of_a_plain_forward_pass(config, slots):
         assert count == 12 or tokens[-1] == 1
 
 
+@pytest.mark.slow
 def test_prompts_of_one_token_in_a_buffer_of_one(queries):
     ones = [dataclasses.replace(query, prompt=query.prompt.split()[0]) for query in queries]
     settings = dataclasses.replace(SETTINGS, max_prompt_tokens=1)
@@ -351,6 +359,7 @@ def test_no_stop_string_is_an_empty_one(queries, rollouts):
     assert drawn(run(queries, settings=settings)) == drawn(rollouts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
 def test_rollout_weights_draw_what_their_own_model_would(queries, weights):
     config = rollout_config(builders.MODEL, weights)
@@ -381,6 +390,7 @@ def test_rollout_weights_draw_what_their_own_model_would(queries, weights):
             assert logprob == pytest.approx(expected, abs=0.1 * count)
 
 
+@pytest.mark.slow
 def test_a_limit_of_one_token_stops_only_at_the_end_of_text(queries):
     settings = dataclasses.replace(SETTINGS, max_tokens=1)
     found = set()
@@ -395,6 +405,7 @@ def test_a_limit_of_one_token_stops_only_at_the_end_of_text(queries):
     assert all(reason == "length" for reason, response in found if response)
 
 
+@pytest.mark.slow
 def test_a_tiny_nucleus_is_greedy(queries):
     settings = dataclasses.replace(SETTINGS, top_p=1e-6)
     narrow = run(queries, draws=[Draw(1.0, 0, 4)], settings=settings)

@@ -51,6 +51,7 @@ def test_int8_is_the_nearest_of_127_steps_a_channel(summed):
     assert np.abs(got.values).max() == 127
 
 
+@pytest.mark.slow
 def test_int8_keeps_a_channel_of_zeros_and_the_example():
     got = quantise(jnp.asarray([[1.0, -0.5], [-2.0, 0.0], [0.0, 0.0]]), (1,))
     np.testing.assert_array_equal(got.values, [[127, -64], [-127, 0], [0, 0]])
@@ -152,6 +153,7 @@ def test_bfloat16_weights_compute_exactly_what_a_bfloat16_model_computes():
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.slow
 def test_int8_weights_compute_what_their_products_say():
     config = UNTIED
     rolled = rollout_params(config, builders.params(config), None, weights="int8")
@@ -164,6 +166,7 @@ def test_int8_weights_compute_what_their_products_say():
     assert_near(got, expected, depth_of_forward(config, 9))
 
 
+@pytest.mark.slow
 def test_logits_are_the_same_on_a_mesh():
     mesh = builders.mesh(2, 2, 2)
     stored = builders.for_training(UNTIED, mesh, builders.params(UNTIED))
@@ -184,6 +187,7 @@ def change(config, params, tokens_BL, kind):
     return [float(value) for value in changes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "mean", "most"), [("bfloat16", 0.012, 0.08), ("int8", 0.02, 0.1)])
 def test_random_weights_move_log_probabilities_little(kind, mean, most):
     config = ModelConfig(vocab_size=512, width=64, layers=4, heads=4, kv_heads=2, feed_forward=192)

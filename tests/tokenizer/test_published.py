@@ -390,6 +390,7 @@ def test_special_tokens_in_settings_are_refused(directories, tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_all_ends_end_a_response():
     words = builders.WORDS
     ends = (words.end_id, *words.encode("8 ."))

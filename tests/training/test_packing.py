@@ -65,6 +65,7 @@ def plain(kind=Batch):
 # Laws.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "training"),
     [
@@ -83,6 +84,7 @@ def test_packed_in_parts_and_sharded_training_equals_plain_training(sizes, train
     assert_tensors_near(params, expected, 20 * DEPTH)
 
 
+@pytest.mark.slow
 def test_packed_training_of_a_process_model_equals_plain_training():
     expected, other = plain(StepBatch)
     params, progress = trained(builders.mesh(), SCORED, StepBatch, row_tokens=50, micro_rows=3)
@@ -90,6 +92,7 @@ def test_packed_training_of_a_process_model_equals_plain_training():
     assert_tensors_near(params, expected, 20 * DEPTH)
 
 
+@pytest.mark.slow
 def test_texts_of_a_row_do_not_read_each_other():
     packed = jax.tree.map(jnp.asarray, pack(batch_at(0), 64, 1))
     params, config = builders.params(), builders.MODEL
@@ -107,6 +110,7 @@ def test_texts_of_a_row_do_not_read_each_other():
     assert np.any(before[is_second] != after[is_second])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_rows", [1, 2, 8])
 def test_parts_of_a_step_add_up_to_the_whole(micro_rows):
     """Parts have unequal weight: a mean of their means would be another number."""

@@ -190,6 +190,7 @@ def test_padding_and_prompt_targets_do_not_count():
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_vocabulary_padding_changes_no_loss_and_gets_no_gradient():
     batch = batch_at(3)
     padded = model.pad_vocab(builders.MODEL, builders.params(), 512)
@@ -261,6 +262,7 @@ def test_two_steps_are_adamw_by_hand(clip_norm):
         assert_near(got[name], expected[name], 24)  # the norm of two tensors of 12
 
 
+@pytest.mark.slow
 def test_a_train_step_applies_the_gradient_of_the_loss():
     mesh, batch = builders.mesh(), batch_at(0)
     value, gradient = value_and_grad(builders.MODEL, builders.params(), batch)
@@ -300,6 +302,7 @@ def uninterrupted():
     return trained(builders.mesh())
 
 
+@pytest.mark.slow
 def test_sharded_training_equals_unsharded(uninterrupted):
     (alone, progress), (spread, other) = uninterrupted[-1], trained(builders.mesh(2, 2, 2))[-1]
     assert_near(other.loss, progress.loss, 20 * DEPTH)
@@ -435,6 +438,7 @@ def test_binary_cross_entropy():
     assert float(huge) == 0.0
 
 
+@pytest.mark.slow
 def test_the_language_of_right_responses_is_learnt_beside_the_labels():
     """The joint loss is the sum of the two that are known alone."""
     words = builders.WORDS
