@@ -32,7 +32,7 @@ _CARD_BYTES = 1024  # of the message by which process 0 tells the others how to 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags by which several processes find each other."""
     text = "How processes find each other; auto uses what SLURM, Cloud TPU and GKE set."
-    flags.DEFINE_enum("distributed", "auto", clusters.NAMES, text, flag_values=values)
+    flags.DEFINE_enum("distributed", "auto", clusters.CLUSTER_KINDS, text, flag_values=values)
     text = "HOST:PORT of process 0; give --processes and --process too."
     flags.DEFINE_string("coordinator", "", text, flag_values=values)
     text = "Number of processes."
