@@ -120,6 +120,31 @@ def probability_by_numpy(logits_V, temperature, top_k=0, top_p=1.0, min_p=0.0):
     return mass_V / mass_V.sum()
 
 
+def assert_mixed_batch_distribution(draw, draws, size, vocab=1100):
+    """Asserts that rows of three settings, side by side, each have their own distribution.
+
+    Args:
+      draw: (logits_BV, keys_B2, temperature_B, top_k_B) -> token_B.
+      draws: Rows in all; their keys are counted up, the worst that a caller can pass.
+      size: Rows a call.
+      vocab: V.
+    """
+    kinds = [(0.5, 0), (1.0, 12), (1.3, 0)]
+    logits_V = jnp.asarray(1.5 * np.random.default_rng(2).standard_normal(vocab), jnp.float32)
+    logits_BV = jnp.broadcast_to(logits_V[None, :], (size, vocab))
+    kind_B = np.arange(draws) % 3
+    keys_B2 = jnp.stack([jnp.arange(draws), jnp.zeros(draws)], axis=1).astype(jnp.uint32)
+    temperature_B = jnp.asarray(np.array([0.5, 1.0, 1.3])[kind_B], jnp.float32)
+    top_k_B = jnp.asarray(np.array([0, 12, -1])[kind_B], jnp.int32)
+    parts = [slice(start, start + size) for start in range(0, draws, size)]
+    token_B = np.concatenate(
+        [draw(logits_BV, keys_B2[part], temperature_B[part], top_k_B[part]) for part in parts]
+    )
+    for kind, (temperature, top_k) in enumerate(kinds):
+        probability_V = probability_by_numpy(logits_V, temperature, top_k)
+        assert_distribution(token_B[kind_B == kind], probability_V)
+
+
 def assert_few_are_exact(result, temperature_B, top_k_B, vocab, *, expects_any):
     """Rows whose top-k is as large as the window take the exact path; most others do not."""
     is_large_B = (top_k_B >= 200) & (top_k_B < vocab) & (temperature_B > 0)

@@ -267,24 +267,10 @@ def test_tokens_have_the_distribution_claimed(implementation, vocab, noise_kind,
 
 
 def test_a_mixed_batch_gives_each_row_its_own_distribution():
-    vocab, draws = 1100, 30_000
-    rng = np.random.default_rng(2)
-    logits_V = jnp.asarray(1.5 * rng.standard_normal(vocab), jnp.float32)
-    kind_B = np.arange(draws) % 3
-    temperature_B = jnp.asarray(np.array([0.5, 1.0, 1.3])[kind_B], jnp.float32)
-    top_k_B = jnp.asarray(np.array([0, 12, -1])[kind_B], jnp.int32)
-    logits_BV = jnp.broadcast_to(logits_V[None, :], (5000, vocab))
-    token_B = np.concatenate(
-        [
-            kernels.sample(logits_BV, keys_B2, temperature_B[s], top_k_B[s]).token_B
-            for s, keys_B2 in (
-                (slice(i * 5000, (i + 1) * 5000), cases.row_keys(i, 5000)) for i in range(6)
-            )
-        ]
-    )
-    for kind, (temperature, top_k) in enumerate([(0.5, 0), (1.0, 12), (1.3, 0)]):
-        probability_V = cases.probability_by_numpy(logits_V, temperature, top_k)
-        cases.assert_distribution(token_B[kind_B == kind], probability_V)
+    def draw(*arguments):
+        return kernels.sample(*arguments).token_B
+
+    cases.assert_mixed_batch_distribution(draw, draws=30_000, size=5000)
 
 
 @pytest.mark.slow

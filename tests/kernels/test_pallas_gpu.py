@@ -1,7 +1,6 @@
 """The GPU kernel: its tokens, interpreted on this machine; its program, lowered to Triton."""
 
 import functools
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -99,22 +98,11 @@ def test_greedy_takes_the_first_maximum_and_nan_is_never_drawn(top_k):
 @pytest.mark.optimized
 @pytest.mark.slow
 def test_kernel_tokens_have_the_distribution_claimed_in_a_mixed_batch():
-    vocab, draws, part = 1100, 24_000, 4000
-    logits_V = jnp.asarray(1.5 * np.random.default_rng(2).standard_normal(vocab), jnp.float32)
-    logits_BV = jnp.broadcast_to(logits_V[None, :], (part, vocab))
-    kind_B = np.arange(draws) % 3
-    keys_B2 = jnp.stack([jnp.arange(draws), jnp.zeros(draws)], axis=1).astype(jnp.uint32)
-    temperature_B = jnp.asarray(np.array([0.5, 1.0, 1.3])[kind_B], jnp.float32)
-    top_k_B = jnp.asarray(np.array([0, 12, -1])[kind_B], jnp.int32)
-    rows = contract.Rows(keys_B2, temperature_B, top_k_B, None, None)
-    tokens = []
-    for start in range(0, draws, part):
-        settings = jax.tree.map(operator.itemgetter(slice(start, start + part)), rows)
-        tokens.append(interpreted(logits_BV, settings, vocab=vocab).token_B)
-    token_B = np.concatenate(tokens)
-    for kind, (temperature, top_k) in enumerate([(0.5, 0), (1.0, 12), (1.3, 0)]):
-        probability_V = cases.probability_by_numpy(logits_V, temperature, top_k)
-        cases.assert_distribution(token_B[kind_B == kind], probability_V)
+    def draw(logits_BV, *rows):
+        settings = contract.Rows(*rows, None, None)
+        return interpreted(logits_BV, settings, vocab=logits_BV.shape[1]).token_B
+
+    cases.assert_mixed_batch_distribution(draw, draws=24_000, size=4000)
 
 
 def lowered_for_a_gpu(vocab, dtype, has_top_k, impl, width=None):

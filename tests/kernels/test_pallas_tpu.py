@@ -1,7 +1,6 @@
 """The TPU kernel: its tokens, interpreted on this machine; its program, compiled for TPUs."""
 
 import functools
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -54,23 +53,12 @@ def test_kernel_draws_the_tokens_of_the_reference(vocab, padding, dtype, has_top
 @pytest.mark.optimized
 @pytest.mark.slow
 def test_kernel_tokens_have_the_distribution_claimed_in_a_mixed_batch():
-    vocab, draws = 1100, 24_000
-    logits_V = jnp.asarray(1.5 * np.random.default_rng(2).standard_normal(vocab), jnp.float32)
-    kind_B = np.arange(draws) % 3
-    keys_B2 = jnp.stack([jnp.arange(draws), jnp.zeros(draws)], axis=1).astype(jnp.uint32)
-    temperature_B = jnp.asarray(np.array([0.5, 1.0, 1.3])[kind_B], jnp.float32)
-    top_k_B = jnp.asarray(np.array([0, 12, -1])[kind_B], jnp.int32)
-    rows = contract.Rows(keys_B2, temperature_B, top_k_B, None, None)
-    tokens = []
-    size = 400  # interpreted, each step of the grid copies all rows
-    for start in range(0, draws, size):
-        part = jax.tree.map(operator.itemgetter(slice(start, start + size)), rows)
-        logits_BV = jnp.broadcast_to(logits_V[None, :], (size, vocab))
-        tokens.append(interpreted(logits_BV, part, vocab=vocab).token_B)
-    token_B = np.concatenate(tokens)
-    for kind, (temperature, top_k) in enumerate([(0.5, 0), (1.0, 12), (1.3, 0)]):
-        probability_V = cases.probability_by_numpy(logits_V, temperature, top_k)
-        cases.assert_distribution(token_B[kind_B == kind], probability_V)
+    def draw(logits_BV, *rows):
+        settings = contract.Rows(*rows, None, None)
+        return interpreted(logits_BV, settings, vocab=logits_BV.shape[1]).token_B
+
+    # Interpreted, each step of the grid copies all rows.
+    cases.assert_mixed_batch_distribution(draw, draws=24_000, size=400)
 
 
 @pytest.mark.parametrize(
