@@ -3,8 +3,8 @@
 Most of the suite's time is the compiler's, so it is asked for less, by variables that the
 processes that tests start inherit:
 
-- What is compiled is kept in a folder for one run of the suite: workers, files and processes
-  compile a program once between them. What is traced and lowered, and how often, is as without it.
+- A program that took a twentieth of a second or more to compile is kept in a folder for one run of
+  the suite: workers, files and processes share it. What is traced and lowered is as without it.
 - JAX_DISABLE_MOST_OPTIMIZATIONS, and XLA's older way of writing kernels where there is one:
   operations, layouts and exchanges are the same, but nobody polishes the instructions of kernels
   that run for microseconds. Tests that compute more than they compile are marked `optimized`, the

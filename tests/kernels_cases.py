@@ -120,28 +120,28 @@ def probability_by_numpy(logits_V, temperature, top_k=0, top_p=1.0, min_p=0.0):
     return mass_V / mass_V.sum()
 
 
-def assert_mixed_batch_distribution(draw, draws, size, vocab=1100):
+def assert_mixed_batch_distribution(draw, draws, size):
     """Asserts that rows of three settings, side by side, each have their own distribution.
 
     Args:
       draw: (logits_BV, keys_B2, temperature_B, top_k_B) -> token_B.
       draws: Rows in all; their keys are counted up, the worst that a caller can pass.
       size: Rows a call.
-      vocab: V.
     """
-    kinds = [(0.5, 0), (1.0, 12), (1.3, 0)]
+    vocab, kinds = 1100, [(0.5, 0), (1.0, 12), (1.3, -1)]  # temperature, top-k: 0 and -1 are off
     logits_V = jnp.asarray(1.5 * np.random.default_rng(2).standard_normal(vocab), jnp.float32)
     logits_BV = jnp.broadcast_to(logits_V[None, :], (size, vocab))
     kind_B = np.arange(draws) % 3
     keys_B2 = jnp.stack([jnp.arange(draws), jnp.zeros(draws)], axis=1).astype(jnp.uint32)
-    temperature_B = jnp.asarray(np.array([0.5, 1.0, 1.3])[kind_B], jnp.float32)
-    top_k_B = jnp.asarray(np.array([0, 12, -1])[kind_B], jnp.int32)
+    temperature_K, top_k_K = np.array(kinds).T
+    temperature_B = jnp.asarray(temperature_K[kind_B], jnp.float32)
+    top_k_B = jnp.asarray(top_k_K[kind_B], jnp.int32)
     parts = [slice(start, start + size) for start in range(0, draws, size)]
     token_B = np.concatenate(
         [draw(logits_BV, keys_B2[part], temperature_B[part], top_k_B[part]) for part in parts]
     )
     for kind, (temperature, top_k) in enumerate(kinds):
-        probability_V = probability_by_numpy(logits_V, temperature, top_k)
+        probability_V = probability_by_numpy(logits_V, temperature, max(top_k, 0))
         assert_distribution(token_B[kind_B == kind], probability_V)
 
 

@@ -31,10 +31,10 @@ def by_reference(logits_BV, rows):
     [
         (4196, 60, jnp.float32, True),  # no multiple of a block of 256 columns
         (8193, 0, jnp.bfloat16, False),  # one column more than two slabs of 4,096
-        pytest.param(8192, 0, jnp.bfloat16, True, marks=pytest.mark.slow),
-        pytest.param(1100, 0, jnp.float32, True, marks=pytest.mark.slow),
+        (8192, 0, jnp.bfloat16, True),
+        (1100, 0, jnp.float32, True),
         # More than 128 blocks, and than 256: both words of their noise, and its second counter.
-        pytest.param(70_001, 0, jnp.float32, False, marks=pytest.mark.slow),
+        (70_001, 0, jnp.float32, False),
     ],
 )
 def test_kernel_draws_the_tokens_of_the_reference(vocab, padding, dtype, has_top_k):

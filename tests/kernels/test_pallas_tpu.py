@@ -23,10 +23,10 @@ def interpreted(logits_BV, rows, *, vocab, kmax=64):
     ("vocab", "padding", "dtype", "has_top_k"),
     [
         (4196, 64, jnp.float32, True),
-        pytest.param(4352, 0, jnp.bfloat16, True, marks=pytest.mark.slow),
-        pytest.param(1100, 0, jnp.float32, True, marks=pytest.mark.slow),
+        (4352, 0, jnp.bfloat16, True),
+        (1100, 0, jnp.float32, True),
         # More than 128 blocks.
-        pytest.param(33_000, 0, jnp.float32, False, marks=pytest.mark.slow),
+        (33_000, 0, jnp.float32, False),
     ],
 )
 def test_kernel_draws_the_tokens_of_the_reference(vocab, padding, dtype, has_top_k):

@@ -40,12 +40,7 @@ STEPS, MOST_NORM, MOST_LOGPROB = 5, 1e-5, 1e-4
 PACKED = TrainingConfig(row_tokens=96, micro_rows=8)
 
 
-def on_meshes(*quick):
-    """The test on every mesh; all but a few are slow, as each compiles programs of its own."""
-    cases = [
-        pytest.param(sizes, marks=() if sizes in quick else pytest.mark.slow) for sizes in MESHES
-    ]
-    return pytest.mark.parametrize("sizes", cases, ids=str)
+on_meshes = pytest.mark.parametrize("sizes", MESHES, ids=str)
 
 
 def test_the_model_divides_among_all_ten_meshes():
@@ -116,7 +111,7 @@ def assert_near_one_device(params):
 
 
 @pytest.mark.slow
-@on_meshes((1, 8, 1), (2, 2, 2), (1, 1, 8))
+@on_meshes
 def test_training_is_that_of_one_device(sizes):
     assert_near_one_device(trained(builders.mesh(*sizes), TrainingConfig()))
 
@@ -170,7 +165,7 @@ def drawn_alone():
 
 
 @pytest.mark.slow
-@on_meshes((2, 2, 2))
+@on_meshes
 def test_the_tokens_drawn_are_those_of_one_device(sizes):
     """Law 1 lets one token in 10,000 differ; these are fewer, so none may."""
     (rows, logprob), (expected, alone) = drawn(builders.mesh(*sizes)), drawn_alone()
