@@ -18,6 +18,7 @@ setup(
     author="The bstar_jax authors",
     python_requires=">=3.11",
     packages=find_packages(include=["bstar_jax", "bstar_jax.*"]),
+    entry_points={"console_scripts": ["bstar-jax = bstar_jax.command:run"]},
     install_requires=[
         "jax>=0.10,<0.12",  # the programs, and Pallas, whose interface moves between minors
         "flax>=0.12,<0.13",  # NNX: the model's modules

@@ -15,3 +15,46 @@ F feed-forward width, A attention heads, G key-value heads, E head width, Y laye
 """
 
 __version__ = "0.1.0"
+
+import importlib
+from typing import Any
+
+# Where each name of the library is; nothing is imported before it is used.
+_NAMES = {
+    **dict.fromkeys(
+        (
+            "BalanceConfig", "CalibrateConfig", "CheckpointConfig", "CodeConfig", "Config",
+            "FieldNames", "GenerateConfig", "ImproveConfig", "LogConfig", "LoopConfig",
+            "MeshConfig", "ModelConfig", "MonitorConfig", "OptimizerConfig", "PrmConfig",
+            "RewardsConfig", "SftConfig", "SourceConfig", "SplitNames", "TaskConfig",
+            "TokenizerConfig", "TrainingConfig", "UserError", "load_config",
+        ),
+        "config",
+    ),
+    "Grade": "grading.grade",
+    "Query": "records.query",
+    "Task": "tasks.own",
+    "balance_score": "balance",
+    "balance_surface": "balance",
+    "export_checkpoint": "hub",
+    "generate": "phases.answering",
+    "grade_responses": "tasks.grades",
+    "import_checkpoint": "hub",
+    "open_run": "phases.opening",
+    "read_run": "run.reading",
+    "self_train": "iterate",
+}  # fmt: skip
+
+__all__ = sorted(_NAMES)  # pyright: ignore[reportUnsupportedDunderAll]  # found by `__getattr__`
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES})

@@ -16,27 +16,26 @@ Exit codes: 0 done, 2 bad input, 1 any other failure.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
+from bstar_jax.config import Config, UserError, leave_to_checkpoint
+from bstar_jax.config.door import Door, define_display_flags, define_process_flags
 from bstar_jax.config.errors import run_door
-from bstar_jax.config.flags import CommandLine, check_overrides, parse, run_target
+from bstar_jax.config.flags import CommandLine, check_overrides, flag_value, parse, run_target
+from bstar_jax.config.help import shows_help
+from bstar_jax.config.stored import read_config
 from bstar_jax.console import Console, silence_libraries
 
-silence_libraries()
+if TYPE_CHECKING:
+    from bstar_jax.phases.run import Run
 
-from bstar_jax import processes
-from bstar_jax.config import Config, UserError
-from bstar_jax.phases.monitor import evaluate
-from bstar_jax.phases.opening import open_run
-from bstar_jax.phases.run import Run
-from bstar_jax.records import SPLITS
-from bstar_jax.run.workspace import read_config
+_SPLITS = ("sft", "train", "calibration", "heldout")  # those of `records`, which imports Arrow
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,33 +47,50 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       UserError: If a flag or a setting is wrong, or there is no such run, checkpoint or split.
     """
-    is_run = not any(word.startswith("--checkpoint") for word in argv)
+    if shows_help(DOOR, argv):
+        return
+    silence_libraries()  # before a config file may import them
+    is_run = not flag_value(argv, "checkpoint")
     directory, iteration = run_target("evaluate", argv) if is_run else ("", None)
-    stored = read_config(directory) if is_run else None
-    line = parse(argv, _define, stored=stored)
+    line = parse(argv, DOOR.define, stored=read_config(directory) if is_run else None)
+    if is_run:
+        check_overrides(line, "evaluate")
+        _evaluate(line, directory, line.config, iteration)
+    else:
+        config, note = leave_to_checkpoint(_config_for_checkpoint(line), line.overridden)
+        with tempfile.TemporaryDirectory() as folder:
+            _evaluate(line, folder, config, 0, line.note or note)
+
+
+def _evaluate(
+    line: CommandLine, directory: str, config: Config, iteration: int | None, note: str = ""
+) -> None:
+    """Scores an iteration of a run, None for its last; or 0 of a run that has none stored."""
     silence_libraries(verbose=line.flags.verbose)
-    console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
-    with contextlib.ExitStack() as stack:
-        team = stack.enter_context(processes.join(line.flags))
-        console = console if team.is_first else Console.nobody()
-        if is_run:
-            check_overrides(line, "evaluate")
-            run = stack.enter_context(
-                open_run(directory, line.config, console, write=False, team=team)
-            )
+    from bstar_jax import processes
+    from bstar_jax.phases.opening import open_run
+
+    with processes.join(line.flags) as team:
+        shown = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
+        console = shown if team.is_first else Console.nobody()
+        if note:
+            console.note(note)
+        with open_run(
+            directory, config, console, write=False, team=team, stated=line.overridden
+        ) as run:
             checkpoints = run.policy.checkpoints
-            iteration = checkpoints.latest() if iteration is None else iteration
-            params = checkpoints.restore_params(iteration)
-        else:
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            config = _config_for_checkpoint(line)
-            run = stack.enter_context(open_run(folder, config, console, write=False, team=team))
-            iteration, params = 0, run.policy.initial_params()
-        _score(run, iteration, params, line)
+            if line.flags.checkpoint:
+                params = run.policy.initial_params()
+            else:
+                iteration = checkpoints.latest() if iteration is None else iteration
+                params = checkpoints.restore_params(iteration)
+            _score(run, iteration or 0, params, line)
 
 
 def _score(run: Run, iteration: int, params: dict, line: CommandLine) -> None:
     """Answers the queries, prints the figures, and writes them to the file of --json."""
+    from bstar_jax.phases.monitor import evaluate
+
     queries = run.task.splits[line.flags.split][: run.config.monitor.queries]
     if not queries:
         raise UserError(f"split {line.flags.split} of the run has no queries; name another --split")
@@ -114,19 +130,43 @@ def _config_for_checkpoint(line: CommandLine) -> Config:
 
 
 def _define(values: flags.FlagValues) -> None:
-    processes.define_flags(values)
     text = "Score the checkpoint in this Hugging Face directory, or of this hub name, not a run."
     flags.DEFINE_string("checkpoint", "", text, flag_values=values)
     text = "The split whose queries are answered."
-    flags.DEFINE_enum("split", "heldout", SPLITS, text, flag_values=values)
+    flags.DEFINE_enum("split", "heldout", _SPLITS, text, flag_values=values)
     flags.DEFINE_string("json", "", "Also write the figures to this file.", flag_values=values)
-    flags.DEFINE_boolean("quiet", False, "Show no progress.", flag_values=values)
-    flags.DEFINE_boolean("verbose", False, "Show details too.", flag_values=values)
+    define_display_flags(values)
+    define_process_flags(values)
 
 
 def _text(value) -> str:
     return "-" if value is None else repr(value) if isinstance(value, float) else str(value)
 
+
+DOOR = Door(
+    name="evaluate",
+    does="Scores a checkpoint of a run, or a published one, on queries of the task. The settings "
+    "are those of the run; monitor.*, generate.batch, generate.slots and mesh.* may differ.",
+    usage="RUN[@ITERATION] | --checkpoint=DIR --config=FILE [--config.NAME=X]",
+    define=_define,
+    examples=(
+        "runs/first               # its last iteration",
+        "runs/first@2 --split=train --json=scores.json",
+        "--checkpoint=/models/Qwen3-0.6B --config=configs/gsm8k.py",
+    ),
+    changed=(
+        "monitor.queries",
+        "monitor.responses",
+        "monitor.ks",
+        "monitor.temperature",
+        "monitor.s",
+        "generate.batch",
+        "generate.slots",
+        "mesh.data",
+        "mesh.fsdp",
+        "mesh.tensor",
+    ),
+)
 
 if __name__ == "__main__":
     run_door(main)

@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
+from bstar_jax.config import Config, UserError
+from bstar_jax.config.door import Door, define_display_flags
 from bstar_jax.config.errors import run_door
-from bstar_jax.config.flags import check_overrides, parse, run_target
+from bstar_jax.config.flags import CommandLine, check_overrides, parse, run_target
+from bstar_jax.config.help import shows_help
+from bstar_jax.config.stored import read_config
 from bstar_jax.console import Console, silence_libraries
 
-silence_libraries()
-
-from bstar_jax import hub
-from bstar_jax.config import Config, UserError
-from bstar_jax.phases.opening import open_run
-from bstar_jax.run.policy import Policy
-from bstar_jax.run.workspace import read_config
+if TYPE_CHECKING:
+    from bstar_jax.run.policy import Policy
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,14 +41,23 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       UserError: If a flag or a setting is wrong, or there is no such run or checkpoint.
     """
+    if shows_help(DOOR, argv):
+        return
+    silence_libraries()  # before a config file may import them
     directory, iteration = run_target("export", argv)
-    line = parse(argv, _define, stored=read_config(directory))
-    silence_libraries(verbose=line.flags.verbose)
+    line = parse(argv, DOOR.define, stored=read_config(directory))
     check_overrides(line, "export")
     if not line.flags.output:
         raise UserError(
             "--output is missing; export writes a directory: say which, as --output=DIR"
         )
+    _export(line, directory, iteration)
+
+
+def _export(line: CommandLine, directory: str, iteration: int | None) -> None:
+    silence_libraries(verbose=line.flags.verbose)
+    from bstar_jax.phases.opening import open_run
+
     console = Console(quiet=line.flags.quiet, verbose=line.flags.verbose)
     with open_run(directory, line.config, console, write=False) as run:
         iteration = run.policy.checkpoints.latest() if iteration is None else iteration
@@ -70,6 +79,8 @@ def export(config: Config, policy: Policy, iteration: int, output: pathlib.Path)
       UserError: If there is no such checkpoint, the output is not empty, or Transformers has no
         class for the model.
     """
+    from bstar_jax import hub
+
     params = policy.merged(policy.checkpoints.restore_params(iteration), dtype="float32")
     tokenizer = policy.tokenizer
     ids = {"bos_token_id": tokenizer.start_id, "eos_token_id": tokenizer.end_id}
@@ -105,6 +116,8 @@ def export_adapter(config: Config, policy: Policy, iteration: int, output: pathl
       UserError: If the run has no adapters, or they belong to random parameters, which nobody else
         has; if there is no such checkpoint; or if the output is not empty.
     """
+    from bstar_jax import hub
+
     base = config.model.checkpoint
     if not base:
         raise UserError(
@@ -119,9 +132,23 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("output", "", "The directory to write.", flag_values=values)
     text = "Write only the adapters, in the format of PEFT."
     flags.DEFINE_boolean("adapter", False, text, flag_values=values)
-    flags.DEFINE_boolean("quiet", False, "Show no progress.", flag_values=values)
-    flags.DEFINE_boolean("verbose", False, "Show details too.", flag_values=values)
+    define_display_flags(values)
 
+
+DOOR = Door(
+    name="export",
+    does="Exports an iteration of a run as a directory that Transformers loads, or its adapters "
+    "for PEFT. The settings are those of the run; mesh.* may differ.",
+    usage="RUN[@ITERATION] --output=DIR [--adapter]",
+    define=_define,
+    examples=(
+        "runs/first --output=/models/first         # its last iteration",
+        "runs/first@2 --output=/models/second",
+        "runs/lora --adapter --output=/models/adapter",
+    ),
+    changed=("mesh.data", "mesh.fsdp", "mesh.tensor"),
+    takes_config=False,
+)
 
 if __name__ == "__main__":
     run_door(main)

@@ -5,10 +5,10 @@ r"""Grades responses in a file: `python -m bstar_jax.grade --task=gsm8k --input=
         --config.rewards.workers=8 --config.rewards.code.cpu_seconds=10
 
 Each line of the input has the fields of the task and a `response`. The output has the same lines in
-the same order, with `correct`, `answer`, `reason` and `seconds` added; for programs also `message`
-and `first_failing`; and if solution steps are checked, `process_reward` and `step_rewards`. These
-replace fields of the same name. For task `jsonl`, `--config.task.*` names the fields and the
-reward.
+the same order, with `correct`, `answer`, `reason`, `score` and `seconds` added; `message` if there
+is something to say; for programs also `first_failing`; and if solution steps are checked,
+`process_reward` and `step_rewards`. These replace fields of the same name. For task `file`,
+`--config.task.*` names the fields and the reward, which may be a function of yours.
 
 Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
@@ -22,18 +22,20 @@ import pathlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from absl import flags
 
-from bstar_jax import tasks
-from bstar_jax.config import UserError
+from bstar_jax.config import UserError, settings
+from bstar_jax.config.door import Door
 from bstar_jax.config.errors import run_door
 from bstar_jax.config.flags import CommandLine, parse
+from bstar_jax.config.help import shows_help
 from bstar_jax.console import Console
-from bstar_jax.grading import Grade, open_grader
-from bstar_jax.records import Response
-from bstar_jax.records.files import atomic_file
+
+if TYPE_CHECKING:
+    from bstar_jax.grading import GradedResponse
+    from bstar_jax.records import Response
 
 _AT_ONCE = 256  # responses between two updates of the progress
 
@@ -47,16 +49,25 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       UserError: If a flag, a setting or a line of the input is wrong.
     """
+    if shows_help(DOOR, argv):
+        return
     sys.set_int_max_str_digits(0)  # numbers of any length are written back as they were read
-    line = parse(argv, _define)
+    line = parse(argv, DOOR.define)
     source, target = _paths(line)
     for name in line.overridden:
         if not name.startswith(("task.", "rewards.")):
             raise UserError(
                 f"{name} changes no grade; grade takes only settings of task and rewards"
             )
-    settings = dataclasses.replace(line.config.task, name=line.flags.task or line.config.task.name)
-    task, responses, lines = tasks.load_responses(source, settings)
+    _grade(line, source, target)
+
+
+def _grade(line: CommandLine, source: pathlib.Path, target: pathlib.Path) -> None:
+    from bstar_jax import tasks
+    from bstar_jax.grading import open_grader
+
+    chosen = dataclasses.replace(line.config.task, name=line.flags.task or line.config.task.name)
+    task, responses, lines = tasks.load_responses(source, chosen)
     queries = task.splits["train"]
     console = Console(quiet=line.flags.quiet)
     counts = Counter()
@@ -81,7 +92,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _define(values: flags.FlagValues) -> None:
-    text = f"The task of the responses: one of {', '.join(tasks.TASKS)}."
+    names = settings.all_settings()["task.name"].choices or ()
+    text = f"The task of the responses: one of {', '.join(names)}."
     flags.DEFINE_string("task", "", text, flag_values=values)
     text = "The file of JSON Lines that has the responses."
     flags.DEFINE_string("input", "", text, flag_values=values)
@@ -106,6 +118,8 @@ def _paths(line: CommandLine) -> tuple[pathlib.Path, pathlib.Path]:
 @contextlib.contextmanager
 def _output(target: pathlib.Path) -> Iterator[IO[str]]:
     """Opens the output file, which gets its name when it is complete."""
+    from bstar_jax.records.files import atomic_file
+
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(atomic_file(target))
@@ -114,16 +128,20 @@ def _output(target: pathlib.Path) -> Iterator[IO[str]]:
         yield file
 
 
-def _with_grade(line: str, response: Response, grade: Grade) -> str:
+def _with_grade(line: str, response: Response, grade: GradedResponse) -> str:
     """Returns the line with the grade after its fields."""
     added = {
         "correct": grade.correct,
         "answer": grade.answer,
         "reason": grade.reason,
+        "score": grade.score,
         "seconds": round(grade.seconds, 6),
     }
-    if "tests" in response.query.fields:
-        added |= {"message": grade.message, "first_failing": grade.first_failing}
+    is_program = "tests" in response.query.fields
+    if is_program or grade.message:
+        added |= {"message": grade.message}
+    if is_program:
+        added |= {"first_failing": grade.first_failing}
     if grade.step_rewards is not None:
         added |= {"process_reward": grade.process_reward, "step_rewards": grade.step_rewards}
     given = json.loads(line)
@@ -132,6 +150,30 @@ def _with_grade(line: str, response: Response, grade: Grade) -> str:
     # The line is not decoded and encoded again, because that could change how numbers are written.
     return line.strip().removesuffix("}") + ", " + json.dumps(added)[1:]
 
+
+DOOR = Door(
+    name="grade",
+    does="Grades the responses in a file of JSON Lines, each with the fields of the task and a "
+    "`response`. The output has the same lines, with the grades added.",
+    usage="--task=NAME --input=FILE --output=FILE [--config.NAME=X]",
+    define=_define,
+    examples=(
+        "--task=math --input=responses.jsonl --output=graded.jsonl",
+        "--task=mbpp --input=a.jsonl --output=b.jsonl --config.rewards.workers=8",
+    ),
+    changed=(
+        "task.reward",
+        "task.fields.question",
+        "task.fields.answer",
+        "task.answer_marker",
+        "task.correct_at",
+        "task.step_reward",
+        "rewards.workers",
+        "rewards.seconds",
+        "rewards.code.cpu_seconds",
+        "rewards.code.packages",
+    ),
+)
 
 if __name__ == "__main__":
     run_door(main)

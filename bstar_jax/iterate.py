@@ -32,7 +32,7 @@ def self_train(run: Run) -> None:
     """Runs the iterations of a run that are not complete yet."""
     config, task, workspace, policy = run.config, run.task, run.workspace, run.policy
     check_inputs(config, task, policy.tokenizer)
-    workspace.begin(config, policy)
+    workspace.begin(config, policy, task.left_out)
     state = None
     for iteration in workspace.iterations_left(config.loop.iterations):
         if iteration == 0:
@@ -46,7 +46,7 @@ def self_train(run: Run) -> None:
             with run.collecting(state.params) as collect:
                 choice = calibrate(config, task, workspace, collect, iteration)
                 rollouts = generate(config, task, workspace, collect, iteration, choice)
-            rollouts = grade(workspace, iteration, rollouts)
+            rollouts = grade(task, workspace, iteration, rollouts)
             selected = select(config, task, workspace, iteration, rollouts, choice)
             state = improve(config, task, workspace, policy, iteration, state, selected)
         with run.collecting(state.params) as collect:

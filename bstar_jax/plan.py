@@ -21,17 +21,12 @@ from pathlib import Path
 
 from absl import flags
 
-from bstar_jax.config.errors import DOES_NOT_FIT, run_door
-from bstar_jax.config.flags import parse
-from bstar_jax.console import Console, silence_libraries
-
-os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs on an accelerator, even if there is one
-os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
-silence_libraries()
-
-from bstar_jax import planning
 from bstar_jax.config import UserError
-from bstar_jax.tasks import check_distinct
+from bstar_jax.config.door import Door
+from bstar_jax.config.errors import DOES_NOT_FIT, run_door
+from bstar_jax.config.flags import CommandLine, parse
+from bstar_jax.config.help import shows_help
+from bstar_jax.console import Console, silence_libraries
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,19 +38,34 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       UserError: If a flag or a setting is wrong.
     """
-    line = parse(argv, _define)
+    if shows_help(DOOR, argv):
+        return
+    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs on an accelerator, even if there is one
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    silence_libraries()  # before a config file may import them
+    line = parse(argv, DOOR.define)
     if line.arguments:
-        raise UserError(f"plan takes flags only, not {line.arguments[0]!r}; see --helpfull")
+        raise UserError(f"plan takes flags only, not {line.arguments[0]!r}; see --help")
     for name, example in (("config", "configs/arithmetic.py"), ("topology", "v5e:8x8")):
         if not (line.config_file if name == "config" else line.flags.topology):
             raise UserError(f"--{name} is missing; try --{name}={example}")
+    _plan(line)
+
+
+def _plan(line: CommandLine) -> None:
+    from bstar_jax import planning
+    from bstar_jax.tasks import check_distinct
+
     check_distinct(line.config.task, line.config.balance.distinct)
     console = Console(quiet=line.flags.quiet)
+    if line.note:
+        console.note(line.note)
     topology = planning.find_topology(line.flags.topology)
     cache = planning.ReportCache(Path(line.flags.store) if line.flags.store else None)
     made = planning.plan(
-        line.config, topology, is_searching=line.flags.search, cache=cache, say=console.note
-    )
+        line.config, topology, is_searching=line.flags.search, cache=cache, say=console.note,
+        stated=line.overridden,
+    )  # fmt: skip
     planning.show(made)
     if line.flags.json:
         text = json.dumps(planning.to_json(made), indent=1, allow_nan=False)
@@ -75,6 +85,31 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("store", "", text, flag_values=values)
     flags.DEFINE_boolean("quiet", False, "Show no progress.", flag_values=values)
 
+
+DOOR = Door(
+    name="plan",
+    does="Says whether a run fits devices that this machine need not have, and about how long a "
+    "step takes. It reads neither weights nor the task's files.",
+    usage="--config=FILE[:VARIANT] --topology=DEVICES [--config.NAME=X]",
+    define=_define,
+    examples=(
+        "--config=configs/math_mistral7b.py --topology=v5e:8x8 --json=plan.json",
+        "--config=configs/gsm8k.py --topology=h100:8 --config.mesh.fsdp=8",
+    ),
+    changed=(
+        "model.checkpoint",
+        "mesh.data",
+        "mesh.fsdp",
+        "mesh.tensor",
+        "training.row_tokens",
+        "training.micro_rows",
+        "model.remat",
+        "model.lora_rank",
+        "generate.slots",
+        "generate.weights",
+    ),
+    ends="0 it fits, 3 it does not fit, 2 bad input, 1 any other failure",
+)
 
 if __name__ == "__main__":
     run_door(main)

@@ -19,7 +19,7 @@ MODEL = ModelConfig(
     vocab_size=WORDS.vocab_size, width=16, layers=2, heads=4, kv_heads=2, feed_forward=32
 )
 
-# Every field that families differ by, in two models.
+# Every field that families differ by, in three models.
 GEMMA = dataclasses.replace(
     MODEL, layers=3, head_width=6, window=5, window_pattern="wwf", rope_local_theta=30.0,
     rope_scaling="linear", rope_factor=8.0, activation="gelu", qk_norm=True, post_norms=True,
@@ -28,6 +28,13 @@ GEMMA = dataclasses.replace(
 QWEN = dataclasses.replace(
     MODEL, tied=False, qkv_bias=True, output_bias=True, feed_forward_bias=True,
     rope_scaling="llama3", rope_factor=4.0, rope_length=64,
+)  # fmt: skip
+
+OLMO = dataclasses.replace(
+    MODEL, layers=3, window=5, window_pattern="wf", rope_local_theta=30.0, rope_pattern="rrn",
+    rope_scaling="yarn", rope_factor=4.0, rope_length=16, rope_high_frequency=3.0,
+    rope_amplitude=1.3, qk_norm=True, qk_norm_whole=True, pre_norms=False, post_norms=True,
+    embedding_multiplier=3.0, residual_scale=0.7, logit_divisor=2.0,
 )  # fmt: skip
 
 

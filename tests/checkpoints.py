@@ -8,6 +8,7 @@ import json
 import pathlib
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from safetensors.numpy import load_file
@@ -25,6 +26,10 @@ _LLAMA3 = {
     "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
 }  # fmt: skip
 _LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}
+_YARN = {
+    "rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 3.0, "beta_slow": 0.5,
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
 _GEMMA = {
     **_FOUR, "query_pre_attn_scalar": 10, "sliding_window": 4,
     "attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0,
@@ -69,16 +74,92 @@ CASES = {
         "Gemma3",
         {**_GEMMA, "num_hidden_layers": 7, "attn_logit_softcapping": None, "attention_bias": True},
     ),
+    "gemma3, with vision": (
+        "Gemma3 with vision",
+        {**_GEMMA, "attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
+    "gemma": ("Gemma", {**_FOUR}),
+    "gemma, untied, biased, linear": (
+        "Gemma",
+        {**_FOUR, "tie_word_embeddings": False, "attention_bias": True,
+         "rope_parameters": _LINEAR},
+    ),
+    "qwen3, yarn": ("Qwen3", {**_THREE, "rope_parameters": _YARN}),
+    "olmo2": ("Olmo2", {**_FOUR}),
+    "olmo2, tied, biased": (
+        "Olmo2", {**_THREE, "tie_word_embeddings": True, "attention_bias": True}
+    ),
+    "olmo3": ("Olmo3", {**_FOUR, "sliding_window": 4, "num_hidden_layers": 5}),
+    "olmo3, yarn": (
+        "Olmo3",
+        {**_THREE, "sliding_window": 4,
+         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+         "rope_parameters": {
+             "full_attention": _YARN,
+             "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+         }},
+    ),
+    "smollm3": ("SmolLM3", {**_FOUR, "num_hidden_layers": 5}),
+    "smollm3, untied, a pattern, windows": (
+        "SmolLM3",
+        {**_THREE, "tie_word_embeddings": False, "no_rope_layers": [1, 0, 0],
+         "use_sliding_window": True, "sliding_window": 4, "attention_bias": True},
+    ),
+    "granite": (
+        "Granite",
+        {**_FOUR, "embedding_multiplier": 3.0, "residual_multiplier": 0.22,
+         "attention_multiplier": 0.7, "logits_scaling": 8.0},
+    ),
+    "granite, tied, biased": (
+        "Granite",
+        {**_THREE, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True,
+         "attention_dropout": 0.1, "logits_scaling": 3.0},
+    ),
+    "phi3": ("Phi3", {**_FOUR}),
+    "phi3, tied, window": ("Phi3", {**_THREE, "tie_word_embeddings": True, "sliding_window": 5}),
 }  # fmt: skip
+
+
+# Further settings of a family; families with tensors in a form of their own; and those, with these,
+# whose layers compute what the layers of others do.
+VARIANTS = frozenset({"gemma", "olmo2", "olmo3", "smollm3", "granite, tied, biased", "phi3"})
+OTHER_FORMS = frozenset({"gemma3, with vision", "phi3, tied, window"})
+ALIKE = OTHER_FORMS | {"gemma, untied, biased, linear", "qwen3, yarn", "olmo2, tied, biased"}
+
+
+def cases(*, slow: frozenset[str] = frozenset(), without: frozenset[str] = frozenset()) -> list:
+    """The cases as parameters of a test, some of them marked `slow`, some left out."""
+    return [
+        pytest.param(case, marks=pytest.mark.slow if case in slow else ())
+        for case in CASES
+        if case not in without
+    ]
+
+
+def _config(family: str, settings: dict) -> transformers.PretrainedConfig:
+    """The config of a case, with the smallest vision tower where the family has one."""
+    sizes = {**_SMALL, **settings}
+    if family != "Gemma3 with vision":
+        name = "Gemma3Text" if family == "Gemma3" else family
+        return getattr(transformers, f"{name}Config")(**sizes)
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
+        image_size=8, patch_size=4, vision_use_head=False,
+    )  # fmt: skip
+    return transformers.Gemma3Config(
+        text_config=transformers.Gemma3TextConfig(**sizes), vision_config=vision,
+        mm_tokens_per_image=4, eos_token_id=1, pad_token_id=0, bos_token_id=None,
+    )  # fmt: skip
 
 
 def model(case: str, seed: int = 0) -> transformers.PreTrainedModel:
     """The model of a case, in f32, with nothing special about its weights."""
     family, settings = CASES[case]
-    name = "Gemma3Text" if family == "Gemma3" else family
-    config = getattr(transformers, f"{name}Config")(**{**_SMALL, **settings})
+    config = _config(family, settings)
     config._attn_implementation = "eager"
-    made = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    sees = family == "Gemma3 with vision"
+    name = "Gemma3ForConditionalGeneration" if sees else f"{family}ForCausalLM"
+    made = getattr(transformers, name)(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for path, weight in made.named_parameters():

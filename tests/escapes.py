@@ -196,6 +196,16 @@ CONNECTING = [
         "import socket\nsocket.socketpair(30, socket.SOCK_STREAM)\nreturn 'escaped'",
         _DENIED,
     ),
+    _attempt(
+        "hold memory in the buffers of sockets",
+        """
+        import socket
+        for one in socket.socketpair():
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30)
+        return 'escaped'
+        """,
+        _DENIED,
+    ),
 ]
 
 PROCESSES = [

@@ -12,7 +12,7 @@ from bstar_jax.sampling.prefill import bucket
 
 def fly(
     config, params, prompts, draws, *, slots=100, max_tokens=12, limit=None, end_id=1, mesh=None,
-    size=None, keys=None,
+    size=None, keys=None, num_tokens=0,
 ):  # fmt: skip
     """Responses [Q, N, ...] to every prompt, one for every (temperature, top-k), and the flight."""
     shards = sharding.row_shards(mesh) if mesh else 1
@@ -44,6 +44,7 @@ def fly(
         slots=slots,
         max_tokens=max_tokens,
         end_id=end_id,
+        num_tokens=num_tokens,
         mesh=mesh,
     )
     landed = jax.device_get(flight.land())

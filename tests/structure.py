@@ -27,7 +27,7 @@ ROOMS = (
 ).split()
 # Rooms that import no JAX, not even through another: what imports only these starts at once.
 WITHOUT_JAX = "config console tokenizer records isolation answers grading tasks".split()
-DOORS = "main evaluate grade export replay plan doctor".split()
+DOORS = "__main__ command main data evaluate grade export replay plan doctor".split()
 
 
 @dataclasses.dataclass(frozen=True)

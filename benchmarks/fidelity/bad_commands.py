@@ -104,7 +104,9 @@ OTHERS = [
 BAD_FILES = {
     "broken.jsonl": '{"question": "1 + 1?", "answer": "2"}\n{"question": \n',
     "empty.jsonl": "",
-    "twice.jsonl": '{"id": "a", "question": "1 + 1?", "answer": "2"}\n' * 2,
+    "twice.jsonl": "".join(
+        f'{{"id": "a", "question": "1 + 1?", "answer": "{answer}"}}\n' for answer in (2, 3)
+    ),
     "unread.jsonl": '{"question": "1 + 1?", "answer": "two"}\n',
 }
 

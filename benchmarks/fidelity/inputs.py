@@ -36,10 +36,10 @@ def make(data: pathlib.Path, output: pathlib.Path) -> None:
         task: sorted(rows, key=lambda row: (_size(row), str(row))) for task, rows in records.items()
     }
     _write(output / "gsm8k.jsonl", short["gsm8k"][:300])
-    _write(output / "arc.jsonl", _repeated(short["arc"][:40], 4, "id"))
+    _write(output / "arc.jsonl", _repeated(short["arc"][:40], 4, "id", "question"))
     _write(output / "arc_solved.jsonl", map(_solved, short["arc"][:40]))
-    _write(output / "mbpp.jsonl", _repeated(_plain(short["mbpp"])[:16], 6, "task_id"))
-    _write(output / "humaneval.jsonl", _repeated(short["humaneval"][:10], 6, "task_id"))
+    _write(output / "mbpp.jsonl", _repeated(_plain(short["mbpp"])[:16], 6, "task_id", "text"))
+    _write(output / "humaneval.jsonl", _repeated(short["humaneval"][:10], 6, "task_id", "prompt"))
     for task, respond in _RESPONSES.items():
         _write(output / f"{task}_responses.jsonl", _responses(records[task], respond))
 
@@ -57,10 +57,14 @@ def _size(record: Record) -> int:
     return len(json.dumps(record))
 
 
-def _repeated(records: list[Record], times: int, id_field: str) -> list[Record]:
-    """Every record several times, each time under another id."""
+def _repeated(records: list[Record], times: int, id_field: str, question: str) -> list[Record]:
+    """Every record several times, each time under another id and with another first line."""
     return [
-        {**record, id_field: f"{record[id_field]}/{copy}"}
+        {
+            **record,
+            id_field: f"{record[id_field]}/{copy}",
+            question: f"# {copy}\n{record[question]}",
+        }
         for copy in range(times)
         for record in records
     ]

@@ -223,6 +223,8 @@ class Recomputation:
         accuracy = np.mean([row["correct"] for row in rows])
         stored = self.metrics[iteration, "grade"]["answer_accuracy"]
         self.report.add("grade answer_accuracy", accuracy, stored, at=at)
+        stored = self.metrics[iteration, "grade"].get("errors", 0)
+        self.report.add("grade errors", selecting.errors(rows), stored, at=at)
 
     def check_monitor(self, folder: pathlib.Path) -> None:
         """Checks every figure of the monitor row, from monitor.parquet."""
@@ -234,10 +236,13 @@ class Recomputation:
         greedy = [row["correct"] for row in rows if row["temperature"] == 0]
         groups = selecting.by_query([row for row in rows if row["temperature"] != 0])
         check_complete(folder, groups, settings)
-        stored = self.metrics[int(at), "monitor"]
+        stored = {"errors": 0, **self.metrics[int(at), "monitor"]}
         found = monitor_figures(groups, settings["ks"], settings["s"])
         found["greedy"] = float(np.mean(greedy)) if greedy else None
-        odd = found.keys() ^ (stored.keys() - {"iteration", "phase", "wall_seconds", "split"})
+        found["errors"] = selecting.errors(rows)
+        odd = found.keys() ^ (
+            stored.keys() - {"iteration", "phase", "wall_seconds", "split", "by_source"}
+        )
         if odd:
             raise SystemExit(f"{folder}: only one of row and recomputation has {sorted(odd)}")
         for name, value in found.items():

@@ -36,8 +36,17 @@ def balance_score(
 
 
 def reward_micro(row: Row, weight: float) -> int:
-    """The reward in millionths: the answer's, and the weighted process reward (0 if none)."""
-    return round((float(row["correct"]) + weight * (row["process_reward"] or 0.0)) * 1e6)
+    """The reward in millionths: the score, and the weighted process reward (0 if none)."""
+    # Where grading broke the score is null and nothing is correct; earlier versions have no scores.
+    score = row.get("score")
+    score = float(row["correct"]) if score is None else score
+    return round((score + weight * (row["process_reward"] or 0.0)) * 1e6)
+
+
+def errors(rows: Sequence[Row]) -> int:
+    """How many responses could not be graded."""
+    broken = ("error", "timeout")
+    return sum(row.get("score", 0.0) is None and row["reason"] in broken for row in rows)
 
 
 def select(

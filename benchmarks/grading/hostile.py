@@ -19,7 +19,7 @@ from bstar_jax import grading
 from bstar_jax.answers.mathematics.verifier import MathVerifier
 from bstar_jax.config import RewardsConfig
 from bstar_jax.records import SPLITS, Query, Response
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
 from bstar_jax.tasks.loading import FORMATS
 
 MARKERS = {"math": MARKER, "gsm8k": "####", "arc": "Final answer:"}  # by task
@@ -55,13 +55,13 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 def _grade(
     name: str, answers: Answers, arguments: argparse.Namespace
-) -> tuple[list[grading.Grade], list[float], int]:
+) -> tuple[list[grading.GradedResponse], list[float], int]:
     """Grades and seconds of the answers; of 100 references how many are right afterwards."""
     task, queries = _task(name, [reference for *_, reference in answers])
     texts = [f"{MARKERS[name]}\n\n{answer}" for _, answer, _ in answers]
     responses = list(map(Response, queries, texts))
     settings = RewardsConfig(workers=arguments.workers, seconds=arguments.hostile_limit)
-    grades, seconds = list[grading.Grade](), list[float]()
+    grades, seconds = list[grading.GradedResponse](), list[float]()
     with grading.open_grader(queries, task.sources, settings, task.places) as grader:
         if name == "math":
             grades = list(grader.grade(responses))
@@ -75,7 +75,7 @@ def _grade(
     return grades, seconds, 0
 
 
-def _task(name: str, references: Sequence[str]) -> tuple[Task, list[Query]]:
+def _task(name: str, references: Sequence[str]) -> tuple[LoadedTask, list[Query]]:
     """A task with a query for each reference; numbers and options where the task has such."""
     fields: dict[str, Any] = {"question": "?"}
     if name == "gsm8k":

@@ -87,7 +87,7 @@ def cases(data_set: str, answers: Sequence[str], seed: int) -> list[Case]:
 
 def grade_as_responses(
     data_set: str, rows: Sequence[Case], workers: int, seconds: float
-) -> Sequence[grading.Grade]:
+) -> Sequence[grading.GradedResponse]:
     """The grades of answers as responses to the task of a data set, read from a file."""
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "responses.jsonl")

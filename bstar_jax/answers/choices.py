@@ -91,7 +91,8 @@ def _labelled(text: str, known: dict[str, str], alone: bool) -> str | None:
     if not found:
         return None
     written = found[1] or found[2]
-    label = next(name for name in known if name.casefold() == written.casefold())
+    # As the pattern matched it: a dotless i is an I to it, and to no other rule of case.
+    label = next(name for name in known if re.fullmatch(re.escape(name), written, re.IGNORECASE))
     after = text[found.end() :]
     parted = re.match(r"\s*(?:[.):,;]+(?=\s|$)|\s[-–—]+\s|!+$|$)", after)
     rest = after[parted.end() :] if parted else after

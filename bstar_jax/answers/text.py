@@ -36,14 +36,17 @@ _SCALES = {
     "billion": 10**9,
     "trillion": 10**12,
 }
-# Words that change a number in another way: `5 squared` is not 5.
+# Words that change a number in another way, or say something of it: `5 squared` is not 5.
 _NO_UNITS = frozenset(
+    "and or nor but not point plus minus to over below is are was isn wrong "
     "squared cubed factorial half halves third thirds quarter quarters fourth fourths fifth fifths "
     "sixth sixths eighth eighths tenth tenths hundredth hundredths thousandth thousandths".split()
 )
+_HALF_UNITS = frozenset(["square", "cubic"])  # without a word after them: a slip for `squared`
 _LETTER_UNITS = frozenset("acfghlms")  # 5 a day, 20 °C, 5 g; other letters may be variables
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # what a backslash precedes is no brace
+_WORD = re.compile(r"[^\W\d_]+")
 _LONGEST = 200  # characters; Python's own integers refuse a few thousand digits
 
 
@@ -106,8 +109,9 @@ def parse_number(text: str) -> Fraction | None:
     """Reads the number that a text states, exactly; None if it may not be one number.
 
     Reads signs, currency signs, thousands separators, decimals, fractions, mixed numbers, and the
-    unit after them: a percent sign or "dollars" changes nothing, "million" multiplies. A text in
-    which "squared", a variable or an exclamation mark follows is no number.
+    unit after them: a percent sign or "dollars" changes nothing, "million" and "hundred thousand"
+    multiply. A text in which "squared", "and a half", a variable or an exclamation mark follows is
+    no number.
 
     Examples:
       "-1,234.50" -> -2469/2      "$18" -> 18         "72 clips." -> 72       "50%" -> 50
@@ -118,20 +122,36 @@ def parse_number(text: str) -> Fraction | None:
     match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None or (match["sign"] and match["inner_sign"]):
         return None
-    rest = match["rest"]
-    if not _UNIT.fullmatch(rest):
+    scale = _scale(match["rest"])
+    if scale is None:
         return None
     try:
-        number = _magnitude(match)
+        number = _magnitude(match) * scale
     except ZeroDivisionError:
         return None
-    word = rest.lower().lstrip().partition(" ")[0].rstrip(".,;:!?")
-    is_variable = len(word) == 1 and word.isalpha() and word not in _LETTER_UNITS
-    if word in _NO_UNITS or is_variable or rest.startswith("!"):
-        return None
-    number *= _SCALES.get(word, 1)
     negative = (match["sign"] or match["inner_sign"] or "+") in _MINUS
     return -number if negative else number
+
+
+def _scale(rest: str) -> int | None:
+    """Returns what the words after a number multiply it by; None if they may change it otherwise.
+
+    Examples: " apples" -> 1     " hundred thousands" -> 100000     " and a half", " x", "!" -> None
+    """
+    if not _UNIT.fullmatch(rest) or rest.startswith("!") or any(map(str.isnumeric, rest)):
+        return None
+    words, scale = _WORD.findall(rest), 1
+    while words and words[0].lower().removesuffix("s") in _SCALES:
+        scale *= _SCALES[words.pop(0).lower().removesuffix("s")]
+    if scale > 1 and rest.lstrip().startswith("("):  # 12 (a dozen), or 12 dozen?
+        return None
+    if not words:
+        return scale
+    first = words[0].lower()
+    # `5 m` are metres, but `5 M` may be millions.
+    is_variable = len(first) == 1 and (first not in _LETTER_UNITS or words[0] == "M")
+    is_doubtful = first in _NO_UNITS or words[-1].lower() in _HALF_UNITS
+    return None if is_variable or is_doubtful else scale
 
 
 def _magnitude(match: re.Match) -> Fraction:

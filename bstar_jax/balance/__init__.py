@@ -3,7 +3,7 @@
 A *cell* is a temperature, a top-k, a threshold and a process weight. In every cell the
 calibration responses are rewarded, selected as training would select them, and scored:
 
-    reward = answer_reward + process_weight * process_reward
+    reward = score + process_weight * process_reward
     selected: the best `cap` of a query's distinct texts with reward > threshold
     score of query q = min(n'_q / n*, 1) * n'_q / n_q
     objective = mean of the scores over queries

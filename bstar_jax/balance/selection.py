@@ -22,13 +22,15 @@ class GradedResponses:
     """Graded responses as selection sees them: arrays of one shape, [Q, N] or [T, K, Q, N].
 
     Attributes:
-      is_correct: Whether the answer is the reference answer: answer reward 1, else 0.
+      is_correct: Whether the response counts as correct.
       process_reward: float32 as stored, in [-1, 1]; 0 where there is none.
       is_eligible: Whether the answer is readable and the response ended before the length limit.
       is_first: Whether no equal text (stripped) of the query has a lower sample_index, within a
         temperature and top-k. A repeat is never selected, whatever becomes of its first.
       tie_rank: Orders the texts of a query as their SHA-256 does: any integers, int32, equal for
         equal texts.
+      score: float32 as stored, in [0, 1]: how right the response is, where that is not just
+        `is_correct`. Rewards are made of it on the host, and it never goes to a device.
     """
 
     is_correct: Bool[Array | np.ndarray, "*cells Q N"]
@@ -36,6 +38,7 @@ class GradedResponses:
     is_eligible: Bool[Array | np.ndarray, "*cells Q N"]
     is_first: Bool[Array | np.ndarray, "*cells Q N"]
     tie_rank: Int[Array | np.ndarray, "*cells Q N"]
+    score: Float[np.ndarray, "*cells Q N"] | None = None
 
     def checked_shape(self, num_axes: int) -> tuple[int, ...]:
         """Returns the shape of all arrays.
@@ -47,6 +50,7 @@ class GradedResponses:
           ValueError: If shapes differ, an axis is empty, or a mask is not boolean.
         """
         arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        arrays = {name: array for name, array in arrays.items() if array is not None}
         shapes = {name: np.shape(array) for name, array in arrays.items()}
         shape = shapes["is_correct"]
         if len(shape) != num_axes or 0 in shape or set(shapes.values()) != {shape}:
@@ -61,25 +65,31 @@ class GradedResponses:
 
     def rewards(self, process_weight: float) -> np.ndarray:
         """Returns the rewards of the responses, see the function `rewards`."""
-        return rewards(self.is_correct, self.process_reward, process_weight)
+        score = self.is_correct if self.score is None else self.score
+        return rewards(score, self.process_reward, process_weight)
+
+    def without_score(self) -> "GradedResponses":
+        """Returns what goes to a device."""
+        return dataclasses.replace(self, score=None)
 
 
 def rewards(
-    is_correct: Bool[Array | np.ndarray, "*axes"],
+    score: Bool[Array | np.ndarray, "*axes"] | Float[Array | np.ndarray, "*axes"],
     process_reward: Float[Array | np.ndarray, "*axes"],
     process_weight: float,
 ) -> Int[np.ndarray, "*axes"]:
     """Computes the rewards of responses in micro-units, int32.
 
-        micro = rint((answer_reward + process_weight * float64(process_reward)) * 1e6)
+        micro = rint((float64(score) + process_weight * float64(process_reward)) * 1e6)
 
     on the host, in float64 from the stored float32, halves to even: a script that reads the
     stored columns gets the same numbers by `np.round(reward, 6)`. Files hold micro / 1e6.
 
-    Example: correct, process reward -0.5, weight 0.2 -> 900000.
+    Examples: correct, process reward -0.5, weight 0.2 -> 900000; score 0.25, no process reward
+    -> 250000.
 
     Args:
-      is_correct: Whether the answer is the reference answer.
+      score: In [0, 1]; or whether the response is correct.
       process_reward: In [-1, 1]; 0 where there is none.
       process_weight: Factor of the process reward.
 
@@ -87,7 +97,7 @@ def rewards(
       ValueError: If a process reward is not finite, see `to_micro`.
     """
     process = np.asarray(process_reward, np.float32).astype(np.float64)
-    return to_micro(np.asarray(is_correct, np.float64) + float(process_weight) * process)
+    return to_micro(np.asarray(score, np.float64) + float(process_weight) * process)
 
 
 @jax.tree_util.register_dataclass
@@ -175,7 +185,8 @@ def select(
       ValueError: If an array or a setting is out of range.
     """
     check_settings(1, graded.checked_shape(2), rules=rules, cap=cap)
-    arguments = (graded, graded.rewards(process_weight), to_micro(threshold), np.int32(cap))
+    rewards_QN = graded.rewards(process_weight)
+    arguments = (graded.without_score(), rewards_QN, to_micro(threshold), np.int32(cap))
     return _select(*jax.device_put(arguments), rules)
 
 
@@ -248,7 +259,8 @@ def choose_filter(
             f"must be a threshold, got {thresholds}"
         )
     targets = (np.int32(target_correct), np.int32(target_total))
-    arguments = (graded, graded.rewards(process_weight), to_micro(thresholds), *targets)
+    rewards_QN = graded.rewards(process_weight)
+    arguments = (graded.without_score(), rewards_QN, to_micro(thresholds), *targets)
     cap_H, sums_HI = jax.device_get(_filters(*jax.device_put(arguments), max_cap, rules))
     best = int(np.argmax(objective_micro(sums_HI, shape[0], rules, axis=1)))
     return thresholds[best], int(cap_H[best])

@@ -296,7 +296,9 @@ def balance_surface(
     block = slabs_per_block(grid, num_queries, num_resamples, max_bytes)
     reward_TKWQN = np.stack([graded.rewards(weight) for weight in grid.process_weights], axis=2)
     numbers = to_micro(grid.thresholds), np.int32(cap), np.int32(target_correct)
-    search = GridSearch(*jax.device_put((graded, reward_TKWQN, *numbers)), rules=rules)
+    search = GridSearch(
+        *jax.device_put((graded.without_score(), reward_TKWQN, *numbers)), rules=rules
+    )
 
     def to_grid(value_CH: np.ndarray) -> np.ndarray:
         return value_CH.reshape(num_t, num_k, num_w, num_h).swapaxes(2, 3)

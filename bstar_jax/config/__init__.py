@@ -6,9 +6,16 @@ field is None: "none" is 0 or "". A value outside its range, or a combination th
 work, raises `UserError` naming the value, the rule and the remedy.
 """
 
-from bstar_jax.config.config import Config, check_resume, from_dict, schedule_steps, total_steps
+from bstar_jax.config.config import (
+    Config,
+    check_resume,
+    from_dict,
+    schedule_steps,
+    total_steps,
+    with_absolute_functions,
+)
 from bstar_jax.config.errors import Preempted, UserError
-from bstar_jax.config.loading import load_config, pick_variant
+from bstar_jax.config.loading import leave_to_checkpoint, load_config, pick_variant
 from bstar_jax.config.loop import (
     BalanceConfig,
     CheckpointConfig,
@@ -24,6 +31,8 @@ from bstar_jax.config.task import (
     CodeConfig,
     FieldNames,
     RewardsConfig,
+    SourceConfig,
+    SplitNames,
     TaskConfig,
     TokenizerConfig,
 )
@@ -54,15 +63,19 @@ __all__ = [
     "PrmConfig",
     "RewardsConfig",
     "SftConfig",
+    "SourceConfig",
+    "SplitNames",
     "TaskConfig",
     "TokenizerConfig",
     "TrainingConfig",
     "UserError",
     "check_resume",
     "from_dict",
+    "leave_to_checkpoint",
     "load_config",
     "pick_variant",
     "schedule_steps",
     "to_dict",
     "total_steps",
+    "with_absolute_functions",
 ]

@@ -28,6 +28,7 @@ from bstar_jax.config.training import (
     TrainingConfig,
 )
 
+_FUNCTIONS = (".name", ".reward", ".step_reward")  # settings of a source that take functions
 _TRAINING_PHASES = ("sft", "prm", "improve")  # sections with steps, a batch and a schedule
 
 
@@ -107,6 +108,16 @@ def _check_grid(config: Config) -> None:
         )
 
 
+def _check_thresholds(config: Config) -> None:
+    lowest, weight = min(config.calibrate.thresholds), max(config.calibrate.process_weights)
+    if lowest >= 1 + weight:
+        raise UserError(
+            f"calibrate.thresholds has {lowest:g}, but no reward exceeds 1 + process weight * 1 = "
+            f"{1 + weight:g}, and what is kept lies above the threshold; a threshold such as 0.999 "
+            "keeps what is right"
+        )
+
+
 def _check_reference_rules(config: Config) -> None:
     if config.balance.rules != "reference":
         return
@@ -119,6 +130,14 @@ def _check_reference_rules(config: Config) -> None:
         raise UserError(
             "balance.rules=reference chooses the cap by balance.target_total, which is 0; set it "
             "to the number of responses wanted in all"
+        )
+
+
+def _check_dtype(config: Config) -> None:
+    if config.model.dtype == "file" and not config.model.checkpoint:
+        raise UserError(
+            "model.dtype is 'file', but there is no model.checkpoint whose dtype that could be; "
+            "name one, or use float32 or bfloat16"
         )
 
 
@@ -192,25 +211,36 @@ def _check_rows(config: Config) -> None:
 
 
 def _check_task(config: Config) -> None:
-    if config.task.name == "arithmetic" and config.task.path:
+    for source, settings in config.task.all_sources().items():
+        if settings.name == "arithmetic" and settings.path:
+            place = f"task.sources.{source}" if source else "task"
+            raise UserError(
+                f"{place}.path is {settings.path!r}, but task 'arithmetic' makes its own queries; "
+                "drop it, or name another task"
+            )
+    for source, settings in config.task.all_sources().items():
+        place = f"task.sources.{source}" if source else "task"
+        for name, parts in (
+            ("prompt", ("{question}",)),
+            ("hint_prompt", ("{question}", "{reference}")),
+        ):
+            template = getattr(settings, name)
+            for part in parts:
+                if template and part not in template:
+                    raise UserError(f"{place}.{name} is {template!r}; it must hold {part}")
+    if any(each.share for each in config.task.sources.values()) and not config.generate.queries:
         raise UserError(
-            f"task.path is {config.task.path!r}, but task 'arithmetic' makes its own queries; drop "
-            "task.path, or name another task"
+            "task.sources have shares, but generate.queries is 0, which answers every query; set "
+            "generate.queries to the number of queries of an iteration"
         )
-    for name, parts in (
-        ("prompt", ("{question}",)),
-        ("hint_prompt", ("{question}", "{reference}")),
-    ):
-        template = getattr(config.task, name)
-        for part in parts:
-            if template and part not in template:
-                raise UserError(f"task.{name} is {template!r}; it must hold {part}")
 
 
 _COMBINATIONS: tuple[Callable[[Config], None], ...] = (
     _check_monitor,
     _check_grid,
+    _check_thresholds,
     _check_reference_rules,
+    _check_dtype,
     _check_human_solutions,
     _check_schedules,
     _check_rows,
@@ -243,28 +273,69 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return schema.from_dict(values, Config)
 
 
-def check_resume(stored: Config, given: Config) -> None:
+def with_absolute_functions(config: Config) -> Config:
+    """A copy in which functions in files have absolute paths, so that they are found anywhere."""
+    changes = {
+        name: schema.absolute_function(value)
+        for name, value in to_dotted(to_dict(config.task), "task.").items()
+        if name.endswith(_FUNCTIONS) and schema.absolute_function(value) != value
+    }
+    return config.changed(changes)
+
+
+def check_resume(stored: Config, given: Config, *, has_fingerprints: bool = False) -> None:
     """Refuses to continue a run with settings that would have made another run.
 
     What may differ changes no token, no gradient and no choice. `loop.iterations` may grow where
-    the learning rate does not depend on it.
+    the learning rate does not depend on it. Data and functions may lie elsewhere if the run has
+    their fingerprints, which tell whether they are the same.
+
+    Args:
+      stored: The config of the run.
+      given: The config of this start.
+      has_fingerprints: Whether the run has fingerprints of its data and functions.
 
     Raises:
       UserError: With every setting that differs, its stored and its given value.
     """
-    old, new = to_dotted(to_dict(stored)), to_dotted(to_dict(given))
+    old, new = (_as_compared(config) for config in (stored, given))
     free = free_settings(Config, "resume")
-    differing = [name for name in old if old[name] != new[name] and not is_among(name, free)]
+    differing = [name for name in old | new if old.get(name) != new.get(name)]
+    differing = [name for name in differing if not is_among(name, free)]
+    if has_fingerprints:
+        differing = [name for name in differing if not _may_move(name, old, new)]
     if "loop.iterations" in differing:
         grows = given.loop.iterations > stored.loop.iterations
         constant = given.improve.final_rate == 1.0 or given.improve.optimizer_from == "fresh"
         if grows and constant:
             differing.remove("loop.iterations")
     if differing:
-        lines = [f"  {name}: the run has {old[name]!r}, given {new[name]!r}" for name in differing]
+        lines = [
+            f"  {name}: the run has {old.get(name)!r}, given {new.get(name)!r}"
+            for name in differing
+        ]
         remedy = "use another --workdir, or drop these overrides"
         if "loop.iterations" in differing:
             remedy += "\n(loop.iterations may grow where the learning rate is constant)"
         raise UserError(
             "\n".join(["the run directory holds a run of another config:", *lines, remedy])
         )
+
+
+def _as_compared(config: Config) -> dict[str, Any]:
+    """The settings by dotted name. A reward that is a task's own is written in one way."""
+    dotted = to_dotted(to_dict(config))
+    for name, value in dotted.items():
+        if name.startswith("task.") and name.endswith(".reward") and value == "number":
+            dotted[name] = ""  # as earlier versions wrote it for every task
+    if config.model.checkpoint:  # which decides them, whatever a config file says
+        for name in ModelConfig.architecture():
+            del dotted[f"model.{name}"]
+    return dotted
+
+
+def _may_move(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    is_function = all(":" in str(values.get(name)) for values in (old, new))
+    return name.startswith("task.") and (
+        name.endswith(".path") or (name.endswith(_FUNCTIONS) and is_function)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,9 @@ def run_door(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a door and exits: 0, 2 on bad input, 75 when preempted, 1 on anything else."""
     try:
         main(sys.argv)
+    except BrokenPipeError:  # who read what is printed has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
     except (Exception, KeyboardInterrupt) as error:
         code, line = outcome(error)
         if line is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from bstar_jax.config.errors import UserError
 from bstar_jax.config.schema import Section, setting
@@ -13,6 +14,16 @@ _OF_A_FAMILY = (
     "It is part of a model family. Change it only to build a model of that family from random "
     "parameters."
 )
+
+
+def dtype_name(dtype: Any) -> Any:
+    """Returns the name of a dtype of JAX or NumPy; anything else as it is.
+
+    Example: "float32", jnp.float32, numpy.float32 and numpy.dtype("float32") -> "float32".
+    """
+    if isinstance(dtype, type) or hasattr(dtype, "dtype"):  # jnp.float32 is an instance
+        return getattr(dtype, "__name__", dtype)
+    return getattr(dtype, "name", dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +97,10 @@ class ModelConfig(Section):
     )
     rope_scaling: str = setting(
         "none",
-        "How wavelengths are stretched: linear stretches all alike, llama3 only the long ones.",
+        "How wavelengths are stretched: linear stretches all alike, llama3 and yarn only the long "
+        "ones.",
         when="Change it for texts longer than those that the model was pretrained on.",
-        choices=("none", "linear", "llama3"),
+        choices=("none", "linear", "llama3", "yarn"),
     )
     rope_factor: float = setting(
         1.0,
@@ -98,25 +110,38 @@ class ModelConfig(Section):
     )
     rope_low_frequency: float = setting(
         1.0,
-        "llama3: a rotation of fewer turns than this within `rope_length` is stretched in full.",
+        "llama3, yarn: a rotation of fewer turns than this within `rope_length` is stretched in "
+        "full.",
         when=_OF_A_FAMILY,
         unit="turns",
         above=0,
     )
     rope_high_frequency: float = setting(
         4.0,
-        "llama3: a rotation of at least so many turns within `rope_length` is not stretched; one "
-        "between the two is stretched in part.",
+        "llama3, yarn: a rotation of at least so many turns within `rope_length` is not stretched; "
+        "one between the two is stretched in part.",
         when=_OF_A_FAMILY,
         unit="turns",
         above=0,
     )
     rope_length: int = setting(
         8192,
-        "llama3: the longest text before rotations were stretched.",
+        "llama3, yarn: the longest text before rotations were stretched.",
         when=_OF_A_FAMILY,
         unit="tokens",
         low=1,
+    )
+    rope_amplitude: float = setting(
+        1.0,
+        "What rotated queries and keys are multiplied by, where their wavelengths are stretched.",
+        when=_OF_A_FAMILY,
+        above=0,
+    )
+    rope_pattern: str = setting(
+        "r",
+        "Which layers rotate queries and keys: r for a layer that does, n for one that knows no "
+        "positions, repeated over the layers.",
+        when=_OF_A_FAMILY,
     )
     window: int = setting(
         0,
@@ -149,6 +174,16 @@ class ModelConfig(Section):
     qk_norm: bool = setting(
         False, "Whether the queries and keys of each head are normalised.", when=_OF_A_FAMILY
     )
+    qk_norm_whole: bool = setting(
+        False,
+        "Whether `qk_norm` is over all heads together, instead of over each head.",
+        when=_OF_A_FAMILY,
+    )
+    pre_norms: bool = setting(
+        True,
+        "Whether the inputs of attention and feed-forward are normalised.",
+        when=_OF_A_FAMILY,
+    )
     post_norms: bool = setting(
         False,
         "Whether the outputs of attention and feed-forward are normalised, too.",
@@ -165,6 +200,18 @@ class ModelConfig(Section):
         "Whether embeddings are multiplied by the square root of the width.",
         when=_OF_A_FAMILY,
     )
+    embedding_multiplier: float = setting(
+        1.0,
+        "What embeddings are multiplied by, besides `embedding_scale`.",
+        when=_OF_A_FAMILY,
+        above=0,
+    )
+    residual_scale: float = setting(
+        1.0,
+        "What the outputs of attention and feed-forward are multiplied by before they are added.",
+        when=_OF_A_FAMILY,
+        above=0,
+    )
     query_divisor: float = setting(
         0.0,
         "Attention scores are divided by the square root of this; 0 is the head width.",
@@ -180,6 +227,12 @@ class ModelConfig(Section):
     logit_cap: float = setting(
         0.0, "Logits z become cap * tanh(z / cap); 0 is off.", when=_OF_A_FAMILY, low=0
     )
+    logit_divisor: float = setting(
+        1.0,
+        "Logits are divided by this, before they are capped.",
+        when=_OF_A_FAMILY,
+        above=0,
+    )
     tied: bool = setting(
         True,
         "Whether the head is the transposed embedding.",
@@ -187,9 +240,10 @@ class ModelConfig(Section):
     )
     dtype: str = setting(
         "float32",
-        "Precision of the computation. Parameters are always f32.",
+        "Precision of the computation; file is that of the checkpoint. Parameters are always f32. "
+        "In Python it may be a dtype too, such as jnp.bfloat16.",
         when="Choose bfloat16 on TPUs and GPUs.",
-        choices=("float32", "bfloat16"),
+        choices=("float32", "bfloat16", "file"),
         may_differ_on=("import",),
     )
     remat: str = setting(
@@ -236,11 +290,17 @@ class ModelConfig(Section):
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
         super().__post_init__()
         if not self.window_pattern or set(self.window_pattern) - {"w", "f"}:
             raise UserError(
                 f"model.window_pattern is {self.window_pattern!r}; it takes the letters w and f, "
                 "such as wf, which windows every other layer"
+            )
+        if not self.rope_pattern or set(self.rope_pattern) - {"r", "n"}:
+            raise UserError(
+                f"model.rope_pattern is {self.rope_pattern!r}; it takes the letters r and n, such "
+                "as rrrn, in which every fourth layer knows no positions"
             )
         unknown = set(self.lora_targets) - set(LORA_TARGETS)
         if unknown:
@@ -263,6 +323,18 @@ class ModelConfig(Section):
                 "numbers; make the width of a head even"
             )
 
+    @classmethod
+    def architecture(cls) -> dict[str, Any]:
+        """The settings that a checkpoint decides, with their defaults.
+
+        The others are settings of the run, whatever the checkpoint.
+        """
+        return {
+            field.name: field.default
+            for field in dataclasses.fields(cls)
+            if "import" not in field.metadata["may_differ_on"]
+        }
+
     @property
     def width_per_head(self) -> int:
         """E, the width of an attention head."""
@@ -275,3 +347,9 @@ class ModelConfig(Section):
             return (False,) * self.layers
         pattern = self.window_pattern
         return tuple(pattern[layer % len(pattern)] == "w" for layer in range(self.layers))
+
+    @property
+    def rotated(self) -> tuple[bool, ...]:
+        """Whether each layer rotates queries and keys."""
+        pattern = self.rope_pattern
+        return tuple(pattern[layer % len(pattern)] == "r" for layer in range(self.layers))

@@ -9,10 +9,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import functools
 import math
+import os
+import re
+import textwrap
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 
 from bstar_jax.config.errors import UserError
 
@@ -21,6 +25,8 @@ from bstar_jax.config.errors import UserError
 Occasion = Literal["import", "resume", "evaluate", "export"]
 
 KIND_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+
+_LONGEST_QUOTE = 90  # characters of a setting's text in an error
 
 Value = TypeVar("Value")
 SomeSection = TypeVar("SomeSection", bound="Section")
@@ -36,6 +42,7 @@ def setting(
     high: float | None = None,
     above: float | None = None,
     choices: Sequence[str] | None = None,
+    takes_functions: bool = False,
     may_differ_on: Sequence[Occasion] = (),
 ) -> Value:
     """Declares a field of a section. Everything that is said about a setting comes from here.
@@ -49,9 +56,11 @@ def setting(
       high: The largest value allowed.
       above: What the value must exceed.
       choices: The values allowed, where they are few.
+      takes_functions: Whether a function, FILE.py:NAME or MODULE:NAME, is allowed beside `choices`.
       may_differ_on: Occasions on which the value may differ from the stored one.
     """
     rules = {"low": low, "high": high, "above": above, "choices": choices}
+    rules["takes_functions"] = takes_functions
     texts = {"doc": doc, "when": when, "unit": unit, "may_differ_on": tuple(may_differ_on)}
     return dataclasses.field(default=default, metadata={**texts, **rules})
 
@@ -74,9 +83,12 @@ class Section:
             if not field.metadata:
                 continue
             name = f"{self.prefix}{field.name}"
-            value = _convert(name, getattr(self, field.name), kinds[field.name])
-            for element in value if isinstance(value, tuple) else (value,):
-                _check_range(name, element, field.metadata)
+            try:
+                value = _convert(name, getattr(self, field.name), kinds[field.name])
+                for element in value if isinstance(value, tuple) else (value,):
+                    _check_range(name, element, field.metadata)
+            except UserError as error:
+                raise UserError(f"{error} ({quoted(field.metadata['doc'])})") from None
             object.__setattr__(self, field.name, value)
 
 
@@ -100,17 +112,55 @@ def _check_range(name: str, value: Any, rules: Mapping[str, Any]) -> None:
     low, high, above, choices = (rules[rule] for rule in ("low", "high", "above", "choices"))
     unit = f" {rules['unit']}" if rules["unit"] else ""
     if choices is not None and value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(
-            f"{name} is {value!r}; it takes one of {', '.join(map(repr, choices))}{hint}"
-        )
+        if rules["takes_functions"]:
+            _check_function_name(name, value, choices)
+        else:
+            _refuse_choice(name, value, choices, "")
     if low is not None and value < low:
         raise UserError(f"{name} is {value!r}; it takes {low} or more{unit}")
     if high is not None and value > high:
         raise UserError(f"{name} is {value!r}; it takes {high} or less{unit}")
     if above is not None and value <= above:
         raise UserError(f"{name} is {value!r}; it takes more than {above}{unit}")
+
+
+def _refuse_choice(name: str, value: Any, choices: Sequence[str], others: str) -> NoReturn:
+    near = difflib.get_close_matches(str(value), [each for each in choices if each], 1, 0.3)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(map(repr, filter(None, choices)))
+    one_of = f"one of {listed}{others}" if listed else others.removeprefix(", or ")
+    raise UserError(f"{name} is {value!r}; it takes {one_of}{hint}")
+
+
+def _check_function_name(name: str, value: str, choices: Sequence[str]) -> None:
+    """Checks the form of MODULE:NAME or FILE.py:NAME. Whether it exists is found at the start."""
+    place, colon, function = value.rpartition(":")
+    if not colon and value.endswith(".py"):
+        raise UserError(
+            f"{name} is {value!r}, which names a file, not a function in it; write {value}:NAME"
+        )
+    is_module = all(part.isidentifier() for part in place.split("."))
+    if not colon or not (place.endswith(".py") or is_module) or not function.isidentifier():
+        _refuse_choice(name, value, choices, ", or FILE.py:FUNCTION, or MODULE:FUNCTION")
+
+
+def quoted(doc: str) -> str:
+    """Quotes the first statement of a setting's text, for an error about the setting.
+
+    Example: "Sampling temperatures of the grid; 0 is greedy." -> '"Sampling temperatures of the
+    grid"', with the quotation marks.
+    """
+    first = re.split(r"[.;:] ", doc)[0].rstrip(".")
+    return f'"{textwrap.shorten(first, _LONGEST_QUOTE, placeholder=" ...")}"'
+
+
+def absolute_function(name: str) -> str:
+    """Returns the name of a function with its file, if it is in one, as an absolute path.
+
+    Example, in /home/me: "score.py:judge" -> "/home/me/score.py:judge"; "mine:judge" stays.
+    """
+    place, colon, function = name.rpartition(":")
+    return f"{os.path.abspath(place)}:{function}" if colon and place.endswith(".py") else name
 
 
 def to_dict(section: Section) -> dict[str, Any]:
@@ -132,10 +182,16 @@ def from_dict(values: Mapping[str, Any], kind: type[SomeSection]) -> SomeSection
     arguments = {}
     for name, value in values.items():
         _check_name(name, kind, kinds)
-        if _is_section(kinds[name]):
+        inner = kinds[name]
+        if _is_section(inner):
             if not isinstance(value, Mapping):
                 raise UserError(f"{kind.prefix}{name} is a section, not the value {value!r}")
-            value = from_dict(value, kinds[name])
+            value = from_dict(value, inner)
+        elif named := _section_by_name(inner):
+            value = {
+                key: value[key] if isinstance(value[key], named) else from_dict(value[key], named)
+                for key in sorted(value)
+            }
         arguments[name] = value
     return kind(**arguments)
 
@@ -158,7 +214,7 @@ def changed(section: SomeSection, changes: Mapping[str, object]) -> SomeSection:
         name, _, inner_name = full_name.partition(".")
         _check_name(name, kind, kinds)
         is_section = _is_section(kinds[name])
-        if inner_name and not is_section:
+        if inner_name and not (is_section or _section_by_name(kinds[name])):
             _check_name(full_name, kind, kinds)
         if inner_name:
             inside.setdefault(name, {})[inner_name] = value
@@ -167,8 +223,26 @@ def changed(section: SomeSection, changes: Mapping[str, object]) -> SomeSection:
         else:
             values[name] = value
     for name, inner_changes in inside.items():
-        values[name] = changed(values[name], inner_changes)
+        is_section = _is_section(kinds[name])
+        change = changed if is_section else functools.partial(_changed_by_name, kind.prefix + name)
+        values[name] = change(values[name], inner_changes)
     return kind(**values)
+
+
+def _changed_by_name(
+    name: str, sections: Mapping[str, SomeSection], changes: Mapping[str, object]
+) -> dict[str, SomeSection]:
+    """Changes settings of sections that have names, such as "math.share" of `task.sources`."""
+    values = dict(sections)
+    inside: dict[str, dict[str, object]] = {}
+    for full_name, value in changes.items():
+        key, _, inner_name = full_name.partition(".")
+        if key not in values:
+            raise UserError(unknown_name(f"{name}.{key}", [f"{name}.{other}" for other in values]))
+        inside.setdefault(key, {})[inner_name] = value
+    for key, inner_changes in inside.items():
+        values[key] = changed(values[key], inner_changes)
+    return values
 
 
 def free_settings(kind: type[Section], occasion: Occasion) -> tuple[str, ...]:
@@ -180,6 +254,8 @@ def free_settings(kind: type[Section], occasion: Occasion) -> tuple[str, ...]:
     kinds = _field_kinds(kind)
     for field in dataclasses.fields(kind):
         inner = kinds[field.name]
+        if _section_by_name(inner):
+            continue
         if not _is_section(inner):
             if occasion in field.metadata["may_differ_on"]:
                 found.append(kind.prefix + field.name)
@@ -220,6 +296,13 @@ def _field_kinds(kind: type[Section]) -> dict[str, Any]:
 
 def _is_section(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def _section_by_name(kind: object) -> type[Section] | None:
+    """The class of the sections in a field of sections that have names; None of any other field."""
+    arguments = typing.get_args(kind)
+    is_mapping = typing.get_origin(kind) is Mapping and _is_section(arguments[1])
+    return arguments[1] if is_mapping else None
 
 
 def _check_name(name: str, kind: type[Section], kinds: Mapping[str, Any]) -> None:

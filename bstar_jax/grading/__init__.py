@@ -4,7 +4,7 @@
 have. This room knows no task: a source says all that grading needs.
 """
 
-from bstar_jax.grading.grade import Grade
+from bstar_jax.grading.grade import Grade, GradedResponse
 from bstar_jax.grading.grader import Grader, open_grader
 
-__all__ = ["Grade", "Grader", "open_grader"]
+__all__ = ["Grade", "GradedResponse", "Grader", "open_grader"]

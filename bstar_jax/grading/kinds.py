@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +19,11 @@ from bstar_jax.answers import choices
 from bstar_jax.answers.mathematics import verifier as mathematics
 from bstar_jax.answers.stated import answers_equal, stated_answer
 from bstar_jax.config import RewardsConfig, UserError
+from bstar_jax.grading import ungradable
 from bstar_jax.grading.code import submissions, test_plans
 from bstar_jax.grading.code.verifier import CodeVerifier
-from bstar_jax.grading.grade import Grade
+from bstar_jax.grading.functions import hashed
+from bstar_jax.grading.grade import GradedResponse, broken
 from bstar_jax.isolation.sandbox import Limits
 from bstar_jax.records import Query, Response, Source
 
@@ -30,7 +31,7 @@ from bstar_jax.records import Query, Response, Source
 class AnswerGrader(Protocol):
     """Grades answers of one kind, with the workers or sandboxes that the kind needs."""
 
-    def grade(self, responses: Sequence[Response], source: Source) -> list[Grade]:
+    def grade(self, responses: Sequence[Response], source: Source) -> list[GradedResponse]:
         """Grades responses to queries of a source, in their order."""
         ...
 
@@ -59,12 +60,14 @@ class AnswerKind:
       open: Makes the grader of the kind, with what it needs started.
       hint: Returns what gives the answer to a query away; "" where nothing can.
       keeps_indentation: Whether spaces before a response's first line are part of it.
+      ungradable: Finds the queries that nothing could be graded against, with the reason by id.
     """
 
     read: Callable[[Response, Source], str | None]
     open: Callable[[RewardsConfig], contextlib.AbstractContextManager[AnswerGrader]]
     hint: Callable[[Query], str] = lambda query: query.reference
     keeps_indentation: bool = False
+    ungradable: Callable[[Sequence[Query]], dict[str, str]] = ungradable.nothing
 
 
 def answer_kind(source: Source) -> AnswerKind:
@@ -93,7 +96,7 @@ class _Comparison:
     read: Callable[[Response, Source], str | None]
     is_equal: Callable[[str, str], bool]
 
-    def grade(self, responses: Sequence[Response], source: Source) -> list[Grade]:
+    def grade(self, responses: Sequence[Response], source: Source) -> list[GradedResponse]:
         return [self._grade(response, source) for response in responses]
 
     def complaints(
@@ -101,12 +104,13 @@ class _Comparison:
     ) -> list[str]:
         return []  # references were read when the queries were
 
-    def _grade(self, response: Response, source: Source) -> Grade:
+    def _grade(self, response: Response, source: Source) -> GradedResponse:
         started = time.perf_counter()
         answer = self.read(response, source)
         correct = answer is not None and self.is_equal(answer, response.query.reference)
         reason = "unparseable" if answer is None else "correct" if correct else "wrong"
-        return Grade(answer, correct, reason, seconds=time.perf_counter() - started)
+        seconds, score = time.perf_counter() - started, float(correct)
+        return GradedResponse(answer, correct, reason, score=score, seconds=seconds)
 
 
 def _compared(
@@ -147,7 +151,7 @@ class _MathGrader:
 
     verifier: mathematics.MathVerifier
 
-    def grade(self, responses: Sequence[Response], source: Source) -> list[Grade]:
+    def grade(self, responses: Sequence[Response], source: Source) -> list[GradedResponse]:
         stated = [_read_mathematics(response, source) for response in responses]
         pairs = [
             (answer, response.query.reference)
@@ -158,14 +162,18 @@ class _MathGrader:
         grades = []
         for answer, response in zip(stated, responses, strict=True):
             if answer is None:
-                grades.append(Grade(None, False, "unparseable"))
+                grades.append(GradedResponse(None, False, "unparseable"))
                 continue
             reason, seconds = next(verdicts)
+            if reason in ("timeout", "error"):
+                grades.append(broken(reason, f"algebra ended with {reason}: {answer}", seconds))
+                continue
             # Votes go by this text, so what equals the reference is written as the reference is.
             is_correct = reason == "correct"
             written = mathematics.canonical(response.query.reference if is_correct else answer)
             written = None if reason == "unparseable" else written
-            grades.append(Grade(written, is_correct, reason, seconds=seconds))
+            score = float(is_correct)
+            grades.append(GradedResponse(written, is_correct, reason, score=score, seconds=seconds))
         return grades
 
     def complaints(
@@ -201,10 +209,7 @@ def _open_mathematics(settings: RewardsConfig) -> Iterator[_MathGrader]:
 
 def _read_code(response: Response, source: Source) -> str | None:
     """Returns 16 digits of the hash of a response that holds a program."""
-    if not submissions.written(response.text):
-        return None
-    text = response.text.strip().encode("utf-8", "surrogatepass")
-    return hashlib.sha256(text).hexdigest()[:16]
+    return hashed(response) if submissions.written(response.text) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,18 +222,19 @@ class _CodeGrader:
 
     verifier: CodeVerifier
 
-    def grade(self, responses: Sequence[Response], source: Source) -> list[Grade]:
+    def grade(self, responses: Sequence[Response], source: Source) -> list[GradedResponse]:
         jobs = [
             (response.query.fields["tests"], response.text, response.query.reference)
             for response in responses
         ]
         return [
-            Grade(
+            GradedResponse(
                 None if verdict.reason == "unparseable" else _read_code(response, source),
                 verdict.passed,
                 verdict.reason,
                 message=verdict.message,
                 first_failing=verdict.first_failing,
+                score=float(verdict.passed),
                 seconds=verdict.seconds,
             )
             for response, verdict in zip(responses, self.verifier.verify_many(jobs), strict=True)
@@ -256,8 +262,14 @@ class _CodeGrader:
 
 @contextlib.contextmanager
 def _open_code(settings: RewardsConfig) -> Iterator[_CodeGrader]:
-    unsafe = settings.code.unsafe
-    with CodeVerifier(limits(settings), workers=_workers(settings), unsafe=unsafe) as verifier:
+    code = settings.code
+    with CodeVerifier(
+        limits(settings),
+        workers=_workers(settings),
+        unsafe=code.unsafe,
+        packages=code.packages,
+        tolerance=code.tolerance,
+    ) as verifier:
         yield _CodeGrader(verifier)
 
 
@@ -275,6 +287,19 @@ def _workers(settings: RewardsConfig) -> int:
     return settings.workers or len(os.sched_getaffinity(0))
 
 
+# --- Free: whatever a response says; only a function can grade it. --------------------------------
+
+
+def _read_free(response: Response, source: Source) -> str:
+    return hashed(response)
+
+
+@contextlib.contextmanager
+def _open_free(settings: RewardsConfig) -> Iterator[AnswerGrader]:
+    raise ValueError("free answers are graded by a function; give the source a reward")
+    yield
+
+
 KINDS: Mapping[str, AnswerKind] = {
     "number": _compared(
         functools.partial(_read_stated, "number"), functools.partial(answers_equal, "number")
@@ -282,7 +307,12 @@ KINDS: Mapping[str, AnswerKind] = {
     "text": _compared(
         functools.partial(_read_stated, "text"), functools.partial(answers_equal, "text")
     ),
-    "math": AnswerKind(_read_mathematics, _open_mathematics),
+    "math": AnswerKind(
+        _read_mathematics, _open_mathematics, ungradable=ungradable.unreadable_mathematics
+    ),
     "choice": dataclasses.replace(_compared(_read_choice, str.__eq__), hint=_option),
-    "code": AnswerKind(_read_code, _open_code, keeps_indentation=True),
+    "code": AnswerKind(
+        _read_code, _open_code, keeps_indentation=True, ungradable=ungradable.broken_tests
+    ),
+    "free": AnswerKind(_read_free, _open_free),
 }

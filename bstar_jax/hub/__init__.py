@@ -3,14 +3,15 @@
     config, params = hub.import_checkpoint("/models/Qwen3-0.6B", mesh)
     hub.export_checkpoint(config, params, "/models/Qwen3-0.6B", "/models/mine")
 
-Families: Llama 2 and 3, Mistral, Qwen 2, 2.5 and 3, Gemma 2 and 3 (text). Each is one entry of
-`families`. Importing a checkpoint and exporting it again is the identity.
+Families: Llama, Mistral, Qwen, Gemma, OLMo, SmolLM, Granite, Phi; docs/checkpoints.md says which.
+Each is one entry of `families`. Importing a checkpoint and exporting it again is the identity.
 """
 
 from bstar_jax.hub.architecture import adopt_architecture, read_architecture
-from bstar_jax.hub.directory import TOKENIZER_FILES, check_same, keep_source, locate
+from bstar_jax.hub.directory import TOKENIZER_FILES, locate
 from bstar_jax.hub.exporting import export_checkpoint
 from bstar_jax.hub.importing import import_checkpoint
+from bstar_jax.hub.kept import check_same, keep_source
 from bstar_jax.hub.peft import export_adapter
 
 __all__ = [

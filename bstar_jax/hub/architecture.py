@@ -11,22 +11,20 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from bstar_jax.config import ModelConfig, UserError
 from bstar_jax.hub import rope
-from bstar_jax.hub.families import FAMILIES, LLAMA, Family
+from bstar_jax.hub.dtypes import published_dtype
+from bstar_jax.hub.families import FAMILIES, LLAMA, Family, why_not_read
 from bstar_jax.hub.fields import Fields, read_json
 
-# The other fields are settings of the run, whatever the checkpoint.
-_DEFAULTS: dict[str, Any] = {
-    field.name: field.default
-    for field in dataclasses.fields(ModelConfig)
-    if "import" not in field.metadata["may_differ_on"]
-}
+_DEFAULTS = ModelConfig.architecture()
 ARCHITECTURE = tuple(_DEFAULTS)
 """Names of the fields of the model's config that a checkpoint decides."""
+
+# More layers than any model has; a list is made of them before the tensors are looked at.
+_MOST_LAYERS = 10_000
 
 # Values at which these fields have no effect; any other value is refused.
 _NEUTRAL = {
@@ -52,8 +50,9 @@ _HARMLESS = frozenset({"classifier_dropout"})
 # Fields that a Llama's config.json expresses, and those without effect where no layer is windowed.
 _SAID_BY_LLAMA = frozenset(
     "vocab_size width layers heads kv_heads head_width feed_forward rope_theta rope_scaling "
-    "rope_factor rope_low_frequency rope_high_frequency rope_length qkv_bias output_bias "
-    "feed_forward_bias norm_epsilon query_divisor tied rope_local_theta window_pattern".split()
+    "rope_factor rope_low_frequency rope_high_frequency rope_length rope_amplitude qkv_bias "
+    "output_bias feed_forward_bias norm_epsilon query_divisor tied rope_local_theta "
+    "window_pattern qk_norm_whole".split()
 )
 
 
@@ -72,19 +71,23 @@ def read_architecture(path: pathlib.Path) -> ModelConfig:
     """
     fields = _read_fields(path)
     family = _find_family(fields)
-    _refuse_unsupported(fields, family)
-    layers, heads = fields.integer("num_hidden_layers"), fields.integer("num_attention_heads")
+    fields = _language_fields(fields, family)
+    _refuse_unsupported(fields, family.reads)
+    stated, usual = {**family.defaults, **fields.values}, family.defaults.get
+    fields = dataclasses.replace(fields, values=stated)
+    layers = fields.integer("num_hidden_layers", most=_MOST_LAYERS)
+    heads = fields.integer("num_attention_heads")
     width = fields.integer("hidden_size")
     common = {
         "vocab_size": fields.integer("vocab_size"),
         "width": width,
         "layers": layers,
         "heads": heads,
-        "kv_heads": _kv_heads(fields, family, heads),
-        "head_width": fields.integer("head_dim", family.head_width or width // max(heads, 1)),
+        "kv_heads": fields.integer("num_key_value_heads", heads),
+        "head_width": fields.integer("head_dim", usual("head_dim", width // max(heads, 1))),
         "feed_forward": fields.integer("intermediate_size"),
-        "norm_epsilon": fields.number("rms_norm_eps", 1e-6),
-        "tied": fields.flag("tie_word_embeddings", family.tied),
+        "norm_epsilon": fields.number("rms_norm_eps", usual("rms_norm_eps", 1e-6)),
+        "tied": fields.flag("tie_word_embeddings", usual("tie_word_embeddings", False)),
         "activation": "silu",
     }
     try:
@@ -102,7 +105,9 @@ def read_family(path: pathlib.Path) -> Family:
     return _find_family(_read_fields(path))
 
 
-def adopt_architecture(config: ModelConfig, source: str | os.PathLike) -> ModelConfig:
+def adopt_architecture(
+    config: ModelConfig, source: str | os.PathLike, stated: Collection[str] = ()
+) -> ModelConfig:
     """A run's model with the architecture of the checkpoint that it starts from.
 
     Example: ModelConfig(checkpoint="/models/q", dtype="bfloat16") -> that of /models/q, computed
@@ -112,6 +117,8 @@ def adopt_architecture(config: ModelConfig, source: str | os.PathLike) -> ModelC
       config: The model as the run has it. Fields of its architecture are left at their defaults,
         or have the values of the checkpoint.
       source: The directory of the checkpoint, or what `keep_source` kept of it.
+      stated: Names of settings, such as "model.width", that are compared with the checkpoint even
+        where they are the default.
 
     Raises:
       UserError: If a field has another value, with both values; or as `read_architecture` does.
@@ -119,11 +126,13 @@ def adopt_architecture(config: ModelConfig, source: str | os.PathLike) -> ModelC
     found = read_architecture(pathlib.Path(source))
     for name, default in _DEFAULTS.items():
         given, stored = getattr(config, name), getattr(found, name)
-        if given not in (default, stored):
+        if given != stored and (given != default or f"model.{name}" in stated):
             raise UserError(
                 f"model.{name} is {given!r}, but the checkpoint {source} has {stored!r}; the "
                 f"architecture is that of the checkpoint: drop model.{name}"
             )
+    if config.dtype == "file":
+        config = dataclasses.replace(config, dtype=published_dtype(pathlib.Path(source)))
     return dataclasses.replace(config, **{name: getattr(found, name) for name in ARCHITECTURE})
 
 
@@ -200,29 +209,40 @@ def _read_fields(path: pathlib.Path) -> Fields:
 def _find_family(fields: Fields) -> Family:
     kind = fields.text("model_type", "")
     if kind not in FAMILIES:
-        fields.refuse("model_type", f"supported are {', '.join(FAMILIES)}")
+        supported = f"supported are {', '.join(FAMILIES)}"
+        fields.refuse("model_type", why_not_read(kind) or supported)
     family = FAMILIES[kind]
-    classes = fields.values.get("architectures")
-    if classes and family.model_class not in classes:
+    classes = fields.values.get("architectures") or [family.model_class]
+    if not isinstance(classes, list) or family.model_class not in classes:
         fields.refuse("architectures", f"of {kind} only {family.model_class} is supported")
     return family
 
 
-def _refuse_unsupported(fields: Fields, family: Family) -> None:
-    """Raises `UserError` on a field that changes the computation in an unsupported way."""
+def _language_fields(fields: Fields, family: Family) -> Fields:
+    """The fields of the language model, which some families keep in a group of their own."""
+    if not family.group:
+        return fields
+    _refuse_unsupported(fields, frozenset({family.group, "vision_config"}))
+    group = fields.group(family.group)
+    group.only("model_type", f"{fields.text('model_type')}_text", "only its own kind is read")
+    tied = {"tie_word_embeddings": fields.flag("tie_word_embeddings", True)}
+    return dataclasses.replace(group, values={**group.values, **tied})
+
+
+def _refuse_unsupported(fields: Fields, reads: frozenset[str]) -> None:
+    """Raises `UserError` on a field that changes the computation in an unsupported way.
+
+    Args:
+      fields: The fields of a file or group.
+      reads: Those that have a meaning there.
+    """
     for name, value in fields.values.items():
-        if name in family.reads | _HARMLESS or not value:
+        if name in reads | _HARMLESS or not value:
             continue
         if name in _NEUTRAL:
             fields.only(name, _NEUTRAL[name], "it changes the computation, and is not supported")
         elif _CHANGING.search(name) and (value is True or value != 1):
             fields.refuse(name, "it changes the computation, and is not supported")
-
-
-def _kv_heads(fields: Fields, family: Family, heads: int) -> int:
-    if "num_key_value_heads" in fields.values:
-        return fields.integer("num_key_value_heads", heads)
-    return family.kv_heads or heads
 
 
 def _refuse_as_llama(name: str, value: object, allowed: object) -> None:

@@ -7,7 +7,6 @@ from it: the pages of an open file count as memory of the process until it is cl
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import shutil
@@ -22,7 +21,6 @@ from bstar_jax.config import ModelConfig, UserError
 from bstar_jax.hub import names
 from bstar_jax.hub.fields import read_json
 from bstar_jax.hub.names import NameTable
-from bstar_jax.hub.safetensors_files import write_json, write_tensors
 
 # The dtypes that tensors may have, as files call them; f32 holds all their values exactly.
 DTYPES = {
@@ -31,14 +29,14 @@ DTYPES = {
     "F16": np.dtype(np.float16),
 }
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_HEADERS, _SPARE, _HASHES = "tensors.json", "spare.safetensors", "weights.json"
-_SAMPLE_BYTES = 2**20  # at the beginning, the middle and the end of a file of weights
+HEADERS, SPARE = "tensors.json", "spare.safetensors"  # of a directory that `keep_source` made
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
     "merges.txt", "*.model", "*.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
 )  # fmt: skip
 _COPIED = (
-    "config.json", "generation_config.json", *TOKENIZER_FILES,
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    *TOKENIZER_FILES,
     "LICEN[CS]E*", "NOTICE*", "Notice*", "COPYING*", "USE_POLICY*",
 )  # fmt: skip
 
@@ -97,20 +95,22 @@ def read_headers(path: pathlib.Path) -> dict[str, StoredTensor]:
     Raises:
       UserError: If there are no weights, or a file is missing, broken or truncated.
     """
-    if (path / _HEADERS).is_file() and not _has_weights(path):
-        spare = _read_header(path / _SPARE) if (path / _SPARE).is_file() else {}
+    if (path / HEADERS).is_file() and not _has_weights(path):
+        spare = _read_header(path / SPARE) if (path / SPARE).is_file() else {}
         kept = {
-            name: StoredTensor(entry["dtype"], tuple(entry["shape"]))
-            for name, entry in read_json(path / _HEADERS).items()
+            name: StoredTensor(
+                entry["dtype"],
+                tuple(entry["shape"]),
+                pathlib.Path(entry["file"]) if "file" in entry else None,
+            )
+            for name, entry in read_json(path / HEADERS).items()
         }
         return kept | spare
-    if (path / _SINGLE).is_file():
-        return _read_header(path / _SINGLE)
     if not (path / _INDEX).is_file():
-        raise UserError(_no_weights(path))
-    listed = read_json(path / _INDEX).get("weight_map")
-    if not isinstance(listed, dict):
-        raise UserError(f"{path / _INDEX} has no weight_map; fetch it again")
+        if not (path / _SINGLE).is_file():
+            raise UserError(_no_weights(path))
+        return _read_header(path / _SINGLE)
+    listed = _read_index(path)
     found: dict[str, StoredTensor] = {}
     for file in sorted(set(listed.values())):
         for name, stored in _read_header(path / file).items():
@@ -127,6 +127,29 @@ def read_headers(path: pathlib.Path) -> dict[str, StoredTensor]:
             "both again"
         )
     return found
+
+
+def _read_index(path: pathlib.Path) -> dict[str, str]:
+    """The file of each tensor, by the index of a checkpoint in several files.
+
+    Raises:
+      UserError: If the index names no files of the directory, or another file holds weights too.
+    """
+    listed = read_json(path / _INDEX).get("weight_map")
+    if not isinstance(listed, dict):
+        raise UserError(f"{path / _INDEX} has no weight_map; fetch it again")
+    for name, file in listed.items():
+        if not isinstance(file, str) or pathlib.PurePath(file).name != file:
+            raise UserError(
+                f"{path / _INDEX} has {name} in {file!r}; it takes names of files beside it: fetch "
+                "the checkpoint again"
+            )
+    if (path / _SINGLE).is_file() and _SINGLE not in listed.values():
+        raise UserError(
+            f"{path} has {_SINGLE} and also {_INDEX}, which names other files; only one can hold "
+            f"the weights: remove {_SINGLE} if the files of the index are right, else the index"
+        )
+    return listed
 
 
 def read_part(stored: StoredTensor, name: str, part: tuple[slice, ...]) -> np.ndarray:
@@ -169,7 +192,7 @@ def check_tensors(
                 f"{path} {kind} tensor {found[0]}{more}, which a model with its config.json "
                 f"{rule}; fetch both again, or correct config.json"
             )
-    shapes = {name: entry.shape for name, entry in wanted.items()}
+    shapes = {name: names.file_shape(parts) for name, parts in wanted.items()}
     shapes[table.head] = shapes.get(table.head, shapes[table.embedding])
     for name, stored in headers.items():
         if stored.shape != shapes.get(name, stored.shape):
@@ -177,68 +200,6 @@ def check_tensors(
                 f"{path}: tensor {name} is {list(stored.shape)}, but config.json makes it "
                 f"{list(shapes[name])}; fetch both again, or correct config.json"
             )
-
-
-def keep_source(source: str | os.PathLike, directory: str | os.PathLike) -> None:
-    """Copies what an export needs of a checkpoint besides its weights.
-
-    This is config.json, generation_config.json, the files of the tokenizer, licences,
-    `tensors.json` with `{name: {"dtype": ..., "shape": [...]}}`, and `weights.json`, by which
-    `check_same` recognizes the weights.
-
-    Args:
-      source: A checkpoint, or a directory that this function made.
-      directory: The directory to copy to; made if it is missing.
-
-    Raises:
-      UserError: As `read_headers` does.
-    """
-    source, directory = pathlib.Path(source), pathlib.Path(directory)
-    headers = read_headers(source)
-    directory.mkdir(parents=True, exist_ok=True)
-    copy_texts(source, directory)
-    listed = {
-        name: {"dtype": stored.dtype, "shape": list(stored.shape)}
-        for name, stored in headers.items()
-    }
-    write_json(directory / _HEADERS, listed)
-    kept = source / _HASHES
-    write_json(directory / _HASHES, read_json(kept) if kept.is_file() else _hash_weights(source))
-    spare = {name: stored for name, stored in headers.items() if names.is_computed(name)}
-    if spare:
-        specs = {name: (stored.dtype, stored.shape) for name, stored in spare.items()}
-        write_tensors(directory / _SPARE, specs, lambda name: read_tensor(spare[name], name))
-
-
-def check_same(checkpoint: pathlib.Path, kept: pathlib.Path) -> None:
-    """Refuses a checkpoint whose weights are not those that `keep_source` saw.
-
-    Files are compared by their size and by samples of their bytes.
-
-    Raises:
-      UserError: With the first file that differs or is missing.
-    """
-    before, now = read_json(kept / _HASHES), _hash_weights(checkpoint)
-    differing = sorted(name for name in before | now if before.get(name) != now.get(name))
-    if differing:
-        raise UserError(
-            f"{checkpoint / differing[0]} is not the file that the run started from; put the "
-            "checkpoint back as it was, or start a new run in another --workdir"
-        )
-
-
-def _hash_weights(path: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of the size and of three samples of each file of weights, by the file's name."""
-    found = {}
-    for file in sorted(path.glob("*.safetensors")):
-        size = file.stat().st_size
-        content = hashlib.sha256(str(size).encode())
-        with open(file, "rb") as handle:
-            for offset in (0, size // 2, max(size - _SAMPLE_BYTES, 0)):
-                handle.seek(offset)
-                content.update(handle.read(_SAMPLE_BYTES))
-        found[file.name] = content.hexdigest()
-    return found
 
 
 def read_tensor(stored: StoredTensor, name: str) -> np.ndarray:
@@ -285,6 +246,6 @@ def _no_weights(path: pathlib.Path) -> str:
             f"{path} has its weights in {pickled[0]}, which can run code when it is read; only "
             "safetensors are read: write it anew with Transformers' save_pretrained"
         )
-    if (path / _HEADERS).is_file():
+    if (path / HEADERS).is_file():
         return f"{path} keeps the names of tensors, not the weights; give the checkpoint itself"
     return f"{path} has no weights: neither {_SINGLE} nor {_INDEX}; fetch the checkpoint again"

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from bstar_jax.config import ModelConfig, UserError
-from bstar_jax.hub import directory, names, safetensors_files
+from bstar_jax.hub import directory, kept, names, safetensors_files
 from bstar_jax.hub.architecture import (
     check_architecture,
     read_architecture,
@@ -61,8 +61,10 @@ def export_checkpoint(
     if source:
         checkpoint = pathlib.Path(source)
         check_architecture(config, read_architecture(checkpoint), checkpoint)
-        table, headers = read_family(checkpoint).names, directory.read_headers(checkpoint)
+        headers = directory.read_headers(checkpoint)
+        table = names.choose(read_family(checkpoint).names, headers)
         directory.check_tensors(checkpoint, config, table, headers)
+        kept.check_elsewhere(checkpoint, headers)
 
         def write_texts(path: pathlib.Path) -> None:
             directory.copy_texts(checkpoint, path)
@@ -70,7 +72,9 @@ def export_checkpoint(
     else:
         fields, table = write_llama_config(config, special_ids or {}), LLAMA_NAMES
         wanted = names.by_name(config, table)
-        headers = {name: StoredTensor("F32", entry.shape) for name, entry in wanted.items()}
+        headers = {
+            name: StoredTensor("F32", names.file_shape(parts)) for name, parts in wanted.items()
+        }
 
         def write_texts(path: pathlib.Path) -> None:
             safetensors_files.write_json(path / "config.json", fields)
@@ -119,12 +123,14 @@ def _write_tensors(
     wanted = names.by_name(config, table)
 
     def take(name: str) -> np.ndarray:
-        if names.is_computed(name):
+        if names.is_computed(name) or names.is_vision(name):
             return directory.read_tensor(headers[name], name)
-        entry = wanted.get(name) or wanted[table.embedding]  # a tied head that is stored
-        leaf = leaves[entry.path]
-        ours = leaf if entry.layer is None else leaf[entry.layer]
-        return entry.to_file(_cast(name, np.asarray(ours), headers[name].dtype))
+        found = []
+        for entry in wanted.get(name) or wanted[table.embedding]:  # a tied head that is stored
+            leaf = leaves[entry.path]
+            ours = leaf if entry.layer is None else leaf[entry.layer]
+            found.append(entry.to_file(_cast(name, np.asarray(ours), headers[name].dtype)))
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     shards = _shards(headers)
     weight_map = {}

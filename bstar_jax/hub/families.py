@@ -7,11 +7,13 @@ mean, the values that Transformers takes where they are absent, and the names of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from bstar_jax.hub import rope
+from bstar_jax.hub import readers
 from bstar_jax.hub.fields import Fields
-from bstar_jax.hub.names import LLAMA_NAMES, NameTable, norm_of_layer
+from bstar_jax.hub.names import JOINED_NAMES, LLAMA_NAMES, NameTable, norm_of_layer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,155 +25,21 @@ class Family:
       read: (fields, number of layers) -> the fields of the model's config that this family sets,
         besides those that all families have.
       reads: Fields that `read` gives a meaning, although other families have to refuse them.
-      kv_heads: Key-value heads where the file is silent; 0 is as many as heads.
-      head_width: Width of a head where the file is silent; 0 is width / heads.
-      tied: Whether the head is the embedding, where the file is silent.
-      names: Names of its tensors.
+      defaults: Values of fields that all families have, where the file is silent.
+      names: Names of its tensors; where files have one of several layouts, first that of the
+        modules of Transformers.
+      group: Name of the group that holds the fields of the language model, "" for the whole file.
     """
 
     model_class: str
     read: Callable[[Fields, int], dict]
     reads: frozenset[str]
-    kv_heads: int = 0
-    head_width: int = 0
-    tied: bool = False
-    names: NameTable = LLAMA_NAMES
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    names: tuple[NameTable, ...] = (LLAMA_NAMES,)
+    group: str = ""
 
 
-_ACTIVATIONS = {
-    "silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu"
-}  # fmt: skip
-_LAYER_TYPES = {"full_attention": "f", "sliding_attention": "w"}
-
-
-def _activation(fields: Fields, name: str, default: str) -> dict:
-    value = fields.text(name, default)
-    if value not in _ACTIVATIONS:
-        fields.refuse(name, f"supported are {', '.join(_ACTIVATIONS)}")
-    return {"activation": _ACTIVATIONS[value]}
-
-
-def _windows(fields: Fields, types: list[str], default: int | None) -> dict:
-    """The window and the layers that have it, from the types of all layers."""
-    if "sliding_attention" not in types:
-        return {}
-    window = fields.values.get("sliding_window", default)
-    if window is None:
-        fields.refuse("sliding_window", "layer_types has sliding_attention, which needs a width")
-    letters = "".join(_LAYER_TYPES[kind] for kind in types)
-    return {
-        "window": fields.integer("sliding_window", default),
-        "window_pattern": shortest_pattern(letters),
-    }
-
-
-def shortest_pattern(letters: str) -> str:
-    """The shortest beginning that gives all letters when it is repeated.
-
-    Example: "wfwfw" -> "wf"; "ffww" -> "ffww".
-    """
-    for size in range(1, len(letters)):
-        if all(letters[at] == letters[at % size] for at in range(len(letters))):
-            return letters[:size]
-    return letters
-
-
-def _layer_types(fields: Fields, default: list[str]) -> list[str]:
-    types = fields.values.get("layer_types")
-    if types is None:
-        return default
-    rule = f"it lists {len(default)} layers, each one of {', '.join(_LAYER_TYPES)}"
-    if not isinstance(types, list) or len(types) != len(default):
-        fields.refuse("layer_types", rule)
-    if any(kind not in _LAYER_TYPES for kind in types):
-        fields.refuse("layer_types", rule)
-    return types
-
-
-def _llama(fields: Fields, layers: int) -> dict:
-    bias = fields.flag("attention_bias", False)
-    return {
-        **_activation(fields, "hidden_act", "silu"),
-        **rope.read_rope(fields),
-        "qkv_bias": bias,
-        "output_bias": bias,
-        "feed_forward_bias": fields.flag("mlp_bias", False),
-    }
-
-
-def _mistral(fields: Fields, layers: int) -> dict:
-    windowed = fields.values.get("sliding_window", 4096) is not None
-    types = ["sliding_attention" if windowed else "full_attention"] * layers
-    return {
-        **_activation(fields, "hidden_act", "silu"),
-        **rope.read_rope(fields),
-        **_windows(fields, types, 4096),
-    }
-
-
-def _qwen2(fields: Fields, layers: int) -> dict:
-    is_used = fields.flag("use_sliding_window", False)
-    is_used &= fields.values.get("sliding_window", 4096) is not None
-    full = fields.integer("max_window_layers", 28) if is_used else layers
-    types = ["sliding_attention" if at >= full else "full_attention" for at in range(layers)]
-    types = _layer_types(fields, types)
-    if "sliding_attention" in types and not is_used:
-        fields.refuse("use_sliding_window", "layer_types has sliding_attention: both or neither")
-    return {
-        **_activation(fields, "hidden_act", "silu"),
-        **rope.read_rope(fields),
-        **_windows(fields, types, 4096),
-        "qkv_bias": True,
-    }
-
-
-def _qwen3(fields: Fields, layers: int) -> dict:
-    bias = fields.flag("attention_bias", False)
-    return {**_qwen2(fields, layers), "qkv_bias": bias, "output_bias": bias, "qk_norm": True}
-
-
-def _gemma(fields: Fields, logit_cap: float) -> dict:
-    """Returns what Gemma 2 and 3 share; `logit_cap` is the cap if the file gives none."""
-    bias = fields.flag("attention_bias", False)
-    width = fields.integer("head_dim", 256)
-    divisor = fields.number("query_pre_attn_scalar", 256)
-    return {
-        **_activation(fields, "hidden_activation", "gelu_pytorch_tanh"),
-        "qkv_bias": bias,
-        "output_bias": bias,
-        "post_norms": True,
-        "norm_offset": True,
-        "embedding_scale": True,
-        "query_divisor": 0.0 if divisor == width else divisor,
-        "logit_cap": _cap(fields, "final_logit_softcapping", logit_cap),
-    }
-
-
-def _cap(fields: Fields, name: str, default: float) -> float:
-    """A cap of scores; null means none, and an absent field the default."""
-    return fields.number(name, 0.0 if name in fields.values else default)
-
-
-def _full_every(count: int, layers: int) -> list[str]:
-    """Types of layers of which every `count`-th is full and the others are windowed."""
-    return [
-        "sliding_attention" if (at + 1) % count else "full_attention" for at in range(layers)
-    ]  # fmt: skip
-
-
-def _gemma2(fields: Fields, layers: int) -> dict:
-    windows = _windows(fields, _layer_types(fields, _full_every(2, layers)), 4096)
-    cap = {"attention_cap": _cap(fields, "attn_logit_softcapping", 50.0)}
-    return {**_gemma(fields, 30.0), **rope.read_rope(fields), **windows, **cap}
-
-
-def _gemma3(fields: Fields, layers: int) -> dict:
-    count = fields.integer("sliding_window_pattern", 6)
-    windows = _windows(fields, _layer_types(fields, _full_every(max(count, 1), layers)), 4096)
-    wavelengths = rope.read_rope_by_layer_type(fields)
-    return {**_gemma(fields, 0.0), **wavelengths, **windows, "qk_norm": True}
-
-
+_BIASES = frozenset({"attention_bias", "mlp_bias"})
 _WINDOW_FIELDS = frozenset({"sliding_window", "layer_types"})
 _GEMMA_FIELDS = _WINDOW_FIELDS | {
     "attention_bias", "query_pre_attn_scalar", "final_logit_softcapping"
@@ -184,27 +52,105 @@ _GEMMA_NAMES = LLAMA_NAMES.changed(
     }
 )
 
-LLAMA = Family("LlamaForCausalLM", _llama, frozenset({"attention_bias", "mlp_bias"}))
+_OLMO_NAMES = LLAMA_NAMES.changed(
+    {
+        "blocks.attention_post_norm.scale": norm_of_layer("post_attention_layernorm"),
+        "blocks.feed_forward_post_norm.scale": norm_of_layer("post_feedforward_layernorm"),
+        "blocks.attention.query_norm.scale": norm_of_layer("self_attn.q_norm", joins_heads=True),
+        "blocks.attention.key_norm.scale": norm_of_layer("self_attn.k_norm", joins_heads=True),
+    }
+)
+_GEMMA3_DEFAULTS = {
+    "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+
+LLAMA = Family("LlamaForCausalLM", readers.llama, _BIASES)
 
 FAMILIES = {
     "llama": LLAMA,
     "mistral": Family(
-        "MistralForCausalLM", _mistral, frozenset({"sliding_window"}), kv_heads=8
+        "MistralForCausalLM", readers.mistral, frozenset({"sliding_window"}),
+        {"num_key_value_heads": 8},
     ),
-    "qwen2": Family("Qwen2ForCausalLM", _qwen2, _WINDOW_FIELDS, kv_heads=32),
+    "qwen2": Family(
+        "Qwen2ForCausalLM", readers.qwen2, _WINDOW_FIELDS, {"num_key_value_heads": 32}
+    ),
     "qwen3": Family(
-        "Qwen3ForCausalLM", _qwen3, _WINDOW_FIELDS | {"attention_bias"}, kv_heads=32,
-        head_width=128,
+        "Qwen3ForCausalLM", readers.qwen3, _WINDOW_FIELDS | {"attention_bias"},
+        {"num_key_value_heads": 32, "head_dim": 128},
+    ),
+    "gemma": Family(
+        "GemmaForCausalLM", readers.gemma, frozenset({"attention_bias"}),
+        {"num_key_value_heads": 16, "head_dim": 256, "tie_word_embeddings": True},
     ),
     "gemma2": Family(
-        "Gemma2ForCausalLM", _gemma2, _GEMMA_FIELDS | {"attn_logit_softcapping"}, kv_heads=4,
-        head_width=256, tied=True, names=_GEMMA_NAMES,
+        "Gemma2ForCausalLM", readers.gemma2, _GEMMA_FIELDS | {"attn_logit_softcapping"},
+        {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True}, (_GEMMA_NAMES,),
     ),
-    # Transformers ignores the cap of attention scores in Gemma 3, so a file that has one means
-    # something else, and is refused.
+    # Transformers ignores the cap of attention scores in Gemma 3, and that of logits where it sees,
+    # so a file that has one means something else, and is refused.
     "gemma3_text": Family(
-        "Gemma3ForCausalLM", _gemma3, _GEMMA_FIELDS | {"rope_local_base_freq"}, kv_heads=4,
-        head_width=256, tied=True, names=_GEMMA_NAMES,
+        "Gemma3ForCausalLM", readers.gemma3, _GEMMA_FIELDS | {"rope_local_base_freq"},
+        _GEMMA3_DEFAULTS, (_GEMMA_NAMES,),
+    ),
+    "gemma3": Family(
+        "Gemma3ForConditionalGeneration", readers.gemma3,
+        _GEMMA_FIELDS - {"final_logit_softcapping"} | {"rope_local_base_freq"}, _GEMMA3_DEFAULTS,
+        (
+            _GEMMA_NAMES.moved("model.language_model.", "lm_head.weight"),
+            _GEMMA_NAMES.moved("language_model.model.", "language_model.lm_head.weight"),
+        ),
+        group="text_config",
+    ),
+    "olmo2": Family(
+        "Olmo2ForCausalLM", readers.olmo2, frozenset({"attention_bias"}), {"rms_norm_eps": 1e-5},
+        (_OLMO_NAMES,),
+    ),
+    "olmo3": Family(
+        "Olmo3ForCausalLM", readers.olmo3, _WINDOW_FIELDS | {"attention_bias"},
+        {"rms_norm_eps": 1e-5}, (_OLMO_NAMES,),
+    ),
+    "smollm3": Family(
+        "SmolLM3ForCausalLM", readers.smollm3, _WINDOW_FIELDS | _BIASES,
+        {"num_key_value_heads": 4, "tie_word_embeddings": True},
+    ),
+    # Published files name the dropout with which they were trained; it is 0 wherever they are used.
+    "granite": Family(
+        "GraniteForCausalLM", readers.granite,
+        _BIASES | {
+            "attention_dropout", "attention_multiplier", "embedding_multiplier", "logits_scaling",
+            "residual_multiplier",
+        },
+    ),
+    "phi3": Family(
+        "Phi3ForCausalLM", readers.phi3, frozenset({"sliding_window"}), {"rms_norm_eps": 1e-5},
+        (JOINED_NAMES,),
     ),
 }  # fmt: skip
 """Families by `model_type`."""
+
+# Kinds of models that are published a lot and not read: which, what they have, what to take.
+_NOT_READ = (
+    ("granitemoehybrid|granite_swa|bamba|jamba|falcon_h1|nemotron_h|(falcon_)?mamba2?|zamba2?",
+     "layers with a recurrent state or room for them", "Granite 3 or 4.1 (granite)"),
+    ("qwen3_next|qwen3_5.*|qwen4.*|olmo_hybrid|kimi_linear|bailing_hybrid",
+     "layers of gated delta nets", "Qwen 3 (qwen3) or OLMo 3 (olmo3)"),
+    (".*moe.*|mixtral|deepseek_v.*|gpt_oss|dbrx|llama4.*|glm4_moe.*|minimax.*|mistral4|mistral_large4",
+     "mixtures of experts", "a dense model, such as Qwen 3 (qwen3) or OLMo 3 (olmo3)"),
+    ("gemma3n.*|gemma4.*", "embeddings of their own in every layer or layers that share a cache",
+     "Gemma 3 (gemma3, gemma3_text)"),
+    ("lfm.*", "short convolutions in place of attention", "Qwen 3 (qwen3) or SmolLM3 (smollm3)"),
+)  # fmt: skip
+
+
+def why_not_read(model_type: str) -> str:
+    """What a model has that is not read, and what to take instead; "" where nothing is known.
+
+    Example: "mixtral" -> "it has mixtures of experts, which are not read; take a dense model, ..."
+    """
+    for pattern, part, instead in _NOT_READ:
+        if re.fullmatch(pattern, model_type):
+            return f"it has {part}, which are not read; take {instead}"
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import typing
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from bstar_jax.config import UserError
 
 _REQUIRED: Any = object()
 _KINDS = {int: "a whole number", str: "a text", bool: "true or false", dict: "a group of fields"}
+_MOST = 2**31 - 1  # no size of a model is larger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +53,25 @@ class Fields:
         if value is not None and value != neutral:
             self.refuse(name, rule)
 
-    def integer(self, name: str, default: int | None = _REQUIRED) -> int:
-        """A whole number; `default` where the field is absent."""
-        return self._take(name, default, int)
+    def integer(self, name: str, default: int | None = _REQUIRED, *, most: int = _MOST) -> int:
+        """A whole number of at most `most`; `default` where the field is absent."""
+        value: Any = self._take(name, default, int)
+        if isinstance(value, int) and value > most:
+            self.refuse(name, f"it is at most {most}")
+        return value
 
     def number(self, name: str, default: float | None = _REQUIRED) -> float:
-        """A number, as a float; `default` where the field is absent."""
+        """A finite number, as a float; `default` where the field is absent."""
         value = self.values.get(name)
-        if isinstance(value, float):
-            return value
-        return float(self._take(name, default, int))
+        if not isinstance(value, float):
+            value = self._take(name, default, int)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            self.refuse(name, "it takes a finite number, in the range of a float")
+        return number
 
     def text(self, name: str, default: str = _REQUIRED) -> str:
         """A text; `default` where the field is absent."""
@@ -96,8 +107,10 @@ def read_json(file: pathlib.Path) -> dict:
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}); fetch it again") from error
+    except RecursionError:
+        raise UserError(f"{file} has groups within groups without end; fetch it again") from None
     if not isinstance(values, dict):
         raise UserError(f"{file} is not a group of fields; fetch it again")
     return values

@@ -13,9 +13,11 @@ import pathlib
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.typing import DTypeLike
 
 from bstar_jax import sharding
 from bstar_jax.config import ModelConfig, UserError
+from bstar_jax.config.model import dtype_name
 from bstar_jax.hub import directory, names
 from bstar_jax.hub.architecture import read_architecture, read_family
 from bstar_jax.hub.directory import StoredTensor
@@ -29,9 +31,9 @@ Index = tuple[slice, ...]
 
 
 def import_checkpoint(
-    path: str | os.PathLike, mesh: Mesh | None = None, dtype: str = "float32"
+    path: str | os.PathLike, mesh: Mesh | None = None, dtype: DTypeLike = "float32"
 ) -> tuple[ModelConfig, dict]:
-    """Reads a Hugging Face checkpoint: Llama, Mistral, Qwen 2 and 3, Gemma 2 and 3 (text).
+    """Reads a Hugging Face checkpoint of any family in docs/checkpoints.md.
 
     Example: config, params = import_checkpoint("/models/Qwen3-0.6B", mesh)
 
@@ -39,8 +41,8 @@ def import_checkpoint(
       path: A directory with config.json and safetensors, or a hub name.
       mesh: The devices. Parameters get the storage map, with the vocabulary padded with zeros to
         `sharding.padded_vocab`. Without a mesh they are put on the first device, without padding.
-      dtype: Dtype of the parameters: "float32", "bfloat16", or "file", which keeps those of the
-        tensors.
+      dtype: Dtype of the parameters: float32 or bfloat16, by name or as JAX has it, such as
+        jnp.bfloat16; or "file", which keeps those of the tensors.
 
     Returns:
       The model's config, with `checkpoint` "" and the true `vocab_size`, and parameters as
@@ -51,13 +53,16 @@ def import_checkpoint(
         broken, its tensors are not those of its config, or the mesh does not divide them. All of
         this is checked before any tensor is read.
     """
-    if dtype not in (*_DTYPES, "file"):
+    wanted = dtype_name(dtype)
+    if wanted not in (*_DTYPES, "file"):
         raise ValueError(f"dtype is {dtype!r}; it takes float32, bfloat16 or file")
     path = directory.locate(path)
-    config, table = read_architecture(path), read_family(path).names
+    config = read_architecture(path)
     if mesh is not None:
         sharding.check_model(mesh, config)
-    headers = _read_weight_headers(path, config, table)
+    headers = directory.read_headers(path)
+    table = names.choose(read_family(path).names, headers)
+    _check_headers(path, config, table, headers)
     _check_tied(path, config, table, headers)
     size = config.vocab_size if mesh is None else sharding.padded_vocab(config, mesh)
     found = {}
@@ -69,20 +74,18 @@ def import_checkpoint(
         )
         target = None if mesh is None else NamedSharding(mesh, sharding.spec(axes))
         stored = [headers[entry.name] for entry in tensors]
-        found[keys] = _read_parameter(tensors, stored, shape, target, _dtype(stored, dtype))
+        found[keys] = _read_parameter(tensors, stored, shape, target, _dtype(stored, wanted))
     return config, names.nest(found)
 
 
-def _read_weight_headers(
-    path: pathlib.Path, config: ModelConfig, table: NameTable
-) -> dict[str, StoredTensor]:
-    headers = directory.read_headers(path)
+def _check_headers(
+    path: pathlib.Path, config: ModelConfig, table: NameTable, headers: dict[str, StoredTensor]
+) -> None:
     directory.check_tensors(path, config, table, headers)
     if any(headers[name].file is None for name in names.by_name(config, table)):
         raise UserError(
             f"{path} keeps the names of tensors, not the weights; give the checkpoint itself"
         )
-    return headers
 
 
 def _check_tied(
@@ -172,7 +175,8 @@ def _fill(out: np.ndarray, entry: Entry, stored: StoredTensor, index: Index) -> 
     offset = held[first].start
     for start in range(0, len(view), step):
         rows = view[start : start + step]
-        part = slice((offset + start) * height, (offset + start + len(rows)) * height)
+        begin = entry.start + (offset + start) * height
+        part = slice(begin, begin + len(rows) * height)
         rows[...] = directory.read_part(stored, entry.name, (part, *columns)).reshape(rows.shape)
 
 

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,10 +34,13 @@ class Tensor(NamedTuple):
       name: Name of the tensor; `{layer}` stands for the number of the layer.
       dims: For each dimension of the tensor, the dimensions of ours that it joins, the layer's
         not counted.
+      behind: Dotted paths of the parameters that the tensor holds before this one, along its first
+        dimension.
     """
 
     name: str
     dims: tuple[tuple[int, ...], ...]
+    behind: tuple[str, ...] = ()
 
 
 # Ways in which a tensor has our dimensions.
@@ -49,11 +52,12 @@ _HEADS_FIRST = ((1, 2), (0,))  # [D, A, E] -> [A E, D]
 _HEADS_LAST = ((2,), (0, 1))  # [A, E, D] -> [D, A E]
 
 _BLOCK = "model.layers.{layer}"
+_ATTENTION, _FEED_FORWARD = "blocks.attention", "blocks.feed_forward"
 
 
-def norm_of_layer(name: str) -> Tensor:
+def norm_of_layer(name: str, *, joins_heads: bool = False) -> Tensor:
     """The scale of a norm that every layer has, such as `input_layernorm`."""
-    return Tensor(f"{_BLOCK}.{name}.weight", _SAME)
+    return Tensor(f"{_BLOCK}.{name}.weight", _JOINED if joins_heads else _SAME)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,13 +67,29 @@ class NameTable:
     Attributes:
       tensors: For the dotted path of a parameter, the tensor that holds it. Parameters that a
         model does not have are never looked up.
+      has_vision: Whether files also hold a vision tower, which is left as it is.
     """
 
     tensors: Mapping[str, Tensor]
+    has_vision: bool = False
 
     def changed(self, tensors: Mapping[str, Tensor]) -> NameTable:
         """Returns the table with some tensors replaced, for a family that differs in these."""
-        return NameTable({**self.tensors, **tensors})
+        return NameTable({**self.tensors, **tensors}, self.has_vision)
+
+    def moved(self, model: str, head: str) -> NameTable:
+        """Returns the table of a language model within a model that also sees.
+
+        Args:
+          model: What stands for `model.` at the beginning of names.
+          head: Name of the tensor of the head.
+        """
+        tensors = {
+            path: tensor._replace(name=model + tensor.name.removeprefix("model."))
+            for path, tensor in self.tensors.items()
+        }
+        tensors["head"] = self.tensors["head"]._replace(name=head)
+        return NameTable(tensors, has_vision=True)
 
     @property
     def embedding(self) -> str:
@@ -109,8 +129,28 @@ LLAMA_NAMES = NameTable(
 )
 """The names that most families share."""
 
+JOINED_NAMES = LLAMA_NAMES.changed(
+    {
+        f"{_ATTENTION}.query": Tensor(f"{_BLOCK}.self_attn.qkv_proj.weight", _HEADS_FIRST),
+        f"{_ATTENTION}.key": Tensor(
+            f"{_BLOCK}.self_attn.qkv_proj.weight", _HEADS_FIRST, (f"{_ATTENTION}.query",)
+        ),
+        f"{_ATTENTION}.value": Tensor(
+            f"{_BLOCK}.self_attn.qkv_proj.weight", _HEADS_FIRST,
+            (f"{_ATTENTION}.query", f"{_ATTENTION}.key"),
+        ),
+        f"{_FEED_FORWARD}.gate": Tensor(f"{_BLOCK}.mlp.gate_up_proj.weight", _TRANSPOSED),
+        f"{_FEED_FORWARD}.up": Tensor(
+            f"{_BLOCK}.mlp.gate_up_proj.weight", _TRANSPOSED, (f"{_FEED_FORWARD}.gate",)
+        ),
+    }
+)  # fmt: skip
+"""The names of a family that joins queries, keys and values in one tensor, and gate and up."""
+
 # Stored by old versions of Transformers; newer ones compute them.
 _COMPUTED = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+# The parts of a model that also sees, in both of its layouts.
+_VISION = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +163,7 @@ class Entry:
       layer: Number of the layer, from 0; None where the parameter has no layers.
       sizes: Sizes of our dimensions, without the layer's, at the true vocabulary.
       dims: As in `Tensor`.
+      start: Where it begins along the first dimension of its tensor.
     """
 
     name: str
@@ -130,10 +171,11 @@ class Entry:
     layer: int | None
     sizes: tuple[int, ...]
     dims: tuple[tuple[int, ...], ...]
+    start: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the file's tensor."""
+        """Shape of the file's tensor, or of the part of it that is this parameter's."""
         return tuple(math.prod(self.sizes[dim] for dim in joined) for joined in self.dims)
 
     @property
@@ -142,7 +184,7 @@ class Entry:
         return tuple(dim for joined in self.dims for dim in joined)
 
     def to_file(self, ours: np.ndarray) -> np.ndarray:
-        """The file's tensor for a parameter, or for one layer of it.
+        """The file's tensor, or the part of it, for a parameter or for one layer of it.
 
         Example: query [D=2, A=4, E=3] -> [12, 2].
 
@@ -193,20 +235,44 @@ def entries(config: ModelConfig, table: NameTable) -> dict[Path, tuple[Entry, ..
     """
     found = {}
     for path, shape in shapes(config).items():
-        name, dims = table.tensors[".".join(path)]
+        name, dims, behind = table.tensors[".".join(path)]
         if path[0] != "blocks":
             found[path] = (Entry(name, path, None, shape, dims),)
             continue
+        before = [tuple(other.split(".")) for other in behind]
+        start = sum(_rows(shapes(config)[other][1:], dims) for other in before)
         found[path] = tuple(
-            Entry(name.format(layer=layer), path, layer, shape[1:], dims)
+            Entry(name.format(layer=layer), path, layer, shape[1:], dims, start)
             for layer in range(shape[0])
         )
     return found
 
 
-def by_name(config: ModelConfig, table: NameTable) -> dict[str, Entry]:
-    """The tensors that a file must hold, by their names."""
-    return {entry.name: entry for layers in entries(config, table).values() for entry in layers}
+def _rows(sizes: tuple[int, ...], dims: tuple[tuple[int, ...], ...]) -> int:
+    """Size of the first dimension of the tensor, or part of one, that holds a parameter."""
+    return math.prod(sizes[dim] for dim in dims[0])
+
+
+@functools.lru_cache(maxsize=32)
+def by_name(config: ModelConfig, table: NameTable) -> dict[str, tuple[Entry, ...]]:
+    """The tensors that a file must hold, by their names; several parameters where it joins them."""
+    found: dict[str, tuple[Entry, ...]] = {}
+    for layers in entries(config, table).values():
+        for entry in layers:
+            parts = (*found.get(entry.name, ()), entry)
+            found[entry.name] = tuple(sorted(parts, key=lambda part: part.start))
+    return found
+
+
+def file_shape(parts: tuple[Entry, ...]) -> tuple[int, ...]:
+    """Shape of the tensor that these parts make together."""
+    return (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+
+
+def choose(tables: tuple[NameTable, ...], stored: Iterable[str]) -> NameTable:
+    """The table whose names the stored tensors have; the first if none has them."""
+    stored = frozenset(stored)
+    return next((table for table in tables if table.embedding in stored), tables[0])
 
 
 def is_computed(name: str) -> bool:
@@ -216,4 +282,10 @@ def is_computed(name: str) -> bool:
 
 def is_spare(config: ModelConfig, table: NameTable, name: str) -> bool:
     """Whether a file may hold this tensor although the model does not need it."""
-    return is_computed(name) or (config.tied and name == table.head)
+    is_head = config.tied and name == table.head
+    return is_computed(name) or is_head or (table.has_vision and is_vision(name))
+
+
+def is_vision(name: str) -> bool:
+    """Whether this tensor belongs to the part of a model that sees."""
+    return bool(_VISION.match(name))

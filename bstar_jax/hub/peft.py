@@ -18,7 +18,7 @@ from bstar_jax.config import ModelConfig, UserError
 from bstar_jax.hub import names, safetensors_files
 from bstar_jax.hub.architecture import read_family
 from bstar_jax.hub.directory import locate
-from bstar_jax.hub.names import Entry, Path
+from bstar_jax.hub.names import Entry, NameTable, Path
 from bstar_jax.model import adapters
 
 _PEFT_NAMES = {adapters.ENTER: "lora_A", adapters.LEAVE: "lora_B"}
@@ -48,14 +48,17 @@ def export_adapter(
     """
     if not config.lora_rank:
         raise UserError("model.lora_rank is 0, so there is no adapter; export the model itself")
-    table = read_family(pathlib.Path(source or locate(base))).names
-    weights = names.entries(adapters.merged_model(config), table)
+    table = read_family(pathlib.Path(source or locate(base))).names[0]
+    merged = adapters.merged_model(config)
+    weights = names.entries(merged, table)
+    _refuse_joined(merged, table)
     tensors = {
         name: tensor
         for path, leaf in names.leaves(params).items()
         for name, tensor in _tensors(config, weights, path, np.asarray(leaf, np.float32))
     }
     modules = sorted({_module(weights, path).rpartition(".")[2] for path in names.leaves(params)})
+    within = r".*\.language_model\..*\.(" + "|".join(modules) + ")"
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -66,7 +69,7 @@ def export_adapter(
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "target_modules": modules,
+        "target_modules": within if table.has_vision else modules,
     }
     with safetensors_files.new_directory(pathlib.Path(output)) as directory:
         specs = {name: ("F32", tensor.shape) for name, tensor in tensors.items()}
@@ -74,6 +77,15 @@ def export_adapter(
             directory / "adapter_model.safetensors", specs, tensors.__getitem__
         )
         safetensors_files.write_json(directory / "adapter_config.json", settings)
+
+
+def _refuse_joined(config: ModelConfig, table: NameTable) -> None:
+    for name, parts in names.by_name(config, table).items():
+        if len(parts) > 1:
+            raise UserError(
+                f"tensor {name} joins {len(parts)} matrices, whose adapters are no adapter of "
+                "PEFT's; drop --adapter and export the merged model"
+            )
 
 
 def _tensors(

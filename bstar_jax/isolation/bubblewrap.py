@@ -1,8 +1,9 @@
 """The command that shuts a process in: bubblewrap, with what is visible and what is cut off.
 
 Inside there are a Python interpreter at /python, the system's libraries, an empty home and a small
-writable /tmp, and nothing else: no /proc, no installed package, no program to start. The sandbox
-has process, network, host name, shared memory and user namespaces of its own.
+writable /tmp, and nothing else: no /proc, no program to start, and no installed package but those
+that are asked for. The sandbox has process, network, host name, shared memory and user namespaces
+of its own.
 
 Root starts sandboxes as user 65534 ("nobody"), as the kernel does not limit root's number of
 threads. Bubblewrap sets up the files as root, since root's Python may be where nobody else can
@@ -20,13 +21,16 @@ import shutil
 import sys
 
 from bstar_jax.config import UserError
+from bstar_jax.isolation.packages import Packages
 
+PACKAGES = "/python/packages"  # where the packages are that programs may import
 NOBODY = 65534  # the user that a program runs as: inside, and, if root starts it, outside
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # one program, one verdict: the order of sets is fixed
     "PYTHONUTF8": "1",
     "LANG": "C.UTF-8",
     "MALLOC_ARENA_MAX": "1",  # otherwise each thread takes 64 MiB of address space
+    **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "HOME": "/home",
 }
 
@@ -41,7 +45,7 @@ _NAMESPACES = (
 )  # fmt: skip
 
 
-def command(disk_bytes: int, tell: int, awaited: int) -> list[str]:
+def command(disk_bytes: int, tell: int, awaited: int, packages: Packages) -> list[str]:
     """Returns the command that starts the interpreter inside; its own arguments follow it.
 
     Args:
@@ -49,6 +53,7 @@ def command(disk_bytes: int, tell: int, awaited: int) -> list[str]:
       tell: File descriptor to which bubblewrap writes the number of process 1, as JSON.
       awaited: File descriptor from which it reads a byte once `map_users` is done, if
         `changes_user`.
+      packages: The installed packages that programs may import.
 
     Raises:
       UserError: If bubblewrap is not installed.
@@ -60,7 +65,7 @@ def command(disk_bytes: int, tell: int, awaited: int) -> list[str]:
     return [
         _bubblewrap(), *_NAMESPACES, "--hostname", "sandbox", "--info-fd", str(tell),
         "--as-pid-1", "--new-session", "--cap-drop", "ALL", *user,
-        *_environment(), *_files(),
+        *_environment(), *_files(), *_packages(packages),
         "--perms", "1777", "--size", str(disk_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp",
         "--remount-ro", "/", "/python/bin/python",
     ]  # fmt: skip
@@ -124,10 +129,17 @@ def _files() -> tuple[str, ...]:
     return tuple(words)
 
 
-def base_interpreter() -> str:
-    """Returns the path of this interpreter, or of the one that this virtual environment is of."""
-    base = sys._base_executable  # pyright: ignore[reportAttributeAccessIssue]  # CPython has it
-    return os.path.realpath(base)
+@functools.cache
+def _packages(packages: Packages) -> tuple[str, ...]:
+    """Shows files of packages, each in folders that are made explicitly."""
+    folders = {PACKAGES: None} if packages.files else {}
+    words = []
+    for place, path in packages.files:
+        inside = pathlib.PurePath(PACKAGES, place)
+        folders |= {str(parent): None for parent in reversed(inside.parents[:-2])}
+        words += ["--ro-bind", path, str(inside)]
+    made = [word for folder in folders for word in ("--perms", "0755", "--dir", folder)]
+    return (*made, *words)
 
 
 def _python_files() -> list[str]:

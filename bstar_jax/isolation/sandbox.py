@@ -28,6 +28,7 @@ from typing import IO
 from bstar_jax.config import UserError
 from bstar_jax.isolation import bubblewrap
 from bstar_jax.isolation.inside.wire import decode, encode
+from bstar_jax.isolation.packages import Packages
 from bstar_jax.isolation.signals import ignoring_sigterm
 from bstar_jax.isolation.syscalls import seccomp_filter
 
@@ -108,28 +109,37 @@ class Sandbox:
     It also ends with this process, however that ends, as a pipe to it closes: the lifeline.
     """
 
-    def __init__(self, limits: Limits, *, unsafe: bool = False) -> None:
+    def __init__(
+        self, limits: Limits, *, unsafe: bool = False, packages: Packages | None = None
+    ) -> None:
         """Starts a sandbox and waits until its harness is ready.
 
         Args:
           limits: What the program may use.
           unsafe: Whether to do without bubblewrap. A program can then read and write whatever you
             can; the limits hold, except those on threads and disk.
+          packages: The installed packages that the program may import; by default none.
 
         Raises:
           UserError: If bubblewrap, or what it needs, is missing.
           Broken: If the sandbox does not start.
         """
         self._process: subprocess.Popen[bytes] | None = None
+        packages = packages or Packages()
+        folder = bubblewrap.PACKAGES
         with contextlib.ExitStack() as left:  # what to undo, the last first
             left.callback(self._reap)
             lifeline, _ = _pipe(left)
             if unsafe:
-                folder = left.enter_context(tempfile.TemporaryDirectory(prefix="unsafe-"))
+                place, folder = (
+                    left.enter_context(tempfile.TemporaryDirectory(prefix=f"{name}-"))
+                    for name in ("unsafe", "packages")
+                )
+                packages.link(folder)
                 command = [bubblewrap.interpreter(), *_python_flags()]
-                harness = self._spawn(command, left, (lifeline,), folder)
+                harness = self._spawn(command, left, (lifeline,), place)
             else:
-                harness = self._spawn_in_bubblewrap(limits, left, lifeline)
+                harness = self._spawn_in_bubblewrap(limits, left, lifeline, packages)
             self._harness_number = harness
             try:
                 self._harness = os.pidfd_open(harness)
@@ -137,7 +147,7 @@ class Sandbox:
                 raise Broken(self._last_words()) from None
             left.callback(os.close, self._harness)
             left.callback(self.kill)
-            self._greet(limits, unsafe, lifeline)
+            self._greet(limits, unsafe, lifeline, (folder, packages.names))
             self._left = left.pop_all()
 
     def __enter__(self) -> Sandbox:
@@ -183,13 +193,16 @@ class Sandbox:
         length = int.from_bytes(self._receive(8, deadline), "big")
         return decode(self._receive(length, deadline))
 
-    def _greet(self, limits: Limits, unsafe: bool, lifeline: int) -> None:
+    def _greet(
+        self, limits: Limits, unsafe: bool, lifeline: int, packages: tuple[str, tuple[str, ...]]
+    ) -> None:
         changes_user = bubblewrap.changes_user() and not unsafe
         settings = dataclasses.asdict(limits) | {
             "filter": seccomp_filter(),
             "threads": 0 if unsafe else limits.threads,  # outside they count with all your others
             "user": bubblewrap.NOBODY if changes_user else 0,
             "lifeline": lifeline,
+            "packages": packages,
         }
         deadline = time.monotonic() + _START_SECONDS
         try:
@@ -255,16 +268,16 @@ class Sandbox:
         return process.pid
 
     def _spawn_in_bubblewrap(
-        self, limits: Limits, left: contextlib.ExitStack, lifeline: int
+        self, limits: Limits, left: contextlib.ExitStack, lifeline: int, packages: Packages
     ) -> int:
         """Starts bubblewrap; returns the number of the sandbox's process 1."""
         awaited, release = _pipe(left)
         told, tell = os.pipe()
         left.callback(os.close, told)
         try:
-            command = [*bubblewrap.command(limits.disk_bytes, tell, awaited), *_python_flags()]
+            command = bubblewrap.command(limits.disk_bytes, tell, awaited, packages)
             # `told` too: without a reader bubblewrap would end and leave process 1 incomplete.
-            self._spawn(command, left, (told, tell, awaited, lifeline))
+            self._spawn([*command, *_python_flags()], left, (told, tell, awaited, lifeline))
         finally:
             os.close(tell)
         said, deadline = b"", time.monotonic() + _START_SECONDS

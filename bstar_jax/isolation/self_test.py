@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 import sys
 import time
 
 from bstar_jax.config import UserError
+from bstar_jax.isolation.packages import Packages
 from bstar_jax.isolation.sandbox import Broken, Limits, Sandbox, TimedOut
 
 _SECONDS = 60.0
@@ -40,11 +42,12 @@ def has_few_threads():
 
 
 @functools.cache
-def check(*, unsafe: bool = False) -> None:
+def check(*, unsafe: bool = False, packages: Packages | None = None) -> None:
     """Tests, once, that a sandbox starts here and that it shuts a program in.
 
     Args:
       unsafe: Whether to do without bubblewrap; the sandbox then only has to start.
+      packages: The packages that the program may import.
 
     Raises:
       UserError: If there is no bubblewrap, if it cannot make a sandbox here, or if one leaks.
@@ -60,7 +63,7 @@ def check(*, unsafe: bool = False) -> None:
         "starts a thousand threads": ("has_few_threads", []),
     }
     try:
-        with Sandbox(Limits(), unsafe=unsafe) as sandbox:
+        with Sandbox(Limits(), unsafe=unsafe, packages=packages) as sandbox:
             found = {"fails": sandbox.ask("load", (_PROBE,), "", deadline=deadline)}
             for fault, call in calls.items() if not unsafe else ():
                 found[fault] = sandbox.ask("call", *call, True, deadline=deadline)
@@ -78,3 +81,37 @@ def check(*, unsafe: bool = False) -> None:
             "a sandbox made here does not hold, so no program runs in it: "
             f"{'; '.join(faults)}. It needs Linux 5.14 or later and bubblewrap 0.6 or later"
         )
+
+
+@functools.cache
+def check_imports(packages: Packages, limits: Limits, *, unsafe: bool = False) -> None:
+    """Tests, once, that programs can import packages within their limits.
+
+    Time aside: it does not count, as packages are imported before the program starts.
+
+    Args:
+      packages: The packages.
+      limits: What programs may use.
+      unsafe: Whether to do without bubblewrap.
+
+    Raises:
+      UserError: If one cannot be imported.
+    """
+    patient = dataclasses.replace(
+        limits, cpu_seconds=int(_SECONDS), wall_seconds=_SECONDS, total_seconds=_SECONDS
+    )
+    for name in packages.names:
+        # Not as a name in the text, which the harness would import.
+        program = f"__import__({name[:1]!r} + {name[1:]!r})"
+        deadline = time.monotonic() + _SECONDS
+        try:
+            with Sandbox(patient, unsafe=unsafe, packages=packages) as sandbox:
+                reason, message, _ = sandbox.ask("load", (program,), "", deadline=deadline)
+        except (Broken, TimedOut) as error:
+            reason, message = "error", str(error) or "no answer"
+        if reason != "correct":
+            raise UserError(
+                f"rewards.code.packages has {name!r}, which a program cannot import: {message}. "
+                f"Raise rewards.code.memory_mib above {limits.memory_bytes >> 20} if it needs more "
+                "memory, or drop it"
+            )

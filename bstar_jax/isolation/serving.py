@@ -74,7 +74,7 @@ def _send(sink: BinaryIO, message: tuple) -> None:
 
 def _apply(function: Callable, item: object) -> tuple:
     """Works on one item; returns (kind, value, error, seconds)."""
-    start = time.perf_counter()
+    start, process = time.perf_counter(), os.getpid()
     try:
         kind, value, error = "done", function(item), ""
     except MemoryError as raised:
@@ -82,6 +82,8 @@ def _apply(function: Callable, item: object) -> tuple:
         kind, value, error = "died", None, _describe(raised)
     except (Exception, SystemExit) as raised:
         kind, value, error = "raised", None, _describe(raised)
+    if os.getpid() != process:
+        os._exit(0)  # the function forked, and this copy has nothing to say
     return kind, value, error, time.perf_counter() - start
 
 
@@ -90,6 +92,8 @@ def _describe(error: BaseException) -> str:
 
 
 def _limit_memory(memory_bytes: int) -> None:
+    if not memory_bytes:
+        return
     with open("/proc/self/statm") as sizes:
         used = int(sizes.read().split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]

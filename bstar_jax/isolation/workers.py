@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bstar_jax.isolation.serving import HEADER, frame
@@ -56,6 +56,10 @@ class Outcome:
     seconds: float
 
 
+class WorkersError(RuntimeError):
+    """Workers do not start, so that nothing can be worked on."""
+
+
 class WorkerPool:
     """Worker processes that apply one function to items.
 
@@ -73,11 +77,12 @@ class WorkerPool:
         the parent need not import it.
       workers: Number of processes.
       limit_seconds: Longest time for one item. Starting a worker does not count.
-      memory_bytes: Address space that a worker may use beyond what starting took.
+      memory_bytes: Address space that a worker may use beyond what starting took; 0 is no limit.
       warm_up: Items that every worker works on before it counts as started.
+      environment: Environment variables of the workers, besides those of this process.
 
     Raises:
-      ValueError: If a number is not positive, or a worker could not import the function.
+      ValueError: If a number is out of range, or workers cannot import the function.
     """
 
     def __init__(
@@ -88,14 +93,17 @@ class WorkerPool:
         *,
         memory_bytes: int = 2 << 30,
         warm_up: Sequence[object] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        given = {"workers": workers, "limit_seconds": limit_seconds, "memory_bytes": memory_bytes}
-        for name, value in given.items():
+        for name, value in {"workers": workers, "limit_seconds": limit_seconds}.items():
             if not value > 0:
                 raise ValueError(f"{name} is {value}; it must be above 0")
+        if memory_bytes < 0:
+            raise ValueError(f"memory_bytes is {memory_bytes}; it must be 0 or more")
         self.limit_seconds = limit_seconds
         self._name = _name(function)
         self._hello = frame((self._name, memory_bytes, tuple(warm_up)))
+        self._environment = dict(environment or {})
         self._size = workers
         self._crew: list[_Worker] = []
         self._killed: list[_Worker] = []  # until the kernel is done with them
@@ -103,7 +111,7 @@ class WorkerPool:
         self._running = False
 
     def __enter__(self) -> WorkerPool:
-        self._crew = [_Worker(self._hello) for _ in range(self._size)]
+        self._crew = [_Worker(self._hello, self._environment) for _ in range(self._size)]
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -139,8 +147,8 @@ class WorkerPool:
           The outcomes, in the order of the items.
 
         Raises:
-          RuntimeError: If another run is under way, the pool is not entered, or workers do not
-            start.
+          WorkersError: If workers do not start.
+          RuntimeError: If another run is under way, or the pool is not entered.
         """
         if self._running or not self._crew:
             state = "has a run under way" if self._running else "is not entered"
@@ -206,13 +214,13 @@ class WorkerPool:
         self._failed_starts += 1
         if worker.failure or self._failed_starts >= _START_TRIES:
             reason = worker.failure or f"{self._failed_starts} ended or hung before they began"
-            raise RuntimeError(f"workers of {self._name} do not start: {reason}")
+            raise WorkersError(f"workers of {self._name} do not start: {reason}")
 
     def _replace(self, worker: _Worker) -> None:
         worker.kill()
         self._killed = [other for other in self._killed if other.process.poll() is None]
         self._killed.append(worker)
-        self._crew[self._crew.index(worker)] = _Worker(self._hello)
+        self._crew[self._crew.index(worker)] = _Worker(self._hello, self._environment)
 
 
 class _Worker:
@@ -226,7 +234,7 @@ class _Worker:
       failure: Why it could not start; "" otherwise.
     """
 
-    def __init__(self, hello: bytes) -> None:
+    def __init__(self, hello: bytes, environment: Mapping[str, str]) -> None:
         reading, self.commands = os.pipe()
         self.results, writing = os.pipe()
         living, self.lifeline = os.pipe()
@@ -239,7 +247,12 @@ class _Worker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                **environment,
+            },
             start_new_session=True,  # an interrupt from the keyboard is the parent's to handle
         )
         for descriptor in theirs:

@@ -6,9 +6,10 @@ parameters as the nested dict of `nnx.split`; `forward` and the sampling room me
 
     tokens_BL -> embedding -> [norm, attention, +, norm, feed-forward, +] x Y -> norm -> head
 
-Families differ in fields of the config: biases, norms of queries and keys, norms after attention
-and feed-forward, capped scores, windows. Whether a layer is windowed is data of the scan, so that
-layers of both kinds share one program.
+Families differ in fields of the config: biases, norms of queries and keys, norms before and after
+attention and feed-forward, multipliers, capped scores, windows, layers that know no positions.
+Whether a layer is windowed or rotated is data of the scan, so that layers of all kinds share one
+program.
 
 How a layer attends is a function passed in (`Attend`): over the whole sequence in training and
 prefill, over cached keys and values in decoding. Everything else is written once. `adapters` says

@@ -14,7 +14,7 @@ from bstar_jax.kernels import attention
 from bstar_jax.model.decoder import Decoder
 from bstar_jax.model.layers import Attend
 from bstar_jax.model.parameters import merge
-from bstar_jax.model.rotary import IsWindowed
+from bstar_jax.model.rotary import Flag
 
 
 def attend_whole(
@@ -37,7 +37,7 @@ def attend_whole(
     window = config.window if config.window < segments_BL.shape[1] else 0
 
     def attend(
-        query: jax.Array, key: jax.Array, value: jax.Array, state: Any, is_windowed: IsWindowed
+        query: jax.Array, key: jax.Array, value: jax.Array, state: Any, is_windowed: Flag
     ) -> tuple[jax.Array, Any]:
         def mix(window: int) -> jax.Array:
             return attention.attend_segments(

@@ -14,6 +14,7 @@ from bstar_jax.config import ModelConfig
 from bstar_jax.kernels import attention
 from bstar_jax.model.embedding import look_up
 from bstar_jax.model.layers import Attend, Block, Norm, constant, normal
+from bstar_jax.model.rotary import LayerKind
 
 
 class Decoder(nnx.Module):
@@ -25,7 +26,7 @@ class Decoder(nnx.Module):
 
         stacked = nnx.vmap(lambda: Block(config), axis_size=config.layers, out_axes=0)
         self.blocks = stacked()
-        self.final_norm = Norm(config, d, "width")
+        self.final_norm = Norm(config, {"width": d})
         if not config.tied:
             self.head = normal((d, v), ("width", "vocab"), d**-0.5)
         if config.scalar_head:
@@ -43,6 +44,8 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         """Final hidden states [B, L, D] and the attention states of all layers.
 
+        Where logits are divided by a constant, these states are, which gives the same logits.
+
         Args:
           tokens_BL: Token ids.
           positions_BL: Position of each token in its text, from 0.
@@ -55,19 +58,29 @@ class Decoder(nnx.Module):
         x = look_up(self.embedding[...], tokens_BL, self.config.dtype, is_stored=is_stored)
         if self.config.embedding_scale:
             x = x * jnp.asarray(self.config.width**0.5, x.dtype)
+        if self.config.embedding_multiplier != 1.0:
+            x = x * jnp.asarray(self.config.embedding_multiplier, x.dtype)
         x = sharding.constrain(x, "batch", "length", None)
         graphdef, blocks_Y = nnx.split(self.blocks)
-        windowed = self.config.windowed
-        is_uniform = len(set(windowed)) == 1
+        flags = self.config.windowed, self.config.rotated
+        known = [of_layers[0] if len(set(of_layers)) == 1 else None for of_layers in flags]
 
         def layer(x, scanned):
-            block, state, is_windowed = scanned
-            is_windowed = windowed[0] if is_uniform else is_windowed
-            return nnx.merge(graphdef, block)(x, positions_BL, attend, state, is_windowed)
+            block, state, varying = scanned
+            pairs = zip(known, varying, strict=True)
+            kind = LayerKind(*(given if flag is None else flag for flag, given in pairs))
+            return nnx.merge(graphdef, block)(x, positions_BL, attend, state, kind)
 
-        scanned = blocks_Y, states, None if is_uniform else jnp.array(windowed)
+        varying = [
+            jnp.array(of_layers) if flag is None else None
+            for flag, of_layers in zip(known, flags, strict=True)
+        ]
+        scanned = blocks_Y, states, varying
         x, states = jax.lax.scan(_remat(layer, self.config.remat), x, scanned)
-        return self.final_norm(x), states
+        hidden = self.final_norm(x)
+        if self.config.logit_divisor != 1.0:
+            hidden = hidden * jnp.asarray(1 / self.config.logit_divisor, hidden.dtype)
+        return hidden, states
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Scores of the next token, f32 [..., V]."""

@@ -13,9 +13,9 @@ from flax import nnx
 
 from bstar_jax import sharding
 from bstar_jax.config import ModelConfig
-from bstar_jax.model.rotary import IsWindowed, rotary_rates, rotate
+from bstar_jax.model.rotary import Flag, LayerKind, rotary_amplitude, rotary_rates, rotate
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array, Any, IsWindowed], tuple[jax.Array, Any]]
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Any, Flag], tuple[jax.Array, Any]]
 """(query_BLAE, key_BLGE, value_BLGE, state, is_windowed) -> (mixed_BLAE, state), of one layer."""
 
 
@@ -32,17 +32,19 @@ def constant(shape: tuple[int, ...], axes: tuple[str, ...], start: float) -> nnx
 class Norm(nnx.Module):
     """Divides by the root mean square, in f32, and scales each channel."""
 
-    def __init__(self, config: ModelConfig, size: int, axis: str):
-        self.scale = constant((size,), (axis,), 0.0 if config.norm_offset else 1.0)
+    def __init__(self, config: ModelConfig, sizes: dict[str, int]):
+        start = 0.0 if config.norm_offset else 1.0
+        self.scale = constant(tuple(sizes.values()), tuple(sizes), start)
         self.epsilon, self.offset = config.norm_epsilon, config.norm_offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Norms the last dimension."""
+        """Norms the last dimensions, as many as the scale has."""
         wide = x.astype(jnp.float32)
-        mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+        over = tuple(range(-self.scale[...].ndim, 0))
+        mean_square = jnp.mean(wide * wide, axis=over, keepdims=True)
         normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
         scale = self.scale[...] + 1.0 if self.offset else self.scale[...]
-        scale = jnp.expand_dims(scale, range(normed.ndim - 1))
+        scale = jnp.expand_dims(scale, range(normed.ndim - scale.ndim))
         return (normed * scale).astype(x.dtype)
 
 
@@ -115,23 +117,22 @@ class Attention(Projections):
         scale = (math.prod(heads.values()) * 2 * config.layers) ** -0.5
         self.add("output", heads, width, scale, config.output_bias)
         if config.qk_norm:
-            self.query_norm = Norm(config, config.width_per_head, "head_width")
-            self.key_norm = Norm(config, config.width_per_head, "head_width")
+            self.query_norm = Norm(config, heads if config.qk_norm_whole else head)
+            self.key_norm = Norm(config, groups if config.qk_norm_whole else head)
 
     def __call__(
-        self, x: jax.Array, positions_BL: jax.Array, attend: Attend, state: Any,
-        is_windowed: IsWindowed,
-    ) -> tuple[jax.Array, Any]:  # fmt: skip
+        self, x: jax.Array, positions_BL: jax.Array, attend: Attend, state: Any, kind: LayerKind
+    ) -> tuple[jax.Array, Any]:
         """Attention's output for each token, and the state that `attend` returns."""
         query, key, value = (self.apply(name, x) for name in ("query", "key", "value"))
         query = sharding.constrain(query, "batch", "length", "heads", "head_width")
         if self.config.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
-        rates = rotary_rates(self.config, is_windowed)
-        query, key = (rotate(part, positions_BL, rates) for part in (query, key))
+        rates, amplitude = rotary_rates(self.config, kind), rotary_amplitude(self.config, kind)
+        query, key = (rotate(part, positions_BL, rates, amplitude) for part in (query, key))
         if self.config.query_divisor:
             query = query * (self.config.width_per_head / self.config.query_divisor) ** 0.5
-        mixed, state = attend(query, key, value, state, is_windowed)
+        mixed, state = attend(query, key, value, state, kind.is_windowed)
         return self.apply("output", mixed, summed=2), state
 
 
@@ -158,30 +159,37 @@ ACTIVATIONS = {"silu": jax.nn.silu, "gelu": functools.partial(jax.nn.gelu, appro
 
 
 class Block(nnx.Module):
-    """One layer: attention and feed-forward, each after a norm and with a residual connection."""
+    """One layer: attention and feed-forward, each with a residual connection.
+
+    What enters them is normed, or what they give, or both, as the config says.
+    """
 
     def __init__(self, config: ModelConfig):
-        norm = functools.partial(Norm, config, config.width, "width")
-        self.attention_norm = norm()
+        norm = functools.partial(Norm, config, {"width": config.width})
         self.attention = Attention(config)
-        self.feed_forward_norm = norm()
         self.feed_forward = FeedForward(config)
-        self.has_post_norms = config.post_norms
+        self.config = config
+        if config.pre_norms:
+            self.attention_norm, self.feed_forward_norm = norm(), norm()
         if config.post_norms:
             self.attention_post_norm, self.feed_forward_post_norm = norm(), norm()
 
     def __call__(
-        self, x: jax.Array, positions_BL: jax.Array, attend: Attend, state: Any,
-        is_windowed: IsWindowed,
-    ) -> tuple[jax.Array, Any]:  # fmt: skip
+        self, x: jax.Array, positions_BL: jax.Array, attend: Attend, state: Any, kind: LayerKind
+    ) -> tuple[jax.Array, Any]:
         """The residual stream after the layer, and the state that `attend` returns."""
-        mixed, state = self.attention(
-            self.attention_norm(x), positions_BL, attend, state, is_windowed
-        )
-        if self.has_post_norms:
+        entering = self.attention_norm(x) if self.config.pre_norms else x
+        mixed, state = self.attention(entering, positions_BL, attend, state, kind)
+        if self.config.post_norms:
             mixed = self.attention_post_norm(mixed)
-        x = sharding.constrain(x + mixed, "batch", "length", None)
-        hidden = self.feed_forward(self.feed_forward_norm(x))
-        if self.has_post_norms:
+        x = self._add(x, mixed)
+        entering = self.feed_forward_norm(x) if self.config.pre_norms else x
+        hidden = self.feed_forward(entering)
+        if self.config.post_norms:
             hidden = self.feed_forward_post_norm(hidden)
-        return sharding.constrain(x + hidden, "batch", "length", None), state
+        return self._add(x, hidden), state
+
+    def _add(self, x: jax.Array, part: jax.Array) -> jax.Array:
+        if self.config.residual_scale != 1.0:
+            part = part * self.config.residual_scale
+        return sharding.constrain(x + part, "batch", "length", None)

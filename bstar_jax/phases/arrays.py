@@ -10,7 +10,7 @@ import numpy as np
 from bstar_jax import balance, metrics
 from bstar_jax.config import BalanceConfig
 from bstar_jax.records import Rollouts
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
 
 
 def group(rollouts: Rollouts, names: Sequence[str]) -> np.ndarray:
@@ -24,7 +24,7 @@ def group(rollouts: Rollouts, names: Sequence[str]) -> np.ndarray:
     return np.array([numbers.setdefault(key, len(numbers)) for key in zip(*columns, strict=True)])
 
 
-def texts(task: Task, rollouts: Rollouts, distinct: str) -> list[str]:
+def texts(task: LoadedTask, rollouts: Rollouts, distinct: str) -> list[str]:
     """Returns the texts by which responses are compared: two are repeats if these are equal.
 
     Args:
@@ -57,7 +57,7 @@ def _hash_ranks(responses: Sequence[str]) -> np.ndarray:
 
 
 def graded_responses(
-    task: Task, rollouts: Rollouts, shape: Callable, settings: BalanceConfig
+    task: LoadedTask, rollouts: Rollouts, shape: Callable, settings: BalanceConfig
 ) -> balance.GradedResponses:
     """Turns graded rows into the arrays that selection takes.
 
@@ -79,7 +79,19 @@ def graded_responses(
         is_eligible=shape(np.logical_and(answered, stopped), False),
         is_first=shape(np.array(first) == np.arange(len(first)), False),
         tie_rank=shape(_hash_ranks(responses), 0),
+        score=shape(scores(rollouts), 0.0),
     )
+
+
+def scores(rollouts: Rollouts) -> np.ndarray:
+    """Returns the score of every row, float32.
+
+    Where grading broke the score is null and counts as 0; in files of earlier versions it is null
+    throughout, and a response was right or wrong.
+    """
+    columns = (rollouts.column(name) for name in ("score", "correct"))
+    rows = zip(*columns, strict=True)
+    return np.array([float(right) if score is None else score for score, right in rows], np.float32)
 
 
 def process_rewards(rollouts: Rollouts) -> np.ndarray:
@@ -90,8 +102,7 @@ def process_rewards(rollouts: Rollouts) -> np.ndarray:
 
 def rewards(rollouts: Rollouts, process_weight: float) -> np.ndarray:
     """Computes the reward of every graded row, float64, a multiple of 1e-6."""
-    is_correct = np.array(rollouts.column("correct"), bool)
-    micro = balance.rewards(is_correct, process_rewards(rollouts), process_weight)
+    micro = balance.rewards(scores(rollouts), process_rewards(rollouts), process_weight)
     return micro / balance.MICRO
 
 
@@ -142,7 +153,7 @@ def _places(queries: np.ndarray) -> np.ndarray:
 
 
 def monitor_figures(
-    task: Task, rollouts: Rollouts, *, ks: Sequence[int], s: int
+    task: LoadedTask, rollouts: Rollouts, *, ks: Sequence[int], s: int
 ) -> dict[str, float | None]:
     """Computes the figures of the monitor phase from its rows, including `greedy`.
 

@@ -11,18 +11,21 @@ from bstar_jax import balance
 from bstar_jax.balance import Choice, Grid, Surface
 from bstar_jax.config import Config
 from bstar_jax.phases import arrays
+from bstar_jax.phases.groups import in_row
+from bstar_jax.phases.select import selection_figures
 from bstar_jax.records import Rollouts
 from bstar_jax.records.files import write_json
 from bstar_jax.run.collect import Collector, discard_units
+from bstar_jax.run.grading_errors import is_broken
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Draw, Keys
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
 
 _BOOTSTRAP = 2**31  # folded into the seed's key, as the numbers of phases are, which are small
 
 
 def calibrate(
-    config: Config, task: Task, workspace: Workspace, collect: Collector, iteration: int
+    config: Config, task: LoadedTask, workspace: Workspace, collect: Collector, iteration: int
 ) -> Choice:
     """Chooses the cell to sample and select with.
 
@@ -53,16 +56,23 @@ def calibrate(
         else:
             rollouts = _sample_grid(config, task, collect, iteration)
         surface = score(config, task, iteration, rollouts)
+        marked = _mark_selected(config, task, rollouts, surface)
         if not has_rows:
-            workspace.once(lambda: _mark_selected(config, task, rollouts, surface).write(rows))
-        workspace.once(lambda: write_json(file, surface.to_json()))
+            workspace.once(lambda: marked.write(rows))
+        content = surface.to_json() | _score_by_source(config, task, marked, surface.choice)
+        workspace.once(lambda: write_json(file, content))
     discard_units(workspace, iteration, "calibrate")
-    stored = json.loads(file.read_text())["chosen"]
+    content = json.loads(file.read_text())
+    stored = content["chosen"]
     choice = Choice(
         stored["temperature"], stored["top_k"], stored["threshold"], stored["process_weight"]
     )
-    seconds = Rollouts.read(rows).seconds
-    _log(workspace, iteration, choice, stored, sum(seconds.values()))
+    rollouts = Rollouts.read(rows)
+    stored["by_source"] = {
+        name: {"balance_score": found} for name, found in content.get("by_source", {}).items()
+    }
+    stored["errors"] = int(is_broken(rollouts).sum())
+    _log(workspace, iteration, choice, stored, sum(rollouts.seconds.values()))
     return choice
 
 
@@ -72,7 +82,7 @@ def grid_of_config(config: Config) -> Grid:
     return Grid(section.temperatures, section.top_ks, section.thresholds, section.process_weights)
 
 
-def score(config: Config, task: Task, iteration: int, rollouts: Rollouts) -> Surface:
+def score(config: Config, task: LoadedTask, iteration: int, rollouts: Rollouts) -> Surface:
     """Scores every cell of the grid on graded calibration rows.
 
     Args:
@@ -95,7 +105,7 @@ def score(config: Config, task: Task, iteration: int, rollouts: Rollouts) -> Sur
     )
 
 
-def _sample_grid(config: Config, task: Task, collect: Collector, iteration: int) -> Rollouts:
+def _sample_grid(config: Config, task: LoadedTask, collect: Collector, iteration: int) -> Rollouts:
     section = config.calibrate
     draws = [
         Draw(temperature, top_k, section.responses)
@@ -106,12 +116,12 @@ def _sample_grid(config: Config, task: Task, collect: Collector, iteration: int)
     return collect(task.splits["calibration"], draws, keys)
 
 
-def _mark_selected(config: Config, task: Task, rollouts: Rollouts, surface: Surface) -> Rollouts:
+def _mark_selected(
+    config: Config, task: LoadedTask, rollouts: Rollouts, surface: Surface
+) -> Rollouts:
     """Rewards all rows at the chosen process weight, and selects among rows of the chosen cell."""
     choice, settings = surface.choice, config.balance
-    in_cell = (rollouts.array("temperature") == np.float32(choice.temperature)) & (
-        rollouts.array("top_k") == choice.top_k
-    )
+    in_cell = _in_cell(rollouts, choice)
     cell = rollouts.filter(in_cell)
     shape = arrays.query_shape(cell)
     selected_QN = balance.select(
@@ -125,6 +135,22 @@ def _mark_selected(config: Config, task: Task, rollouts: Rollouts, surface: Surf
     selected[in_cell] = arrays.to_rows(cell, np.asarray(selected_QN))
     reward = arrays.rewards(rollouts, choice.process_weight)
     return rollouts.with_columns(reward=reward, selected=selected)
+
+
+def _in_cell(rollouts: Rollouts, choice: Choice) -> np.ndarray:
+    return (rollouts.array("temperature") == np.float32(choice.temperature)) & (
+        rollouts.array("top_k") == choice.top_k
+    )
+
+
+def _score_by_source(
+    config: Config, task: LoadedTask, marked: Rollouts, choice: Choice
+) -> dict[str, dict]:
+    """Returns the balance score of each source at the chosen cell; {} if there is one source."""
+    cell = marked.filter(_in_cell(marked, choice))
+    figures = selection_figures(config, task, cell).get("by_source", {})
+    scores = {name: found["balance_score"] for name, found in figures.items()}
+    return {"by_source": scores} if scores else {}
 
 
 def _log(
@@ -141,4 +167,6 @@ def _log(
         balance_score=stored.get("balance_score"),
         balance_low=stored.get("balance_low"),
         balance_high=stored.get("balance_high"),
+        errors=stored.get("errors", 0),
+        **in_row(stored.get("by_source", {})),
     )

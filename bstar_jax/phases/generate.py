@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from bstar_jax.balance import Choice
 from bstar_jax.config import Config
+from bstar_jax.phases.groups import by_source, in_row
 from bstar_jax.records import Query, Rollouts
 from bstar_jax.run.collect import Collector
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Draw, Keys
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
+from bstar_jax.tasks.mixture import divide
 
 
-def iteration_queries(config: Config, task: Task, iteration: int) -> list[Query]:
+def iteration_queries(config: Config, task: LoadedTask, iteration: int) -> list[Query]:
     """Returns the train queries of an iteration.
 
     They are all train queries, or, with `generate.queries`, the next block of a seeded permutation.
-    A new permutation is drawn when the previous one is used up.
+    A new permutation is drawn when the previous one is used up. Several sources give blocks by
+    their shares, each from a permutation of its own.
     """
     train, count = task.splits["train"], config.generate.queries
     if count == 0:
         return list(train)
-    blocks = len(train) // count
-    turn, block = divmod(iteration - 1, blocks)
-    order = np.random.default_rng([config.seed, turn]).permutation(len(train))
+    if not task.shares:
+        return _block(train, count, iteration, [config.seed])
+    chosen = []
+    for place, (name, part) in enumerate(divide(count, task.shares).items()):
+        mine = [query for query in train if query.source == name]
+        if part:
+            chosen += _block(mine, part, iteration, [config.seed, place])
+    return chosen
+
+
+def _block(train: Sequence[Query], count: int, iteration: int, seed: list[int]) -> list[Query]:
+    turn, block = divmod(iteration - 1, len(train) // count)
+    order = np.random.default_rng([*seed, turn]).permutation(len(train))
     return [train[index] for index in order[block * count : (block + 1) * count]]
 
 
 def generate(
     config: Config,
-    task: Task,
+    task: LoadedTask,
     workspace: Workspace,
     collect: Collector,
     iteration: int,
@@ -69,13 +83,18 @@ def generate(
         responses=len(rollouts),
         tokens=tokens,
         tokens_per_second=tokens / seconds,
+        **in_row(by_source(task, rollouts, _amounts)),
     )
     return rollouts
 
 
+def _amounts(rollouts: Rollouts) -> dict[str, int]:
+    return {"responses": len(rollouts), "tokens": int(rollouts.array("num_tokens").sum())}
+
+
 def _answer(
     config: Config,
-    task: Task,
+    task: LoadedTask,
     collect: Collector,
     iteration: int,
     choice: Choice,

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from bstar_jax.config import Config
 from bstar_jax.phases import arrays
+from bstar_jax.phases.groups import by_source, in_row
 from bstar_jax.records import Query, Rollouts
 from bstar_jax.run.collect import Collector, discard_units, finish
+from bstar_jax.run.grading_errors import is_broken
 from bstar_jax.run.policy import Policy
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Draw, Keys
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
 
 
 def monitor(
     config: Config,
-    task: Task,
+    task: LoadedTask,
     workspace: Workspace,
     policy: Policy,
     collect: Collector,
     iteration: int,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """Answers the held-out queries and logs the figures. The iteration is then complete.
 
     Writes `monitor.parquet`. The metrics row is written when the checkpoint of the iteration is on
@@ -55,8 +58,8 @@ def monitor(
 
 
 def evaluate(
-    config: Config, task: Task, collect: Collector, iteration: int, queries: Sequence[Query]
-) -> dict[str, float | None]:
+    config: Config, task: LoadedTask, collect: Collector, iteration: int, queries: Sequence[Query]
+) -> dict[str, Any]:
     """Computes the figures of any queries, and stores nothing.
 
     The draws are those of the run's own monitor phase. The held-out queries of an iteration
@@ -89,7 +92,12 @@ def with_rewards(config: Config, rollouts: Rollouts) -> Rollouts:
     return rollouts.with_columns(reward=reward)
 
 
-def figures_of_rows(config: Config, task: Task, rollouts: Rollouts) -> dict[str, float | None]:
+def figures_of_rows(config: Config, task: LoadedTask, rollouts: Rollouts) -> dict[str, Any]:
     """Computes the figures of rows with rewards, by their names in metrics.jsonl."""
     settings = config.monitor
-    return arrays.monitor_figures(task, rollouts, ks=settings.ks, s=settings.s)
+
+    def figures(rows: Rollouts) -> dict[str, Any]:
+        found = arrays.monitor_figures(task, rows, ks=settings.ks, s=settings.s)
+        return {**found, "errors": int(is_broken(rows).sum())}
+
+    return figures(rollouts) | in_row(by_source(task, rollouts, figures))

@@ -6,61 +6,79 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from jax.sharding import Mesh
 
 from bstar_jax import hub, sharding, tasks
 from bstar_jax import tokenizer as tokenizers
-from bstar_jax.config import Config, ModelConfig, UserError, to_dict
+from bstar_jax.config import (
+    Config,
+    ModelConfig,
+    UserError,
+    to_dict,
+    with_absolute_functions,
+)
 from bstar_jax.console import Console
-from bstar_jax.grading import open_grader
+from bstar_jax.grading import Grader, open_grader, trial
 from bstar_jax.phases.run import Run
 from bstar_jax.process_reward.store import ProcessRewardStore
 from bstar_jax.processes import ALONE, StopRequest, Team
+from bstar_jax.run import fingerprints
 from bstar_jax.run.checkpoints import Checkpoints
 from bstar_jax.run.journal import MetricsLog
 from bstar_jax.run.policy import Policy
-from bstar_jax.run.workspace import Workspace, claim
+from bstar_jax.run.workspace import Workspace, claim, read_record
 from bstar_jax.sampling import Sampler
 from bstar_jax.sampling.weights import rollout_config
 from bstar_jax.sharding import SamplingMesh
-from bstar_jax.tasks import Task
-from bstar_jax.tokenizer import Tokenizer, check_round_trip
+from bstar_jax.tasks import LoadedTask
+from bstar_jax.tasks.tokens import check_tokenizer, choose_tokenizer
+from bstar_jax.tokenizer import Tokenizer
 
 
 @contextlib.contextmanager
 def open_run(
     directory: str | os.PathLike,
     config: Config,
-    console: Console,
+    console: Console | None = None,
     *,
     stop: StopRequest | None = None,
     write: bool = True,
     team: Team = ALONE,
+    accept: Collection[str] = (),
+    stated: Collection[str] = (),
 ) -> Iterator[Run]:
     """Creates a run directory, or opens the run in it.
 
     Args:
       directory: The run directory, which need not exist yet.
       config: All settings.
-      console: Shows messages and progress.
+      console: Shows messages and progress; by default on this process's output.
       stop: Notes a request to stop; by default nothing listens for one.
       write: True continues the run. False opens it read-only; its config may then differ from the
         stored one.
       team: The processes that open it together.
+      accept: Names of `run.fingerprints` whose change is accepted: "data", "task", "reward",
+        "step_reward".
+      stated: Settings that a checkpoint may not contradict; see `hub.adopt_architecture`.
 
     Yields:
       The run.
 
     Raises:
-      UserError: If the input is wrong, the config differs from that of the run, the mesh does not
-        divide a size, or another process has the directory open.
+      UserError: If the input is wrong, the config, the data or a function differs from that of the
+        run, a reward fails its trial, the mesh does not divide a size, or another process has the
+        directory open.
     """
+    console = console or Console()
     directory = pathlib.Path(directory)
+    config = with_absolute_functions(config)
     mesh = sharding.make_mesh(config.mesh)
-    task = load_task(config)
-    model, tokenizer = _model_and_tokenizer(directory, config, task)
+    # A run of an earlier version has no fingerprints, and keeps the queries that it had.
+    is_older = "fingerprints" not in (read_record(directory) or {"fingerprints": {}})
+    task = tasks.load_task(config, keep_repeats=is_older)
+    model, tokenizer = _model_and_tokenizer(directory, config, task, stated)
     sharding.check_model(mesh, model)
     sharding.check_batches(mesh, config)
     for note in task.notes:
@@ -73,13 +91,21 @@ def open_run(
         grader = stack.enter_context(
             open_grader(queries, task.sources, config.rewards, task.places)
         )
+        given = fingerprints.of_run(task, grader, accept)
+        if write:
+            stored = team.agree(
+                read_record(directory).get("fingerprints", {}) if team.is_first else None
+            )
+            fingerprints.check(stored, given)
+            if stored != given.fingerprints:
+                try_rewards(config, task, grader, console, team)
         checkpoints = Checkpoints(
             directory / "checkpoints", model, mesh, keep=config.checkpoint.keep, read_only=not write
         )
         stack.callback(checkpoints.close)
         log = stack.enter_context(_open_log(directory, config, write=write and team.is_first))
         team.barrier()  # every process has read the stored files before one changes them
-        workspace = Workspace(directory, log, console, stop or StopRequest(team), team)
+        workspace = Workspace(directory, log, console, stop or StopRequest(team), team, given)
         kept = directory / "source" if config.model.checkpoint else None
         policy = Policy(config, model, tokenizer, mesh, sampling_mesh, checkpoints, kept)
         process_reward = ProcessRewardStore(directory, config, task, policy, team)
@@ -92,6 +118,38 @@ def open_run(
             _sampler(config, policy),
             process_reward if config.prm.enabled else None,
         )
+
+
+def try_rewards(
+    config: Config, task: LoadedTask, grader: Grader, console: Console, team: Team
+) -> None:
+    """Tries the reward of every source, as the setting `task.check_reward` says.
+
+    Raises:
+      UserError: If one cannot tell right responses from junk.
+    """
+    partial = [source.reward or source.correct_at < 1 for source in task.sources.values()]
+    calibrate = config.calibrate
+    if any(partial) and max(calibrate.process_weights) == 0 and len(calibrate.thresholds) > 1:
+        console.warn(
+            "without a process reward the largest threshold below task.correct_at always scores "
+            "best, so lower ones are never chosen; give one threshold, or a step reward and "
+            "process weights"
+        )
+    if not config.task.check_reward:
+        console.warn("task.check_reward is False: the reward was not tried")
+        return
+    trials: list[trial.Trial] = []
+    if team.is_first:
+        queries = list(task.query_by_id.values())
+        trials = trial.try_rewards(grader, queries, task.sources, config.seed)
+    failure = team.agree("\n".join(filter(None, map(trial.Trial.failure, trials))))
+    if failure:
+        raise UserError(failure)
+    for each in trials:
+        console.note(f"reward of {each.source}: {each.summary()}")
+        for warning in each.warnings():
+            console.warn(f"reward of {each.source}: {warning}")
 
 
 def choose_sampling_mesh(mesh: Mesh, where: str, console: Console, team: Team) -> SamplingMesh:
@@ -116,21 +174,6 @@ def choose_sampling_mesh(mesh: Mesh, where: str, console: Console, team: Team) -
         "sample together, which is slower; mesh.sampling=global skips this trial"
     )
     return sharding.sampling_mesh(mesh, "global")
-
-
-def load_task(config: Config) -> Task:
-    """Loads the task of a config."""
-    tasks.check_distinct(config.task, config.balance.distinct)
-    fields = dataclasses.asdict(config.task)
-    del fields["fields"], fields["chat_template"]
-    return tasks.load(
-        **fields,
-        fields=config.task.fields,
-        seed=config.seed,
-        sft_examples=config.sft.examples,
-        calibration_queries=config.calibrate.queries,
-        heldout_queries=config.monitor.queries,
-    )
 
 
 def resolve_model(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
@@ -168,17 +211,18 @@ def _sampler(config: Config, policy: Policy) -> Sampler:
 
 
 def _model_and_tokenizer(
-    directory: pathlib.Path, config: Config, task: Task
+    directory: pathlib.Path, config: Config, task: LoadedTask, stated: Collection[str]
 ) -> tuple[ModelConfig, Tokenizer]:
     """Makes the model, with its vocabulary size, and the tokenizer, checked on the task's text."""
     source = _source(directory, config)
-    architecture = hub.adopt_architecture(config.model, source) if source else config.model
-    tokenizer = _tokenizer(directory, config, task, source)
-    tokenizer = tokenizers.for_chat(tokenizer) if config.task.chat_template else tokenizer
-    model = resolve_model(architecture, tokenizer)
-    check_round_trip(tokenizer, _texts(task))
-    _check_special(tokenizer, config)
-    return model, tokenizer
+    architecture = config.model
+    if source:
+        architecture = hub.adopt_architecture(architecture, source, stated)
+    if (directory / "config.json").exists():
+        tokenizer = check_tokenizer(config, task, tokenizers.load(directory / "tokenizer"))
+    else:
+        tokenizer = choose_tokenizer(config, task, source)
+    return resolve_model(architecture, tokenizer), tokenizer
 
 
 def _source(directory: pathlib.Path, config: Config) -> pathlib.Path | None:
@@ -188,42 +232,3 @@ def _source(directory: pathlib.Path, config: Config) -> pathlib.Path | None:
     if (directory / "config.json").exists():
         return directory / "source"
     return hub.locate(config.model.checkpoint)
-
-
-def _tokenizer(
-    directory: pathlib.Path, config: Config, task: Task, source: pathlib.Path | None
-) -> Tokenizer:
-    stored = directory / "tokenizer"
-    if (directory / "config.json").exists():
-        return tokenizers.load(stored)
-    if config.tokenizer.path:
-        return tokenizers.load(config.tokenizer.path)
-    if source:
-        return tokenizers.load(source)
-    if task.vocabulary:
-        return tokenizers.word_tokenizer(task.vocabulary)
-    return tokenizers.train_sentencepiece(_texts(task), config.tokenizer.vocab_size)
-
-
-def _texts(task: Task) -> list[str]:
-    """Lists all text that may be trained on: no text of held-out or calibration queries."""
-    queries = (*task.splits["sft"], *task.splits["train"])
-    every = ((query.prompt, query.solution, *query.more_solutions) for query in queries)
-    return list(dict.fromkeys(text for texts in every for text in texts if text))
-
-
-def _check_special(tokenizer: Tokenizer, config: Config) -> None:
-    """Refuses special tokens in settings, where they would be read as plain text."""
-    values = {
-        "task.prompt": (config.task.prompt,),
-        "task.hint_prompt": (config.task.hint_prompt,),
-        "generate.stop": config.generate.stop,
-    }
-    for name, texts in values.items():
-        found = [token for token in tokenizer.special if any(token in text for text in texts)]
-        if found:
-            raise UserError(
-                f"{name} contains {found[0]!r}, a special token, but text never becomes one; take "
-                "it out: task.chat_template=True writes the turns of a chat, and a response ends "
-                "at every eos_token_id of the tokenizer's generation_config.json"
-            )

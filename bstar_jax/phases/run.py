@@ -15,7 +15,7 @@ from bstar_jax.run.collect import Collector, Reward
 from bstar_jax.run.policy import Policy
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Sampler
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Run:
     """
 
     config: Config
-    task: Task
+    task: LoadedTask
     workspace: Workspace
     policy: Policy
     grader: Grader
@@ -60,8 +60,9 @@ class Run:
         weights = self.policy.rollout_weights(params)
         learnt = self.process_reward.load() if score_steps and self.process_reward else None
         reward = compose_reward(self.grader, learnt)
+        most_errors = self.config.rewards.most_errors
         with contextlib.closing(
-            Collector(self.workspace, self.sampler, weights, reward)
+            Collector(self.workspace, self.sampler, weights, reward, most_errors=most_errors)
         ) as collect:
             del weights, learnt, reward  # the collector alone holds them
             yield collect

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,16 +11,19 @@ from bstar_jax import balance
 from bstar_jax.balance import Choice
 from bstar_jax.config import Config, UserError
 from bstar_jax.phases import arrays
+from bstar_jax.phases.groups import by_source, in_row
 from bstar_jax.records import Rollouts
 from bstar_jax.run.collect import discard_units, finish
+from bstar_jax.run.grading_errors import is_broken
 from bstar_jax.run.workspace import Workspace
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
 
 
-def grade(workspace: Workspace, iteration: int, rollouts: Rollouts) -> Rollouts:
+def grade(task: LoadedTask, workspace: Workspace, iteration: int, rollouts: Rollouts) -> Rollouts:
     """Phase 3: logs a summary of the grades. `generate` graded and stored the responses.
 
     Args:
+      task: The task of the rows.
       workspace: The run directory.
       iteration: The iteration, from 1.
       rollouts: Graded rows.
@@ -28,15 +31,18 @@ def grade(workspace: Workspace, iteration: int, rollouts: Rollouts) -> Rollouts:
     Returns:
       The same rows.
     """
-    process = [value for value in rollouts.column("process_reward") if value is not None]
-    workspace.log(
-        iteration,
-        "grade",
-        rollouts.seconds["grade"],
-        answer_accuracy=float(np.mean(rollouts.column("correct"))),
-        process_reward_mean=float(np.mean(process)) if process else None,
-    )
+    figures = _grade_figures(rollouts) | in_row(by_source(task, rollouts, _grade_figures))
+    workspace.log(iteration, "grade", rollouts.seconds["grade"], **figures)
     return rollouts
+
+
+def _grade_figures(rollouts: Rollouts) -> dict[str, Any]:
+    process = [value for value in rollouts.column("process_reward") if value is not None]
+    return {
+        "answer_accuracy": float(np.mean(rollouts.column("correct"))),
+        "process_reward_mean": float(np.mean(process)) if process else None,
+        "errors": int(is_broken(rollouts).sum()),
+    }
 
 
 class Selection(NamedTuple):
@@ -52,12 +58,12 @@ class Selection(NamedTuple):
     rollouts: Rollouts
     threshold: float
     cap: int
-    figures: dict[str, float | int | None]
+    figures: dict[str, Any]
 
 
 def select(
     config: Config,
-    task: Task,
+    task: LoadedTask,
     workspace: Workspace,
     iteration: int,
     rollouts: Rollouts,
@@ -105,7 +111,7 @@ def select(
     return selection.rollouts.filter(selection.rollouts.column("selected"))
 
 
-def choose_rows(config: Config, task: Task, rollouts: Rollouts, choice: Choice) -> Selection:
+def choose_rows(config: Config, task: LoadedTask, rollouts: Rollouts, choice: Choice) -> Selection:
     """Selects responses with the function that scored the grid. It reads and writes no file.
 
     Some rules (see `balance.RULES`) choose the threshold and the cap again on these rows.
@@ -141,26 +147,38 @@ def choose_rows(config: Config, task: Task, rollouts: Rollouts, choice: Choice) 
         reward=arrays.rewards(rollouts, choice.process_weight),
         selected=arrays.to_rows(rollouts, selected_QN),
     )
-    return Selection(rollouts, threshold, cap, _figures(config, graded, selected_QN, rollouts))
+    figures = selection_figures(config, task, rollouts)
+    return Selection(rollouts, threshold, cap, figures)
 
 
-def _figures(
-    config: Config, graded: balance.GradedResponses, selected_QN: np.ndarray, rollouts: Rollouts
-) -> dict[str, float | int | None]:
-    settings = config.balance
-    covered_Q = selected_QN.any(axis=1)
-    total = int(selected_QN.sum())
-    distinct = len(set(zip(*map(rollouts.column, ("query_id", "response")), strict=True)))
-    is_correct_QN = np.asarray(graded.is_correct)
-    return {
-        "selected": total,
-        "queries_covered": int(covered_Q.sum()),
-        "correct_fraction": float((selected_QN & is_correct_QN).sum() / total) if total else None,
-        "unique_per_query": distinct / len(selected_QN),
-        "balance_score": balance.objective(
-            graded.is_correct,
-            selected_QN,
-            target_correct=settings.target_correct,
-            rules=settings.rules,
-        ),
-    }
+def selection_figures(config: Config, task: LoadedTask, rollouts: Rollouts) -> dict[str, Any]:
+    """Computes the figures of rows with `selected`, of all and by source.
+
+    Args:
+      config: The rules of the balance score.
+      task: The task of the rows.
+      rollouts: Graded rows, of one cell.
+    """
+
+    def figures(rows: Rollouts) -> dict[str, Any]:
+        shape = arrays.query_shape(rows)
+        is_correct_QN = shape(np.array(rows.column("correct"), bool), False)
+        selected_QN = shape(np.array(rows.column("selected"), bool), False)
+        total = int(selected_QN.sum())
+        distinct = len(set(zip(*map(rows.column, ("query_id", "response")), strict=True)))
+        return {
+            "selected": total,
+            "queries_covered": int(selected_QN.any(axis=1).sum()),
+            "correct_fraction": float((selected_QN & is_correct_QN).sum() / total)
+            if total
+            else None,
+            "unique_per_query": distinct / len(selected_QN),
+            "balance_score": balance.objective(
+                is_correct_QN,
+                selected_QN,
+                target_correct=config.balance.target_correct,
+                rules=config.balance.rules,
+            ),
+        }
+
+    return figures(rollouts) | in_row(by_source(task, rollouts, figures))

@@ -15,7 +15,7 @@ from bstar_jax.run.policy import Policy
 from bstar_jax.run.train import TrainingJob, schedule_of_phase, train
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import check_prompt
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
 from bstar_jax.tokenizer import Tokenizer
 from bstar_jax.training import optimizer
 from bstar_jax.training.batches import Batch, Encoded, row_order
@@ -23,7 +23,7 @@ from bstar_jax.training.losses import response_loss
 from bstar_jax.training.optimizer import TrainState
 
 
-def check_inputs(config: Config, task: Task, tokenizer: Tokenizer) -> None:
+def check_inputs(config: Config, task: LoadedTask, tokenizer: Tokenizer) -> None:
     """Refuses, before the run starts, input that would stop it an hour later.
 
     Raises:
@@ -42,16 +42,16 @@ def check_inputs(config: Config, task: Task, tokenizer: Tokenizer) -> None:
             raise UserError(f"prm.{name} is {wanted}, but the {split} split has {there}; lower it")
     limit = config.generate.max_prompt_tokens
     for query in (*splits["train"], *splits["calibration"], *splits["heldout"]):
-        check_prompt(query.query_id, tokenizer.encode_prompt(query.prompt), limit)
+        check_prompt(query.query_id, tokenizer.encode_prompt(query.asked), limit)
         if config.generate.rationalize and query.split == "train":
-            hint = tokenizer.encode_prompt(task.hint(query))
+            hint = tokenizer.encode_prompt(query.with_prompt(task.hint(query)).asked)
             check_prompt(f"{query.query_id} with its hint", hint, limit)
     teaches = config.prm.completer_steps and config.prm.completer_data != "own"
     if config.sft.steps or config.improve.reference_share or teaches:
         human_data(config, task, tokenizer)
 
 
-def warm_up(config: Config, task: Task, workspace: Workspace, policy: Policy) -> TrainState:
+def warm_up(config: Config, task: LoadedTask, workspace: Workspace, policy: Policy) -> TrainState:
     """Fine-tunes the policy on human solutions. This is iteration 0.
 
     Returns:
@@ -72,7 +72,7 @@ def warm_up(config: Config, task: Task, workspace: Workspace, policy: Policy) ->
 
 def improve(
     config: Config,
-    task: Task,
+    task: LoadedTask,
     workspace: Workspace,
     policy: Policy,
     iteration: int,

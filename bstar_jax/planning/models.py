@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pathlib
 import tempfile
+from collections.abc import Collection
 
 from bstar_jax import hub, tasks, tokenizer
 from bstar_jax.config import Config, ModelConfig, UserError
@@ -50,8 +51,12 @@ class PlannedModel:
     source: str
 
 
-def planned_model(config: Config) -> PlannedModel:
+def planned_model(config: Config, stated: Collection[str] = ()) -> PlannedModel:
     """Returns the model of a config; reads neither weights nor task files.
+
+    Args:
+      config: All settings.
+      stated: Settings that a checkpoint may not contradict; see `hub.adopt_architecture`.
 
     Raises:
       UserError: If `model.checkpoint` is neither a directory nor in the table.
@@ -61,7 +66,8 @@ def planned_model(config: Config) -> PlannedModel:
         return _random(config)
     directory = pathlib.Path(settings.checkpoint).expanduser()
     if directory.is_dir():
-        model, source = hub.adopt_architecture(settings, directory), f"{directory / 'config.json'}"
+        model = hub.adopt_architecture(settings, directory, stated)
+        source = f"{directory / 'config.json'}"
     else:
         name = next((name for name in PUBLISHED if settings.checkpoint.startswith(name)), None)
         if name is None:
@@ -70,14 +76,14 @@ def planned_model(config: Config) -> PlannedModel:
                 f"shape is not known; known are {', '.join(PUBLISHED)}: give a directory with its "
                 "config.json, --config.model.checkpoint=DIR; the weights are not needed"
             )
-        model, source = _known(settings, name), f"the published config.json of {name}"
+        model, source = _known(settings, name, stated), f"the published config.json of {name}"
     return PlannedModel(dataclasses.replace(model, checkpoint=""), source)
 
 
-def _known(settings: ModelConfig, name: str) -> ModelConfig:
+def _known(settings: ModelConfig, name: str, stated: Collection[str]) -> ModelConfig:
     with tempfile.TemporaryDirectory() as directory:
         pathlib.Path(directory, "config.json").write_text(json.dumps(PUBLISHED[name]))
-        return hub.adopt_architecture(settings, directory)
+        return hub.adopt_architecture(settings, directory, stated)
 
 
 def _random(config: Config) -> PlannedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from bstar_jax import sharding
 from bstar_jax.config import Config
@@ -67,6 +67,7 @@ def plan(
     is_searching: bool = True,
     cache: ReportCache = NO_CACHE,
     say: Callable[[str], None] = _silent,
+    stated: Collection[str] = (),
 ) -> Plan:
     """Plans a run.
 
@@ -76,11 +77,12 @@ def plan(
       is_searching: Whether to find the largest settings, and to compile what would fit.
       cache: What the compiler reported before.
       say: Receives a line about each program that is done.
+      stated: Settings that a checkpoint may not contradict; see `hub.adopt_architecture`.
 
     Raises:
       UserError: If the sizes of the model are not known, or the mesh cannot share it.
     """
-    model = models.planned_model(config)
+    model = models.planned_model(config, stated)
     placed = placement.place(config, model, topology)
     compiled = _compile(topology, cache, say)
     listed = timeline(placed)

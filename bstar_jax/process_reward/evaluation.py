@@ -11,11 +11,11 @@ from bstar_jax.process_reward.model import ProcessRewardModel
 from bstar_jax.records import Rollouts
 from bstar_jax.records.files import write_json
 from bstar_jax.run.workspace import Workspace
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
 
 
 def evaluate_model(
-    process_model: ProcessRewardModel, grader: Grader, task: Task, labelled: Rollouts
+    process_model: ProcessRewardModel, grader: Grader, task: LoadedTask, labelled: Rollouts
 ) -> dict:
     """Compares the rewards of a process reward model with labels, answers and exact checks.
 

@@ -32,7 +32,7 @@ from bstar_jax.run.data import human_examples, length_limits
 from bstar_jax.run.train import TrainingJob, train
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Draw, Keys
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
 from bstar_jax.tokenizer import Tokenizer
 from bstar_jax.training.batches import Batch, Encoded, Example, encode, row_order, too_long_message
 from bstar_jax.training.losses import response_loss
@@ -48,7 +48,7 @@ StepSplitter = Callable[[str, str], list[str]]
 """Gives, for (query_id, response), the beginnings that end with a step, the response excluded."""
 
 
-def labelling_queries(config: Config, task: Task) -> tuple[list[Query], list[Query]]:
+def labelling_queries(config: Config, task: LoadedTask) -> tuple[list[Query], list[Query]]:
     """Chooses the queries whose responses are labelled.
 
     Returns:
@@ -65,7 +65,7 @@ def labelling_queries(config: Config, task: Task) -> tuple[list[Query], list[Que
 
 def labelled_responses(
     config: Config,
-    task: Task,
+    task: LoadedTask,
     workspace: Workspace,
     store: ProcessRewardStore,
     collecting: Collecting,
@@ -112,7 +112,11 @@ def labelled_responses(
 
 
 def continued_queries(
-    task: Task, tokenizer: Tokenizer, split: StepSplitter, responses: Rollouts, max_tokens: int
+    task: LoadedTask,
+    tokenizer: Tokenizer,
+    split: StepSplitter,
+    responses: Rollouts,
+    max_tokens: int,
 ) -> list[Query]:
     """Makes a query for every beginning of a response that ends with any step but the last.
 
@@ -185,7 +189,7 @@ def beginnings(store: ProcessRewardStore, query_id: str, response: str) -> list[
 
 def completer(
     config: Config,
-    task: Task,
+    task: LoadedTask,
     workspace: Workspace,
     store: ProcessRewardStore,
     params: dict,
@@ -233,7 +237,7 @@ def completer(
 
 
 def _completer_data(
-    config: Config, task: Task, console: Console, tokenizer: Tokenizer, responses: Rollouts
+    config: Config, task: LoadedTask, console: Console, tokenizer: Tokenizer, responses: Rollouts
 ) -> Encoded[Batch]:
     """Encodes training rows for the completer.
 
@@ -248,7 +252,8 @@ def _completer_data(
     if wanted != "human":
         right = responses.filter(responses.column("correct"))
         right = right.filter([split == "train" for split in right.column("split")])
-        rows = zip(*map(right.column, ("prompt", "response", "query_id")), strict=True)
+        texts = (right.prompts(), right.column("response"), right.column("query_id"))
+        rows = zip(*texts, strict=True)
         examples += dict.fromkeys(Example(*row) for row in rows)
     data, too_long = encode(tokenizer, examples, **length_limits(config))
     if len(data) == 0:

@@ -27,7 +27,7 @@ from bstar_jax.records import Rollouts
 from bstar_jax.run.data import length_limits
 from bstar_jax.run.train import TrainingJob, schedule_of_phase, train
 from bstar_jax.run.workspace import Workspace
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
 from bstar_jax.training.batches import (
     Encoded,
     StepBatch,
@@ -44,7 +44,7 @@ _ORDER = 2  # seeds row order with (seed, iteration); the completer uses another
 
 def learn_process_reward(
     config: Config,
-    task: Task,
+    task: LoadedTask,
     workspace: Workspace,
     store: ProcessRewardStore,
     grader: Grader,
@@ -81,7 +81,9 @@ def learn_process_reward(
         workspace.metrics.append(_last_row(workspace, figures, evaluation_seconds))
 
 
-def split_labelled(config: Config, task: Task, labelled: Rollouts) -> tuple[Rollouts, Rollouts]:
+def split_labelled(
+    config: Config, task: LoadedTask, labelled: Rollouts
+) -> tuple[Rollouts, Rollouts]:
     """Divides the labelled responses into those for training and those for evaluation.
 
     Raises:
@@ -114,8 +116,8 @@ def encoded(
       UserError: If no response is left to learn from.
     """
     examples = {}
-    names = ("prompt", "response", "query_id", "step_rewards")
-    for prompt, response, query_id, rewards in zip(*map(labelled.column, names), strict=True):
+    columns = map(labelled.column, ("response", "query_id", "step_rewards"))
+    for prompt, response, query_id, rewards in zip(labelled.prompts(), *columns, strict=True):
         ends = store.step_ends(query_id, response)
         labels = _targets(config, rewards)
         example = StepExample(prompt, response, tuple(ends), tuple(labels), query_id)

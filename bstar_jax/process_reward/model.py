@@ -27,7 +27,7 @@ from bstar_jax import model, sharding
 from bstar_jax.config import ModelConfig
 from bstar_jax.processes import ALONE, Team
 from bstar_jax.records import Rollouts
-from bstar_jax.tokenizer import Tokenizer, tokens_at
+from bstar_jax.tokenizer import Prompt, Tokenizer, as_prompt, tokens_at
 
 REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "min": min,
@@ -50,43 +50,16 @@ def columns_for(tokens: int) -> int:
     return columns
 
 
-def step_ends(text: str, separator: str, marker: str) -> list[int]:
-    """Finds the ends of the solution steps of a response, in characters.
-
-    A separator ends a step and belongs to it. The marker of the answer and the text after it are
-    the last step. Steps of only spaces do not count.
-
-    Example: "8 - 3 = 5 . 5 + 4 = 9 . # 9", separator ".", marker "#" -> [11, 23, 27].
-
-    Args:
-      text: The response.
-      separator: The text that ends a step, such as a line break.
-      marker: The text before the answer; "" if answers have no marker.
-    """
-    start = text.find(marker) if marker else -1
-    reasoning = text if start < 0 else text[:start]
-    ends, begin = [], 0
-    while begin < len(reasoning):
-        found = reasoning.find(separator, begin)
-        end = len(reasoning) if found < 0 else found + len(separator)
-        if reasoning[begin:end].strip():
-            ends.append(end if found >= 0 else len(reasoning.rstrip()))
-        begin = end
-    if start >= 0:
-        ends.append(len(text))
-    return ends
-
-
 class StepText(NamedTuple):
     """A response whose solution steps are to be scored.
 
     Attributes:
-      prompt: The prompt.
+      prompt: The prompt, or the chat.
       response: The response.
       ends: The ends of its steps, in characters, ascending.
     """
 
-    prompt: str
+    prompt: Prompt
     response: str
     ends: tuple[int, ...]
 
@@ -154,15 +127,18 @@ class ProcessRewardModel:
         Returns:
           The rows with these two columns replaced.
         """
-        columns = map(rollouts.column, ("query_id", "prompt", "response"))
+        columns = map(rollouts.column, ("query_id", "response"))
         texts = [
             StepText(prompt, response, tuple(self.step_ends(query_id, response)))
-            for query_id, prompt, response in zip(*columns, strict=True)
+            for prompt, query_id, response in zip(rollouts.prompts(), *columns, strict=True)
         ]
         every = texts
         if self.team.count > 1:  # processes that share a program pass it the same rows
             gathered = (text for part in self.team.gather_json(texts) for text in part)
-            every = [StepText(prompt, response, tuple(ends)) for prompt, response, ends in gathered]
+            every = [
+                StepText(as_prompt(prompt), response, tuple(ends))
+                for prompt, response, ends in gathered
+            ]
         distinct = list(dict.fromkeys(every))
         scores = dict(zip(distinct, self.score(distinct), strict=True))
         steps = [scores[text] or None for text in texts]

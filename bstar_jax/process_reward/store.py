@@ -9,13 +9,14 @@ import pathlib
 
 from jax.sharding import Mesh
 
+from bstar_jax.answers.solution_steps import step_ends
 from bstar_jax.config import Config, ModelConfig, UserError
-from bstar_jax.process_reward.model import ProcessRewardModel, step_ends
+from bstar_jax.process_reward.model import ProcessRewardModel
 from bstar_jax.processes import ALONE, Team
 from bstar_jax.run.checkpoints import Checkpoints
 from bstar_jax.run.policy import Policy
 from bstar_jax.sampling.weights import as_computed
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ProcessRewardStore:
 
     directory: pathlib.Path
     config: Config
-    task: Task
+    task: LoadedTask
     policy: Policy
     team: Team = ALONE
 

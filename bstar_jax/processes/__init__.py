@@ -6,8 +6,8 @@ as does the news that a process is gone. Whatever is large is a file in the run 
 """
 
 from bstar_jax.processes.cluster import Cluster, find_cluster
-from bstar_jax.processes.joining import define_flags, join
+from bstar_jax.processes.joining import join
 from bstar_jax.processes.stopping import StopRequest
 from bstar_jax.processes.team import ALONE, Team
 
-__all__ = ["ALONE", "Cluster", "StopRequest", "Team", "define_flags", "find_cluster", "join"]
+__all__ = ["ALONE", "Cluster", "StopRequest", "Team", "find_cluster", "join"]

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 
 from bstar_jax.config import UserError
 
-CLUSTER_KINDS = ("auto", "none", "slurm", "tpu")
-
 # SLURM reserves no port: all tasks of a job derive the same one of the upper 4096 from its number.
 _FIRST_PORT, _PORTS = 61440, 4096
 
@@ -40,7 +38,7 @@ def find_cluster(
     """Finds the processes that this one belongs to.
 
     Args:
-      kind: One of `CLUSTER_KINDS`.
+      kind: One of `config.door.CLUSTER_KINDS`.
       coordinator: HOST:PORT of process 0 as given by a flag, or "".
       count: Number of processes as given by a flag, or None.
       index: Number of this process as given by a flag, or None.

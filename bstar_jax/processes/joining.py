@@ -29,18 +29,6 @@ _START_SECONDS = 300
 _CARD_BYTES = 1024  # of the message by which process 0 tells the others how to reach it
 
 
-def define_flags(values: flags.FlagValues) -> None:
-    """Defines the flags by which several processes find each other."""
-    text = "How processes find each other; auto uses what SLURM, Cloud TPU and GKE set."
-    flags.DEFINE_enum("distributed", "auto", clusters.CLUSTER_KINDS, text, flag_values=values)
-    text = "HOST:PORT of process 0; give --processes and --process too."
-    flags.DEFINE_string("coordinator", "", text, flag_values=values)
-    text = "Number of processes."
-    flags.DEFINE_integer("processes", None, text, lower_bound=1, flag_values=values)
-    text = "Number of this process, from 0."
-    flags.DEFINE_integer("process", None, text, lower_bound=0, flag_values=values)
-
-
 @contextlib.contextmanager
 def join(values: flags.FlagValues) -> Iterator[Team]:
     """Joins the team that the flags or the environment name. Enter it before devices are used.
@@ -48,7 +36,7 @@ def join(values: flags.FlagValues) -> Iterator[Team]:
     If one process fails, all end: the others with one line that names it.
 
     Args:
-      values: The flags that `define_flags` defined.
+      values: The flags that `config.door.define_process_flags` defined.
 
     Raises:
       UserError: If flags or environment make no sense, or the other processes do not come.

@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+Messages = tuple[tuple[str, str], ...]
+"""A chat: the role and the content of each message."""
+
 SPLITS = ("sft", "train", "calibration", "heldout")
 
 
@@ -23,17 +26,32 @@ class Query:
       prefix: The beginning of a response that the model continues; "" if it starts a new one.
       more_solutions: Other human solutions.
       source: Name of the `Source` that the query comes from.
+      messages: The prompt as a chat, (role, content) of each message; () if the prompt is plain
+        text.
+      label: A label of the record, by which metrics are also given; "" for none.
     """
 
-    query_id: str
-    split: str
-    prompt: str
-    reference: str
+    query_id: str = ""
+    split: str = ""
+    prompt: str = ""
+    reference: str = ""
     solution: str = ""
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prefix: str = ""
     more_solutions: tuple[str, ...] = ()
     source: str = ""
+    messages: Messages = ()
+    label: str = ""
+
+    @property
+    def asked(self) -> str | Messages:
+        """What a tokenizer encodes: the messages of a chat, else the prompt."""
+        return self.messages or self.prompt
+
+    def with_prompt(self, prompt: str) -> Query:
+        """Returns the query with another prompt; of a chat, with another last message."""
+        messages = (*self.messages[:-1], ("user", prompt)) if self.messages else ()
+        return dataclasses.replace(self, prompt=prompt, messages=messages)
 
     def solutions(self, count: int) -> tuple[str, ...]:
         """Returns the first human solutions, at most `count`."""
@@ -58,6 +76,10 @@ class Source:
         steps cannot be checked.
       equations: Reads the equations of a response in order, including repeats. None if responses
         have no equations.
+      reward: The function that grades responses, FILE.py:NAME or MODULE:NAME; "" if answers are
+        compared with the reference.
+      step_reward: The function that rewards solution steps, likewise; "" for `step_check`.
+      correct_at: The score from which a response counts as correct, in (0, 1].
     """
 
     name: str
@@ -68,6 +90,9 @@ class Source:
     shots: str = ""
     step_check: Callable[[Query, str], list[float]] | None = None
     equations: Callable[[str], list[str]] | None = None
+    reward: str = ""
+    step_reward: str = ""
+    correct_at: float = 1.0
 
 
 class Response(NamedTuple):

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bstar_jax.records.files import atomic_file
+from bstar_jax.records.query import Messages
 
 SCHEMA = pa.schema(
     [
@@ -40,8 +41,23 @@ SCHEMA = pa.schema(
         ("reward", pa.float64()),
         ("selected", pa.bool_()),
         ("rationalized", pa.bool_()),
+        ("score", pa.float32()),  # in [0, 1]; null where grading itself broke or ran too long
+        ("message", pa.string()),  # what went wrong, or what the reward says
+        ("source", pa.string()),
+        # The prompt as a chat; null if it is plain text.
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
     ]
 )
+
+
+_NEWER = ("score", "message", "source", "messages")  # files of earlier versions lack them
+
+
+def as_column(messages: Sequence[Messages]) -> list[list[dict[str, str]] | None]:
+    """Returns chats as the column `messages`; () is null."""
+    return [
+        [{"role": role, "content": content} for role, content in each] or None for each in messages
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +119,14 @@ class Rollouts:
         """Returns the column as Python values; null is None."""
         return self.table.column(name).to_pylist()
 
+    def prompts(self) -> list[str | Messages]:
+        """Returns what a tokenizer encodes of each row: its messages, else its prompt."""
+        rows = zip(self.column("prompt"), self.column("messages"), strict=True)
+        return [
+            tuple((each["role"], each["content"]) for each in messages) if messages else prompt
+            for prompt, messages in rows
+        ]
+
     def array(self, name: str) -> np.ndarray:
         """Returns the column as NumPy numbers.
 
@@ -130,7 +154,7 @@ class Rollouts:
         """Returns the same rows with the wall time of some phases added."""
         return Rollouts(self.table, {**self.seconds, **seconds})
 
-    def filter(self, keep: Sequence[bool]) -> Rollouts:
+    def filter(self, keep: Sequence[bool] | np.ndarray) -> Rollouts:
         """Returns the rows where `keep` is True, in their order."""
         return Rollouts(self.table.filter(pa.array(keep, pa.bool_())), self.seconds)
 
@@ -155,14 +179,20 @@ class Rollouts:
     def read(cls, path: str | os.PathLike) -> Rollouts:
         """Reads a Parquet file.
 
+        Columns that files of earlier versions lack are null.
+
         Raises:
-          ValueError: If the columns are not those of `SCHEMA`.
+          ValueError: If there are other columns than those of `SCHEMA`.
         """
         # Without None, names of folders become columns.
         table = pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]  # the stub lacks None
-        if table.schema.remove_metadata() != SCHEMA:
-            raise ValueError(f"{path}: columns are {table.schema.names}, expected {SCHEMA.names}")
         metadata = table.schema.metadata or {}
+        names = table.schema.names
+        for name in (name for name in _NEWER if name not in names):
+            field = SCHEMA.field(name)
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+        if table.schema.remove_metadata() != SCHEMA:
+            raise ValueError(f"{path}: columns are {names}, expected {SCHEMA.names}")
         seconds = json.loads(metadata.get(b"seconds", b"{}"))
         return cls(table.replace_schema_metadata(None), seconds)
 

@@ -9,14 +9,14 @@ processes and on a different mesh.
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from bstar_jax.records import Query, Rollouts
+from bstar_jax.records import Query, Rollouts, as_column
+from bstar_jax.run.grading_errors import ErrorLimit, graded_again, is_broken
 from bstar_jax.run.workspace import Workspace
 from bstar_jax.sampling import Draw, Keys, Sampler, Unit
 
@@ -32,7 +32,15 @@ class Collector:
             rollouts = collect(queries, [Draw(0.9, 0, 8)], Keys(seed, iteration, "generate"))
     """
 
-    def __init__(self, workspace: Workspace, sampler: Sampler, params: dict, reward: Reward):
+    def __init__(
+        self,
+        workspace: Workspace,
+        sampler: Sampler,
+        params: dict,
+        reward: Reward,
+        *,
+        most_errors: float = 1.0,
+    ):
         """Keeps the weights on the devices until `close`.
 
         Args:
@@ -40,8 +48,10 @@ class Collector:
           sampler: Draws the responses.
           params: The weights, sharded for sampling.
           reward: Grades the responses and scores their steps.
+          most_errors: The share of a phase's responses whose grading may break.
         """
         self._workspace, self._sampler = workspace, sampler
+        self._most_errors = most_errors
         self._params: dict | None = params
         self._reward: Reward | None = reward
 
@@ -74,6 +84,7 @@ class Collector:
 
         Raises:
           Preempted: If a stop was requested; all units sampled so far are stored.
+          UserError: If grading breaks too often.
           RuntimeError: If the collector was closed.
         """
         if self._params is None or self._reward is None:
@@ -81,13 +92,14 @@ class Collector:
         name = name or keys.phase
         unit_store = _StoredUnits if store else _UnitsInMemory
         units = unit_store(self._workspace, keys.iteration, name)
-        asked = (
-            [dataclasses.replace(each, prompt=hint(each)) for each in queries] if hint else queries
-        )
+        asked = [each.with_prompt(hint(each)) for each in queries] if hint else queries
         plan = self._sampler.plan(asked, draws)
         missing = [unit for unit in plan if not units.has(unit)]
         done = sum(len(unit.queries) for unit in plan if unit not in missing)
         by_id = {query.query_id: query for query in queries}
+        if store and "reward" in self._workspace.given.accepted:
+            units.grade_again(self._reward, by_id)
+        limit = ErrorLimit(self._most_errors, len(queries) * sum(draw.responses for draw in draws))
         with self._workspace.console.progress(
             name, keys.iteration, len(queries), "queries", rate="tokens", completed=done
         ) as progress:
@@ -95,11 +107,15 @@ class Collector:
                 started = time.perf_counter()
                 rollouts = units.without_known(rollouts)
                 if hint:
-                    prompts = [by_id[query_id].prompt for query_id in rollouts.column("query_id")]
-                    rollouts = rollouts.with_columns(prompt=prompts)
+                    own = [by_id[query_id] for query_id in rollouts.column("query_id")]
+                    rollouts = rollouts.with_columns(
+                        prompt=[query.prompt for query in own],
+                        messages=as_column([query.messages for query in own]),
+                    )
                 rollouts = rollouts.with_columns(rationalized=[bool(hint)] * len(rollouts))
                 rollouts = self._reward(rollouts, by_id)
                 units.add(unit, rollouts.with_seconds(grade=time.perf_counter() - started))
+                limit.add(rollouts)
                 responses = len(unit.queries) * sum(draw.responses for draw in draws)
                 # A process counts its own tokens and assumes that the others draw as many.
                 tokens = rollouts.array("num_tokens").mean() * responses if len(rollouts) else 0
@@ -128,6 +144,10 @@ class _Units(Protocol):
         """Adds this process's part of a unit."""
         ...
 
+    def grade_again(self, reward: Reward, queries: Mapping[str, Query]) -> None:
+        """Grades the rows again whose grading broke."""
+        ...
+
     def collected(self, queries: Mapping[str, Query]) -> Rollouts:
         """Returns the rows of all processes, in the order of the queries."""
         ...
@@ -147,6 +167,9 @@ class _UnitsInMemory:
 
     def add(self, unit: Unit, rollouts: Rollouts) -> None:
         self._parts.append(rollouts)
+
+    def grade_again(self, reward: Reward, queries: Mapping[str, Query]) -> None:
+        pass  # nothing is known from before
 
     def collected(self, queries: Mapping[str, Query]) -> Rollouts:
         parts = self._team.gather(Rollouts.concatenate(self._parts).to_bytes())
@@ -180,6 +203,22 @@ class _StoredUnits:
             part += self._team.count
         rollouts.write(self._folder / file)
         self._files.append(file)
+
+    def grade_again(self, reward: Reward, queries: Mapping[str, Query]) -> None:
+        mine = self._files[self._team.index :: self._team.count]
+        parts = {file: Rollouts.read(self._folder / file) for file in mine}
+        parts = {file: part for file, part in parts.items() if is_broken(part).any()}
+        if not any(self._team.gather_json(bool(parts))):
+            return
+        # Every process calls the reward once, for which it may need the others.
+        every = Rollouts.concatenate(list(parts.values()))
+        again = graded_again(every, lambda rows: reward(rows, queries))
+        start = 0
+        for file, part in parts.items():
+            rows = again.table.slice(start, len(part))
+            Rollouts(rows, part.seconds).write(self._folder / file)
+            start += len(part)
+        self._team.barrier()
 
     def collected(self, queries: Mapping[str, Query]) -> Rollouts:
         known = self._team.gather_json(self._files)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from bstar_jax.config import Config, UserError
 from bstar_jax.records import Rollouts
 from bstar_jax.run.workspace import Workspace
-from bstar_jax.tasks import Task
+from bstar_jax.tasks import LoadedTask
 from bstar_jax.tokenizer import Tokenizer
 from bstar_jax.training.batches import Batch, Encoded, Example, encode, too_long_message
 
 
-def human_data(config: Config, task: Task, tokenizer: Tokenizer) -> Encoded[Batch]:
+def human_data(config: Config, task: LoadedTask, tokenizer: Tokenizer) -> Encoded[Batch]:
     """Encodes the human solutions as training rows.
 
     Raises:
@@ -23,7 +23,7 @@ def human_data(config: Config, task: Task, tokenizer: Tokenizer) -> Encoded[Batc
     return data
 
 
-def human_examples(config: Config, task: Task) -> list[Example]:
+def human_examples(config: Config, task: LoadedTask) -> list[Example]:
     """Lists the human solutions of split sft, up to `sft.solutions` for each query.
 
     Raises:
@@ -37,7 +37,7 @@ def human_examples(config: Config, task: Task) -> list[Example]:
             f"as {missing[0]!r}; name the field in task.fields.solution, or set sft.steps=0"
         )
     return [
-        Example(query.prompt, solution, query.query_id)
+        Example(query.asked, solution, query.query_id)
         for query in queries
         for solution in query.solutions(config.sft.solutions)
     ]
@@ -72,12 +72,14 @@ def selected_data(
         for before in range(iteration - 1, 0, -1):
             rollouts = Rollouts.read(workspace.path(before, "generate.parquet"))
             parts.insert(0, rollouts.filter(rollouts.column("selected")))
-    columns = [
-        [value for part in parts for value in part.column(name)]
-        for name in ("prompt", "response", "query_id")
-    ]
     # A text that several iterations selected counts once.
-    examples = dict.fromkeys(Example(*row) for row in zip(*columns, strict=True))
+    examples = dict.fromkeys(
+        Example(*row)
+        for part in parts
+        for row in zip(
+            part.prompts(), part.column("response"), part.column("query_id"), strict=True
+        )
+    )
     data, too_long = encode(tokenizer, list(examples), **length_limits(config))
     if too_long:
         workspace.console.warn(

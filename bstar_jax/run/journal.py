@@ -256,10 +256,17 @@ def _check_value(value: object, name: str) -> None:
 
 
 def _points(row: Mapping) -> dict[str, int | float]:
-    """Returns the numbers of a row by the name of their curve."""
+    """Returns the numbers of a row, also by source, by the name of their curve."""
+    points = _numbers(row, row["phase"])
+    for source, figures in row.get("by_source", {}).items():
+        points |= _numbers(figures, f"{row['phase']}/{source}")
+    return points
+
+
+def _numbers(figures: Mapping, place: str) -> dict[str, int | float]:
     return {
-        f"{row['phase']}/{key.replace('@', '_at_')}": value
-        for key, value in row.items()
+        f"{place}/{key.replace('@', '_at_')}": value
+        for key, value in figures.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
         if key not in ("iteration", "step")
     }

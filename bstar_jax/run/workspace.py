@@ -15,16 +15,19 @@ import os
 import pathlib
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
-from bstar_jax.config import Config, UserError, check_resume, from_dict, to_dict
+from bstar_jax.config import Config, UserError, check_resume, to_dict
+from bstar_jax.config.stored import read_config, read_record
 from bstar_jax.console import Console
 from bstar_jax.processes import ALONE, StopRequest, Team
 from bstar_jax.records.files import atomic_directory, write_json
+from bstar_jax.run.fingerprints import NOTHING, Given, keep_code
 from bstar_jax.run.journal import MetricsLog, iteration_rows
 from bstar_jax.run.policy import Policy
+from bstar_jax.tasks import LeftOut, write_left_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Workspace:
       console: Shows messages and progress.
       stop: Notes a request to stop.
       team: The processes that execute the run together, each on its own part of the rows.
+      given: What the run was given from outside: data and functions.
     """
 
     directory: pathlib.Path
@@ -46,6 +50,7 @@ class Workspace:
     console: Console
     stop: StopRequest
     team: Team = ALONE
+    given: Given = NOTHING
 
     def path(self, iteration: int, name: str) -> pathlib.Path:
         """Returns the path of an iteration's file.
@@ -77,15 +82,20 @@ class Workspace:
             row = {"iteration": iteration, "phase": phase, "wall_seconds": seconds, **figures}
             self.metrics.append(row)
 
-    def begin(self, config: Config, policy: Policy) -> None:
+    def begin(self, config: Config, policy: Policy, left_out: Sequence[LeftOut] = ()) -> None:
         """Writes config.json, the tokenizer, and the files kept from the checkpoint to start from.
 
         After this the directory belongs to this run.
 
+        Args:
+          config: All settings.
+          policy: The model that answers, with its tokenizer.
+          left_out: Records that were left out, which left_out.jsonl lists.
+
         Raises:
           Preempted: If a stop was requested already.
         """
-        self.once(lambda: self._begin(config, policy))
+        self.once(lambda: self._begin(config, policy, left_out))
         self.stop.check()
 
     def iterations_left(self, iterations: int) -> list[int]:
@@ -105,12 +115,15 @@ class Workspace:
         self.console.iteration_table(iteration_rows(self.metrics.rows()))
         self.stop.check()
 
-    def _begin(self, config: Config, policy: Policy) -> None:
+    def _begin(self, config: Config, policy: Policy, left_out: Sequence[LeftOut]) -> None:
         if not (self.directory / "config.json").exists():
             self._keep("tokenizer", policy.tokenizer.save)
             if policy.source:
                 self._keep("source", policy.keep_source)
-        _write_config(self.directory, config)
+        write_left_out(self.directory / "left_out.jsonl", left_out)
+        keep_code(self.given.files, self.directory / "code")
+        left = self.iterations_left(config.loop.iterations)
+        _write_config(self.directory, config, self.given, left[0] if left else None)
 
     def _keep(self, name: str, write: Callable[[pathlib.Path], None]) -> None:
         """Writes a folder of the run atomically."""
@@ -118,21 +131,6 @@ class Workspace:
         shutil.rmtree(self.directory / name, ignore_errors=True)
         with atomic_directory(self.directory / name) as folder:
             write(folder)
-
-
-def read_config(directory: str | os.PathLike) -> Config:
-    """Reads the config that a run directory was made with.
-
-    Raises:
-      UserError: If the directory holds no run, or its config cannot be read.
-    """
-    path = pathlib.Path(directory) / "config.json"
-    if not path.is_file():
-        raise UserError(f"{directory} holds no run: there is no {path}")
-    try:
-        return from_dict(json.loads(path.read_text())["config"])
-    except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(f"{path} is not a run's config: {error}") from error
 
 
 @contextlib.contextmanager
@@ -153,26 +151,36 @@ def claim(directory: pathlib.Path, config: Config, console: Console) -> Iterator
                 f"{directory} is in use by another process; wait for it, or use another --workdir"
             ) from None
         if (directory / "config.json").exists():
-            check_resume(read_config(directory), config)
+            has_fingerprints = bool(read_record(directory).get("fingerprints"))
+            check_resume(read_config(directory), config, has_fingerprints=has_fingerprints)
             _compare_versions(directory, console)
         yield
     finally:
         os.close(handle)
 
 
-def _write_config(directory: pathlib.Path, config: Config) -> None:
+def _write_config(
+    directory: pathlib.Path, config: Config, given: Given, iteration: int | None
+) -> None:
     """Writes config.json. A resumed run updates the settings and keeps the recorded versions."""
-    path = directory / "config.json"
-    if path.exists():
-        record = {**json.loads(path.read_text()), "config": to_dict(config)}
-    else:
-        record = {
-            "config": to_dict(config),
-            "versions": _versions(),
-            "devices": [str(device.device_kind) for device in jax.devices()],
-            "revision": _revision(),
-        }
-    write_json(path, record, indent=2)
+    record = read_record(directory) or {
+        "config": {},
+        "versions": _versions(),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "revision": _revision(),
+    }
+    record["config"] = to_dict(config)
+    before = record.get("fingerprints", {})
+    record["fingerprints"] = dict(given.fingerprints)
+    changed = [
+        name
+        for name in sorted(given.accepted)
+        if before.get(name) != record["fingerprints"].get(name)
+    ]
+    if changed:
+        accepted = [{"name": name, "iteration": iteration} for name in changed]
+        record["accepted"] = record.get("accepted", []) + accepted
+    write_json(directory / "config.json", record, indent=2)
 
 
 def _compare_versions(directory: pathlib.Path, console: Console) -> None:

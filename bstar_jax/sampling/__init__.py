@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from bstar_jax import sharding
 from bstar_jax.balance import Choice
 from bstar_jax.config import GenerateConfig, ModelConfig, UserError
-from bstar_jax.records import Query, Rollouts
+from bstar_jax.records import Query, Rollouts, as_column
 from bstar_jax.sampling.decode import Responses, Work
 from bstar_jax.sampling.engine import Flight, Order, Prepared, deal
 from bstar_jax.sampling.keys import PHASES, Keys
@@ -210,12 +210,13 @@ class Sampler:
             slots=self.settings.slots,
             max_tokens=self.settings.max_tokens,
             end_id=self.tokenizer.end_id,
+            num_tokens=self.tokenizer.vocab_size,
             mesh=self._site and self._site.mesh,
         )
 
     def _prompts(self, queries: Sequence[Query]) -> list[list[int]]:
         limit = self.settings.max_prompt_tokens
-        prompts = [self.tokenizer.encode_prompt(query.prompt) for query in queries]
+        prompts = [self.tokenizer.encode_prompt(query.asked) for query in queries]
         for query, tokens in zip(queries, prompts, strict=True):
             check_prompt(query.query_id, tokens, limit)
         return prompts
@@ -271,6 +272,8 @@ class Sampler:
                 "num_tokens": num_tokens,
                 "finish_reason": np.where(stopped, "stop", "length").tolist(),
                 "logprob": logprob,
+                "source": [query.source for query in each],
+                "messages": as_column([query.messages for query in each]),
             }
         ).with_seconds(sample=seconds)
 
@@ -334,7 +337,7 @@ def generate(
       UserError: If a prompt is empty or too long.
     """
     if settings is None:
-        longest = max((len(tokenizer.encode_prompt(query.prompt)) for query in queries), default=1)
+        longest = max((len(tokenizer.encode_prompt(query.asked)) for query in queries), default=1)
         settings = GenerateConfig(max_prompt_tokens=max(longest, 1))
     settings = dataclasses.replace(settings, max_tokens=max_tokens)
     sampler = Sampler(config, tokenizer, settings, mesh)

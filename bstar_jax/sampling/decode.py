@@ -177,7 +177,7 @@ def _in_place(state: DecodeState) -> DecodeState:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "end_id", "impl"), donate_argnames=("state",)
+    jax.jit, static_argnames=("config", "end_id", "num_tokens", "impl"), donate_argnames=("state",)
 )
 def decode(
     config: ModelConfig,
@@ -187,6 +187,7 @@ def decode(
     steps: jax.Array,
     *,
     end_id: int,
+    num_tokens: int = 0,
     impl: str = "auto",
 ) -> tuple[DecodeState, jax.Array]:
     """Up to `steps` more steps; fewer where the unit is done, or the state must change its shape.
@@ -200,6 +201,8 @@ def decode(
       state: Where it stands; given up.
       steps: At most so many.
       end_id: The token that ends a response.
+      num_tokens: Columns of the vocabulary from this one on are no token and never drawn; 0 is none
+        of them. Log-probabilities are those of the whole vocabulary all the same.
       impl: Sampling kernel, see `kernels.sample`.
 
     Returns:
@@ -212,7 +215,8 @@ def decode(
         state = _refill(work, state)
         rows = _rows(work, state.slots)
         hidden, new = _feed(decoder, work.prompts, rows, state)
-        sampled = _draw(config, work, rows, state.slots.age_UR, impl, decoder.logits(hidden))
+        logits = decoder.logits(hidden)
+        sampled = _draw(config, work, rows, state.slots.age_UR, num_tokens, impl, logits)
         return _advance(work, state, rows, new, sampled, end_id)
 
     def goes_on(state):
@@ -341,10 +345,11 @@ def _feed(decoder, prompts: Prompts, rows: _Rows, state: DecodeState):
     return decoder.hidden(merge(rows.token), merge(positions), attend, parts)
 
 
-def _draw(config, work: Work, rows: _Rows, age, impl, logits_BRV):
+def _draw(config, work: Work, rows: _Rows, age, num_tokens, impl, logits_BRV):
     """Draws the next token of every slot: (token, log-probability), each [D, U, R]."""
     shape = rows.token.shape
     count = rows.token.size
+    logits_BV = logits_BRV.reshape(count, -1)
 
     def flat(part):
         return part.reshape(-1, *part.shape[3:])
@@ -353,16 +358,32 @@ def _draw(config, work: Work, rows: _Rows, age, impl, logits_BRV):
         return None if value is None else jnp.full(count, value)
 
     sampled = kernels.sample(
-        logits_BRV.reshape(count, -1),
+        logits_BV,
         row_keys.at_token(flat(rows.key_2), flat(age)),
         flat(rows.temperature),
         flat(rows.top_k),
         everywhere(work.top_p),
         everywhere(work.min_p),
-        valid_vocab=config.vocab_size,
+        valid_vocab=num_tokens or config.vocab_size,
         impl=impl,
     )
-    return sampled.token_B.reshape(shape), sampled.logprob_B.reshape(shape)
+    logprob_B = sampled.logprob_B
+    if 0 < num_tokens < config.vocab_size:
+        logprob_B = _of_whole_vocabulary(config, logits_BV, sampled, num_tokens)
+    return sampled.token_B.reshape(shape), logprob_B.reshape(shape)
+
+
+def _of_whole_vocabulary(config, logits_BV, sampled: kernels.Sample, num_tokens) -> jax.Array:
+    """The log-probability of each token among all columns, from that among the tokens alone.
+
+    With the log-sum-exp Z of the tokens and R of the other columns: log p - log(1 + exp(R - Z)).
+    Only sums over columns are taken, so logits that devices share stay where they are.
+    """
+    column = jnp.arange(logits_BV.shape[1])[None]
+    is_other = (column >= num_tokens) & (column < config.vocab_size)
+    drawn_B = jnp.sum(jnp.where(column == sampled.token_B[:, None], logits_BV, 0.0), axis=1)
+    other_B = jax.nn.logsumexp(jnp.where(is_other, logits_BV, -jnp.inf), axis=1)
+    return sampled.logprob_B - jax.nn.softplus(other_B - (drawn_B - sampled.logprob_B))
 
 
 def _advance(work: Work, state: DecodeState, rows: _Rows, new, sampled, end_id: int) -> DecodeState:

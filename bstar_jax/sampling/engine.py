@@ -144,6 +144,7 @@ class Flight:
         slots: int,
         max_tokens: int,
         end_id: int,
+        num_tokens: int = 0,
         mesh: Mesh | None,
     ):
         """Queues prefill and the first steps; does not wait."""
@@ -164,8 +165,9 @@ class Flight:
                 max_tokens=max_tokens,
             )
             self._go = lambda state: decode.decode(
-                config, params, work, state, np.int32(STEPS_A_CALL), end_id=end_id
-            )
+                config, params, work, state, np.int32(STEPS_A_CALL), end_id=end_id,
+                num_tokens=num_tokens,
+            )  # fmt: skip
             self._state, self._status = self._go(self._state)
 
     def land(self) -> Responses:

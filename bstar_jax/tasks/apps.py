@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from bstar_jax.records import Source
 from bstar_jax.tasks import code
 from bstar_jax.tasks.format import Format, ParsedRecord
-from bstar_jax.tasks.record import Record, kind
+from bstar_jax.tasks.record import Record
+from bstar_jax.tasks.values import kind
 
 _TESTS = "input_output"
 
@@ -54,7 +55,7 @@ def _solutions(record: Record) -> list[str]:
 
 def _read_tests(record: Record) -> dict[str, object] | None:
     """Reads the tests, as `task` describes them; None if there are none."""
-    if _TESTS in record.values and not record.has(_TESTS):
+    if record.knows(_TESTS) and not record.has(_TESTS):
         return None
     found = record.decoded(_TESTS, "tests")
     if not isinstance(found, dict):
@@ -104,6 +105,8 @@ FORMAT = Format(
     Source("apps", "code", hint_prompt=code.HINT_PROMPT),
     read=_read,
     prompt=code.PROMPT,
+    names={"question": "question", "solution": "solutions", "tests": _TESTS},
+    others=("starter_code",),
     id_fields=("problem_id", "id"),
     ids_repeat=True,
 )

@@ -17,7 +17,7 @@ from bstar_jax.tasks.task import fill
 
 
 def _read(record: Record) -> ParsedRecord:
-    if isinstance(record.values.get("question"), dict):
+    if record.knows("question") and isinstance(record.value("question", "question"), dict):
         inside = record.nested("question", "question")
         question, holder = inside.text("stem", "question"), inside
     else:
@@ -27,13 +27,15 @@ def _read(record: Record) -> ParsedRecord:
     return ParsedRecord(options.with_options(question, fields), label, "", fields)
 
 
-FORMAT = Format(
-    Source(
-        "arc",
-        "choice",
-        options.MARKER,
-        hint_prompt=fill(options.HINT_PROMPT, marker=options.MARKER),
-    ),
-    read=_read,
-    prompt=fill(options.PROMPT, marker=options.MARKER),
-)
+def _format(marker: str) -> Format:
+    hint_prompt = fill(options.HINT_PROMPT, marker=marker)
+    return Format(
+        Source("arc", "choice", marker, hint_prompt=hint_prompt),
+        read=_read,
+        prompt=fill(options.PROMPT, marker=marker),
+        names={"question": "question", "answer": "answerKey", "choices": "choices"},
+        with_marker=_format,
+    )
+
+
+FORMAT = _format(options.MARKER)

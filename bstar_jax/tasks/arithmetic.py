@@ -26,9 +26,10 @@ from bstar_jax.config import UserError
 from bstar_jax.records import SPLITS, Query, Source
 from bstar_jax.tasks import story_steps
 from bstar_jax.tasks.format import Format, ParsedRecord
-from bstar_jax.tasks.record import Record, short
+from bstar_jax.tasks.record import Record
 from bstar_jax.tasks.story_steps import MARKER, Quantities, legal_moves
-from bstar_jax.tasks.task import Task, fill
+from bstar_jax.tasks.task import LoadedTask, fill
+from bstar_jax.tasks.values import short
 
 NAMES = ("Ann", "Bob", "Cal", "Dan", "Eve", "Fay", "Gus", "Hal")
 GAIN_VERBS = ("buys", "finds", "gets")
@@ -75,7 +76,7 @@ def split_of(numbers: tuple[int, ...]) -> str:
 _split_of = functools.lru_cache(maxsize=None)(split_of)
 
 
-def load(*, seed: int, sizes: Mapping[str, int], prompt: str, hint_prompt: str) -> Task:
+def load(*, seed: int, sizes: Mapping[str, int], prompt: str, hint_prompt: str) -> LoadedTask:
     """Generates the task; see `tasks.load` for the arguments."""
     splits = {name: _generate(name, sizes[name], seed, prompt or FORMAT.prompt) for name in SPLITS}
     return FORMAT.task(splits, hint_prompt=hint_prompt, vocabulary=VOCABULARY)

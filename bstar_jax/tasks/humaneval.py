@@ -32,5 +32,9 @@ def _read(record: Record) -> ParsedRecord:
 
 
 FORMAT = Format(
-    Source("humaneval", "code", hint_prompt=HINT_PROMPT), read=_read, prompt="{question}"
+    Source("humaneval", "code", hint_prompt=HINT_PROMPT),
+    read=_read,
+    prompt="{question}",
+    names={"question": "prompt", "solution": "canonical_solution", "tests": "test"},
+    others=("entry_point",),
 )

@@ -10,11 +10,14 @@ Source: arXiv:2103.03874; MATH-500: arXiv:2305.20050.
 
 from __future__ import annotations
 
+import functools
+
 from bstar_jax.answers import equations
 from bstar_jax.answers.text import last_boxed, read_answer
 from bstar_jax.records import Source
 from bstar_jax.tasks.format import HINT_PROMPT, Format, ParsedRecord
-from bstar_jax.tasks.record import Record, short
+from bstar_jax.tasks.record import Record
+from bstar_jax.tasks.values import short
 
 MARKER = "# Answer"
 
@@ -65,11 +68,16 @@ def _stated(text: str, marker: str) -> str | None:
     return read_answer(text, marker) if marker in text else last_boxed(text)
 
 
-def _read(record: Record) -> ParsedRecord:
-    return parse(record, question="problem", answer="answer", solution="solution", marker=MARKER)
+_NAMES = {"question": "problem", "answer": "answer", "solution": "solution"}
 
 
-FORMAT = Format(
-    Source("math", "math", MARKER, hint_prompt=HINT_PROMPT, equations=equations.in_latex),
-    read=_read,
-)
+def _format(marker: str) -> Format:
+    return Format(
+        Source("math", "math", marker, hint_prompt=HINT_PROMPT, equations=equations.in_latex),
+        read=functools.partial(parse, **_NAMES, marker=marker),
+        names=_NAMES,
+        with_marker=_format,
+    )
+
+
+FORMAT = _format(MARKER)

@@ -17,10 +17,10 @@ from bstar_jax.tasks.record import Record
 
 
 def _read(record: Record) -> ParsedRecord:
-    is_sanitized = "text" not in record.values and "prompt" in record.values
+    is_sanitized = not record.knows("text") and record.knows("prompt")
     question = record.text("prompt" if is_sanitized else "text", "question")
     setup = [record.text_if_any("test_setup_code", "setup")]
-    if record.values.get("test_imports"):
+    if record.knows("test_imports") and record.value("test_imports", "imports"):
         setup += record.texts("test_imports", "imports")
     return code.parse_asserts(
         question,
@@ -31,5 +31,9 @@ def _read(record: Record) -> ParsedRecord:
 
 
 FORMAT = Format(
-    Source("mbpp", "code", hint_prompt=code.HINT_PROMPT), read=_read, prompt=code.PROMPT
+    Source("mbpp", "code", hint_prompt=code.HINT_PROMPT),
+    read=_read,
+    prompt=code.PROMPT,
+    names={"question": "text", "solution": "code", "tests": "test_list"},
+    others=("prompt", "test_setup_code", "test_imports"),
 )

@@ -1,8 +1,8 @@
-"""Divides the queries of a file into splits.
+"""Divides the queries of a source into splits.
 
-Without a test file, held-out queries are drawn from the train file: queries are ordered by the
-SHA-256 of (seed, query id); the first are held out, the next are for calibration, the rest are
-train, and the first of these with a human solution are the examples for warm-up.
+Without a held-out file, held-out queries are drawn from train: queries are ordered by the SHA-256
+of (seed, query id); the first are held out, the next are for calibration unless that has a file,
+the rest are train, and the first of these with a human solution are the examples for warm-up.
 
 Examples that every prompt shows (shots) are taken from the end of train, where a query is neither
 held out nor an example for warm-up. So no query is shown its own solution, and the number of
@@ -17,20 +17,18 @@ from collections.abc import Mapping, Sequence
 
 from bstar_jax.config import UserError
 from bstar_jax.records import SPLITS, Query
+from bstar_jax.tasks.layout import Files, SplitFiles
+from bstar_jax.tasks.reading import Queries
 
 
 def split_queries(
-    train: Sequence[Query],
-    test: Sequence[Query] | None,
-    seed: int,
-    sizes: Mapping[str, int],
-    path: str,
+    found: Queries, layout: SplitFiles, seed: int, sizes: Mapping[str, int], path: str
 ) -> tuple[dict[str, tuple[Query, ...]], tuple[Query, ...]]:
     """Divides queries into the four splits.
 
     Args:
-      train: Queries of the train file.
-      test: Queries of the test file; None if there is no such file.
+      found: The queries of the files.
+      layout: The files, for messages.
       seed: Decides the order.
       sizes: Number of queries that "heldout", "calibration", "sft" and "shots" take.
       path: The file or folder, for messages.
@@ -41,41 +39,54 @@ def split_queries(
     Raises:
       UserError: If there are too few queries, or too few with a solution.
     """
-    train = _shuffled(train, seed)
-    heldout, calibration, sft, shots = (
-        sizes[name] for name in ("heldout", "calibration", "sft", "shots")
-    )
-    needs = {"held-out": heldout, "calibration": calibration, "train": max(sft, 1)}
-    if shots:
-        needs["shots"] = shots
-    if test is None:
-        heldout_queries, rest = train[:heldout], train[heldout:]
-    else:
-        del needs["held-out"]
-        _check_count(f"{path}/test.jsonl", len(test), {"held-out": heldout})
-        heldout_queries, rest = _shuffled(test, seed)[:heldout], train
-    _check_count(path, len(train), needs)
-    left = rest[calibration:]
-    solved = [query for query in left if query.solution]
-    _check_solutions(len(solved), len(left), sft, shots)
+    rest = _shuffled(found.train, seed)
+    needs = {"train": max(sizes["sft"], 1)} | ({"shots": sizes["shots"]} if sizes["shots"] else {})
+    parts: dict[str, list[Query]] = {}
+    cut: dict[str, int] = {}  # what is taken from train
+    of_files = {
+        "heldout": (found.heldout, layout.heldout),
+        "calibration": (found.calibration, layout.calibration),
+    }
+    for name, (queries, files) in of_files.items():
+        if queries is None:
+            cut[_WORDS[name]] = sizes[name]
+            parts[name], rest = rest[: sizes[name]], rest[sizes[name] :]
+        else:
+            _check_count(_described(files, path), queries, {_WORDS[name]: sizes[name]}, found)
+            parts[name] = _shuffled(queries, seed)[: sizes[name]]
+    _check_count(path, found.train, cut | needs, found)
+    solved = [query for query in rest if query.solution]
+    sft, shots = sizes["sft"], sizes["shots"]
+    _check_solutions(len(solved), len(rest), sft, shots)
     shown = solved[len(solved) - shots :]
     shown_ids = {query.query_id for query in shown}
-    kept = [query for query in left if query.query_id not in shown_ids]
-    parts = (solved[:sft], kept, rest[:calibration], heldout_queries)
+    parts["train"] = [query for query in rest if query.query_id not in shown_ids]
+    parts["sft"] = solved[:sft]
     splits = {
-        name: tuple(dataclasses.replace(query, split=name) for query in queries)
-        for name, queries in zip(SPLITS, parts, strict=True)
+        name: tuple(dataclasses.replace(query, split=name) for query in parts[name])
+        for name in SPLITS
     }
     return splits, tuple(shown)
 
 
-def _check_count(path: str, records: int, needs: Mapping[str, int]) -> None:
+_WORDS = {"heldout": "held-out", "calibration": "calibration"}
+
+
+def _described(files: Files | None, path: str) -> str:
+    return str(files[0]) if files and len(files) == 1 else f"{path}: the files of this split"
+
+
+def _check_count(
+    path: str, queries: Sequence[Query], needs: Mapping[str, int], found: Queries
+) -> None:
     total = sum(needs.values())
-    if records < total:
+    if len(queries) < total:
         listed = " + ".join(f"{count} {name}" for name, count in needs.items())
+        notes = "".join(f"; {note}" for note in found.notes)
         raise UserError(
-            f"{path} has {records} records, but {total} are needed ({listed}); lower "
+            f"{path} has {len(queries)} records, but {total} are needed ({listed}); lower "
             "monitor.queries, calibrate.queries, sft.examples or task.shots, or give a longer file"
+            f"{notes}"
         )
 
 
@@ -86,7 +97,7 @@ def _check_solutions(solved: int, records: int, sft: int, shots: int) -> None:
     listed = " and ".join(f"{name} is {count}" for name, count in asked.items() if count)
     found = f"{solved} of {records} train records have solutions" if solved else ""
     raise UserError(
-        f"{listed}, but {found or 'the records have no solutions'}; task jsonl reads them from "
+        f"{listed}, but {found or 'the records have no solutions'}; task file reads them from "
         "the field that task.fields.solution names, and nothing needs them with sft.examples=0, "
         "sft.steps=0 and task.shots=0"
     )

@@ -1,4 +1,4 @@
-"""A task: its queries in four splits, and the sources that they come from.
+"""A loaded task: its queries in four splits, and the sources that they come from.
 
 What grading needs of a query besides its reference answer is in `Query.fields`, as values that
 JSON has too, by the `answer_kind` of the query's source:
@@ -35,11 +35,13 @@ from collections.abc import Mapping
 
 from bstar_jax.config import UserError
 from bstar_jax.grading.kinds import answer_kind
+from bstar_jax.isolation.outside import Outside
 from bstar_jax.records import SPLITS, Query, Source
+from bstar_jax.tasks.left_out import LeftOut
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class LoadedTask:
     """A named set of queries, and the sources that they come from.
 
     Attributes:
@@ -51,6 +53,10 @@ class Task:
       places: Where each query was read, "FILE, line N" by its id, for messages; {} where the
         task is generated.
       notes: What a person should know of how the files were read, such as records left out.
+      left_out: Records that cannot be read and were left out, where the settings allow it.
+      tokenizer: Path of the task's own tokenizer; "" if it has none.
+      functions: The functions that made the queries, by source.
+      shares: The share of each source in every iteration; {} if all train queries count alike.
     """
 
     name: str
@@ -59,6 +65,10 @@ class Task:
     vocabulary: tuple[str, ...] = ()
     places: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    left_out: tuple[LeftOut, ...] = dataclasses.field(default=(), compare=False)
+    tokenizer: str = ""
+    functions: Mapping[str, Outside] = dataclasses.field(default_factory=dict, compare=False)
+    shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if tuple(self.splits) != SPLITS:
@@ -75,6 +85,14 @@ class Task:
     def source(self, query_id: str) -> Source:
         """Returns the source of a query."""
         return self.sources[self.query_by_id[query_id].source]
+
+    def group(self, query_id: str) -> str:
+        """Returns the name under which figures of a query are also given.
+
+        It is the source, and the label where its record has one: "math", "math/algebra".
+        """
+        query = self.query_by_id[query_id]
+        return f"{query.source}/{query.label}" if query.label else query.source
 
     def equations(self, query_id: str, response: str) -> list[str]:
         """Reads the equations of a response to a query; [] where its source has none."""

@@ -14,16 +14,26 @@ Special tokens are never read from a text: `</s>` in a question is four characte
 package produces the ids of end-of-text and of turns.
 """
 
-from bstar_jax.tokenizer.chat import for_chat
-from bstar_jax.tokenizer.interface import Tokenizer, check_round_trip, tokens_at
+from bstar_jax.tokenizer.chat import for_chat, read_variables, show
+from bstar_jax.tokenizer.interface import (
+    Prompt,
+    Tokenizer,
+    as_prompt,
+    check_round_trip,
+    tokens_at,
+)
 from bstar_jax.tokenizer.published import load
 from bstar_jax.tokenizer.sources import train_sentencepiece, word_tokenizer
 
 __all__ = [
+    "Prompt",
     "Tokenizer",
+    "as_prompt",
     "check_round_trip",
     "for_chat",
     "load",
+    "read_variables",
+    "show",
     "tokens_at",
     "train_sentencepiece",
     "word_tokenizer",

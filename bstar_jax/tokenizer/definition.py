@@ -16,6 +16,7 @@ import tokenizers
 from tokenizers import models
 
 from bstar_jax.config import UserError
+from bstar_jax.tokenizer.interface import Prompt
 from bstar_jax.tokenizer.pieces import decoding_steps, piece
 
 JSON_FILE = "tokenizer.json"  # definition of a Hugging Face tokenizer
@@ -90,11 +91,23 @@ class JsonTokenizer:
         encode = functools.partial(self._continued.encode_batch_fast, add_special_tokens=False)
         return [encoding.ids for part in _parts(texts) for encoding in encode(part)]
 
-    def encode_prompt(self, prompt: str) -> list[int]:
-        """As `Tokenizer.encode_prompt`."""
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """As `Tokenizer.encode_prompt`; one lone message of the user is a plain text."""
+        if not isinstance(prompt, str):
+            if len(prompt) > 1:
+                raise UserError(
+                    f"a chat of {len(prompt)} messages, but the tokenizer has no chat template; "
+                    "give tokenizer.path of a chat model"
+                )
+            prompt = "".join(text for _, text in prompt)
         self._check_words(prompt)
         start = [] if self.start_id is None else [self.start_id]
         return [*start, *self._prompts.encode(prompt, add_special_tokens=False).ids]
+
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        """The id of each special token by its text."""
+        return self._special_ids
 
     def encode_marked(self, text: str, *, continues: bool) -> list[int]:
         """The ids of a text in which special tokens are special.

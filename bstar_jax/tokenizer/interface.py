@@ -9,6 +9,14 @@ from typing import Protocol
 
 from bstar_jax.config import UserError
 
+Prompt = str | tuple[tuple[str, str], ...]
+"""A text, or a chat: the role and the content of each message."""
+
+
+def as_prompt(value: str | Sequence) -> Prompt:
+    """Returns a prompt that was written as JSON, which has no tuples."""
+    return value if isinstance(value, str) else tuple((role, text) for role, text in value)
+
 
 class Tokenizer(Protocol):
     """The methods of a tokenizer that other rooms use.
@@ -40,11 +48,14 @@ class Tokenizer(Protocol):
         """Encodes many texts as `encode` does."""
         ...
 
-    def encode_prompt(self, prompt: str) -> list[int]:
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt, as the model's own tokenizer makes them.
 
-        Start-of-text comes first if there is one. Sampling and training both call this, so a
-        response continues the same tokens in both.
+        Start-of-text comes first if there is one. A chat is written by the chat template. Sampling
+        and training both call this, so a response continues the same tokens in both.
+
+        Raises:
+          UserError: If it is a chat, and there is no template.
         """
         ...
 

@@ -170,7 +170,7 @@ def _read(path: pathlib.Path) -> dict:
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}; download it again") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings, as {values!r:.40} has no names")

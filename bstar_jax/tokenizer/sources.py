@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 
 import sentencepiece
@@ -73,7 +74,7 @@ def train_sentencepiece(
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
-            max_sentence_length=max(len(text.encode()) for text in texts) + 1,
+            max_sentence_length=max(10, *(len(text.encode()) + 1 for text in texts)),
             num_threads=1,
             pad_id=0,
             unk_id=1,
@@ -84,10 +85,16 @@ def train_sentencepiece(
     except RuntimeError as error:
         raise UserError(
             f"no tokenizer of {vocab_size} pieces can be trained on these {len(texts)} texts; "
-            f"change tokenizer.vocab_size ({error})"
+            f"{_possible_size(str(error))} ({error})"
         ) from error
     if path is not None:
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(model.getvalue())
     return from_model(model.getvalue())
+
+
+def _possible_size(message: str) -> str:
+    """Returns the remedy that a message of the trainer implies."""
+    size = re.search(r"value <= (\d+)", message) or re.search(r"\d+ vs (\d+)", message)
+    return f"set tokenizer.vocab_size={size[1]}" if size else "change tokenizer.vocab_size"

@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 import jax
 import numpy as np
 
-from bstar_jax.tokenizer import Tokenizer, tokens_at
+from bstar_jax.tokenizer import Prompt, Tokenizer, tokens_at
 
 LENGTH_STEP = 128
 """Columns by which batches grow. Every length is a program of its own, so there are few."""
@@ -38,12 +38,12 @@ class Example:
     """One text to learn.
 
     Attributes:
-      prompt: The text before the response; not learnt.
+      prompt: The text before the response, or the chat; not learnt.
       response: The text to learn, followed by end-of-text.
       source: Id of the query, for messages.
     """
 
-    prompt: str
+    prompt: Prompt
     response: str
     source: str
 
@@ -81,14 +81,14 @@ class StepExample:
     """One response whose solution steps are labelled.
 
     Attributes:
-      prompt: The text before the response.
+      prompt: The text before the response, or the chat.
       response: The response.
       ends: Where in the response each step ends, in characters.
       labels: Quality of each step, in [0, 1].
       source: Id of the query, for messages.
     """
 
-    prompt: str
+    prompt: Prompt
     response: str
     ends: tuple[int, ...]
     labels: tuple[float, ...]

@@ -134,6 +134,14 @@ def test_of_a_cut_response_whole_lines_are_read():
     assert read("Final answer: B\n", LABELS, OPTIONS, finish_reason="length") == "B"
 
 
+@pytest.mark.parametrize("letter", ["\u0131", "\u0130", "\u017f", "\u212a", "k"])
+def test_letters_of_other_alphabets_are_labels_or_not(letter):
+    """Which letters differ in case alone is not the same to all of Python."""
+    for labels in (["I", "S", "K"], ["i", "s", "k"]):
+        for text in (f"({letter})", f"Final answer: {letter}.", f"({letter}{letter})"):
+            assert read(text, labels, ["ice", "fire", "dust"]) in (None, *labels)
+
+
 def test_labels_without_options_are_an_error():
     with pytest.raises(ValueError, match="4 labels and 3 options"):
         read("A", LABELS, OPTIONS[:3])

@@ -36,7 +36,12 @@ EQUAL_AT_ONCE = r"""
     x=5 ~ 5 ~ x = 5.0 ~ \{5\}
     1,-2 ~ -2, 1 ~ \{1,-2\} ~ \left\{-2, 1\right\} ~ 1 \text{ and } -2 ~ 1 or -2
     x=1 \text{ or } x=2 ~ 2, 1
-    \pm 4 ~ 4, -4
+    \pm 4 ~ 4, -4 ~ \mp 4
+    \pm 0 ~ 0
+    1 000 ~ 1000 ~ 1,000 ~ 1 000.0
+    5 ~ €5 ~ 5\text{.} ~ £ 5
+    1+\frac{1}{\mathrm{e}} ~ 1+\frac{1}{e}
+    500000 ~ 5\text{ hundred thousand}
     \left( \frac{3}{2}, -13 \right) ~ (1.5,-13) ~ (\tfrac32,\, -13)
     (3,4] ~ \left(3, 4\right] ~ (3.0,4]
     (2,\infty) ~ x>2 ~ 2 < x ~ x \in (2,\infty) ~ (2, +\infty)
@@ -223,6 +228,11 @@ def test_what_says_nothing_is_unparseable(text):
         "x2",
         "1.2.3",
         r"2 \text{ then } x",
+        r"\text{not }=5",
+        r"5\text{ is wrong}",
+        r"5\text{ square}",
+        "1 00",
+        "1 0000",
         "?",
         r"\foo",
         r"x \approx 3",
@@ -392,6 +402,17 @@ def test_a_grader_grades_in_order_and_says_why():
     ]  # fmt: skip
     late = grades[5]
     assert late.seconds >= 3 * 0.7  # once, and once more with twice the limit
+
+
+@pytest.mark.slow
+def test_second_tries_have_a_budget():
+    """However many answers run out of time, few of them run out of it twice."""
+    pairs = [(f"9^{{9^{{9^{{{n}}}}}}}", "1") for n in (9, 10, 11)]
+    with MathVerifier(workers=2, limit_seconds=0.3) as verifier:
+        grades = verifier.verify(pairs)
+    assert {grade.reason for grade in grades} == {"timeout"}
+    twice = [grade.seconds > 2.5 * 0.3 for grade in grades]
+    assert twice[0] and not twice[-1]
 
 
 @pytest.mark.slow

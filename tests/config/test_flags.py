@@ -6,6 +6,7 @@ from absl import flags
 from bstar_jax.config import (
     Config,
     LoopConfig,
+    ModelConfig,
     Preempted,
     SftConfig,
     UserError,
@@ -13,7 +14,7 @@ from bstar_jax.config import (
     pick_variant,
 )
 from bstar_jax.config.errors import run_door
-from bstar_jax.config.flags import parse
+from bstar_jax.config.flags import check_overrides, flag_value, parse
 
 FILE = """
 from bstar_jax.config import Config, LoopConfig, pick_variant
@@ -103,6 +104,60 @@ def test_a_value_may_stand_in_a_word_of_its_own():
     assert parsed("--config.improve.steps", "7").config.improve.steps == 7
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["-config.improve.steps=7"], "improve.steps", 7),
+        (["-config.improve.steps", "7"], "improve.steps", 7),
+        (["--noconfig.model.tied"], "model.tied", False),
+        (["-noconfig.model.tied"], "model.tied", False),
+        (["--config.task.answer_marker", "-x"], "task.answer_marker", "-x"),
+    ],
+)
+def test_an_override_is_one_however_it_is_written(words, name, value):
+    line = parsed(*words)
+    section, _, inner = name.partition(".")
+    assert getattr(getattr(line.config, section), inner) == value
+    assert line.overridden == (name,)
+
+
+def test_a_file_of_flags_is_checked_as_if_it_stood_on_the_command_line(tmp_path):
+    file = tmp_path / "flags.txt"
+    file.write_text("# a remark\n--config.seed=4\n-config.sft.steps=90\n--workdir=there\n")
+    line = parsed(f"--flagfile={file}", "--config.seed=5")
+    assert line.overridden == ("seed", "sft.steps", "seed")
+    assert (line.config.seed, line.config.sft.steps, line.flags.workdir) == (5, 90, "there")
+    assert flag_value(["door", "--flagfile", str(file)], "workdir") == "there"
+    with pytest.raises(UserError, match="seed determines how the run was made"):
+        check_overrides(line, "export")
+    file.write_text("--config.sft.step=9\n")
+    with pytest.raises(UserError, match="no setting 'sft.step'; the nearest is 'sft.steps'"):
+        parsed(f"--flagfile={file}")
+    with pytest.raises(UserError, match="--flagfile cannot be read"):
+        parsed("--flagfile=/nowhere/flags.txt")
+
+
+def test_what_follows_two_dashes_is_no_flag():
+    line = parsed("--quiet", "--", "--config.seed=1", "-x")
+    assert line.arguments == ["--config.seed=1", "-x"]
+    assert line.config == Config() and line.overridden == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--workdir=a", "--workdir=b"], "b"),
+        (["--workdir", "a"], "a"),
+        (["-workdir=a"], "a"),
+        (["-workdir", "a"], "a"),
+        (["--workdir="], ""),
+        (["--workdirs=a", "--", "--workdir=b"], None),
+    ],
+)
+def test_a_flag_is_found_before_anything_is_parsed(words, value):
+    assert flag_value(["door", *words], "workdir") == value
+
+
 def test_of_two_values_the_last_counts():
     words = ("--config.calibrate.top_ks=1,2", "--config.calibrate.top_ks=3,4")
     assert parsed(*words).config.calibrate.top_ks == (3, 4)
@@ -113,6 +168,45 @@ def test_the_flags_and_arguments_of_a_door():
     line = parsed("RUN@2", "--workdir=here", "--quiet", "--config.seed=1", "more")
     assert line.flags.workdir == "here" and line.flags.quiet
     assert line.arguments == ["RUN@2", "more"]
+
+
+SIZES = """
+from bstar_jax.config import Config, ModelConfig
+
+def get_config():
+    return Config(model=ModelConfig(width=64, layers=5, dtype="bfloat16"))
+"""
+
+
+def test_the_sizes_of_a_file_give_way_to_a_checkpoint_and_a_line_says_so(tmp_path):
+    file = tmp_path / "sizes.py"
+    file.write_text(SIZES)
+    line = parsed(f"--config={file}", "--config.model.checkpoint=somewhere")
+    assert line.config.model == ModelConfig(checkpoint="somewhere", dtype="bfloat16")
+    assert "model.width, model.layers of the config file give way" in line.note
+    again = parsed("--config.seed=3", stored=line.config)
+    assert again.config.model == line.config.model and not again.note
+
+
+def test_the_sizes_of_a_file_give_way_to_a_checkpoint_that_a_script_names(tmp_path):
+    file = tmp_path / "sizes.py"
+    file.write_text(SIZES)
+    with pytest.warns(UserWarning, match="model.layers of the config file give way"):
+        config = load_config(file, {"model.checkpoint": "there", "model.width": 32})
+    assert (config.model.width, config.model.layers) == (32, ModelConfig().layers)
+
+
+def test_sizes_on_the_command_line_or_without_a_checkpoint_stay(tmp_path):
+    file = tmp_path / "sizes.py"
+    file.write_text(SIZES)
+    line = parsed(
+        f"--config={file}", "--config.model.checkpoint=there", "--config.model.width=96",
+        "--config.model.layers=7",
+    )  # fmt: skip
+    assert (line.config.model.width, line.config.model.layers, line.note) == (96, 7, "")
+    assert parsed(f"--config={file}").config.model.width == 64
+    stored = load_config(file).changed({"model.checkpoint": "there"})
+    assert parsed(stored=stored).config == stored
 
 
 # What is refused.
@@ -140,6 +234,16 @@ def test_the_flags_and_arguments_of_a_door():
         ("--workdr=x", "no flag '--workdr'; the nearest is '--workdir'"),
         ("--quiet=perhaps", "quiet"),
         ("--config.generate.norationalize", "generate.rationalize=False"),
+        ("-config.improve.step=3", "no setting 'improve.step'; the nearest is 'improve.steps'"),
+        ("--noconfig.model.tid", "no setting 'model.tid'; the nearest is 'model.tied'"),
+        ("--noconfig.improve.steps", "write --config.improve.steps=VALUE"),
+        ("--noconfig.model.tied=1", "write --config.model.tied=VALUE"),
+        ("--undefok=workdr", "every flag is checked here"),
+        ("-undefok=workdr", "every flag is checked here"),
+        # What the setting is for is said too.
+        ("--config.improve.step=3", '("Optimizer steps in an iteration")'),
+        ("--config.improve.steps=many", 'a whole number ("Optimizer steps in an iteration")'),
+        ("--config.improve.steps=0", '1 or more steps ("Optimizer steps in an iteration")'),
     ],
 )
 def test_what_cannot_be_understood_is_refused(word, message):

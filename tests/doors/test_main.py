@@ -185,7 +185,7 @@ def test_a_directory_in_use_is_refused(tmp_path):
 @pytest.mark.slow
 def test_a_run_leaves_what_the_interface_promises(undisturbed):
     record = json.loads((undisturbed / "config.json").read_text())
-    assert record.keys() == {"config", "versions", "devices", "revision"}
+    assert record.keys() == {"config", "versions", "devices", "revision", "fingerprints"}
     phases = [(row["iteration"], row["phase"]) for row in read_rows(undisturbed / "metrics.jsonl")]
     expected = [(0, "sft"), (0, "monitor")]
     for iteration in (1, 2):

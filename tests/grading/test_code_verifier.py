@@ -367,6 +367,18 @@ def test_one_that_waited_too_long_is_tried_again_alone():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("verifier")
+def test_second_tries_have_a_budget():
+    """However many programs run out of time, few of them run out of it twice."""
+    tests = {"kind": "stdio", "inputs": [""], "outputs": ["1"]}
+    with CodeVerifier(Limits(wall_seconds=0.25), workers=2) as verifier:
+        verdicts = verifier.verify_many([(tests, "while True: pass")] * 9)
+    twice = ["than 0.5 s of wall time" in verdict.message for verdict in verdicts]
+    once = ["than 0.25 s of wall time" in verdict.message for verdict in verdicts]
+    assert twice[0] and once[-1] and sum(twice) + sum(once) == len(verdicts)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("verifier")
 def test_one_that_only_sleeps_is_not_tried_again():
     tests = {"kind": "stdio", "inputs": [""], "outputs": ["1"]}
     with CodeVerifier(Limits(wall_seconds=2.0), workers=2) as verifier:

@@ -14,7 +14,7 @@ from bstar_jax.answers.stated import answers_equal, stated_answer
 from bstar_jax.config import UserError
 from bstar_jax.grading import kinds
 from bstar_jax.records import SPLITS, Query, Response, Rollouts, Source
-from bstar_jax.tasks import Task, calculator
+from bstar_jax.tasks import LoadedTask, calculator
 
 ARITHMETIC = {
     "sft_examples": 5,
@@ -46,7 +46,7 @@ def written_task(kind="number", references=("7", "1,200")):
     source = Source(
         "own", kind, "####", hint_prompt="{question} {reference}", equations=in_annotations
     )
-    return Task("own", splits, {"own": source})
+    return LoadedTask("own", splits, {"own": source})
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,8 @@ def test_a_number_may_be_written_in_latex(written, answer):
 def test_grade_of_an_answer(response, answer, reason):
     task = written_task()
     grade = grade_of(task, task.query_by_id["train/0"], response)
-    assert grade == grading.Grade(answer, reason == "correct", reason, None, None)
+    right = reason == "correct"
+    assert grade == grading.GradedResponse(answer, right, reason, score=float(right))
 
 
 def test_grade_of_a_story(stories):
@@ -264,7 +265,7 @@ def test_queries_name_a_source_of_their_task():
     query = Query("1", "train", "?", "1", source="other")
     splits = {name: (query,) if name == "train" else () for name in SPLITS}
     with pytest.raises(ValueError, match="queries name the sources {'other'}, not {'own'}"):
-        Task("own", splits, {"own": Source("own", "number")})
+        LoadedTask("own", splits, {"own": Source("own", "number")})
 
 
 def test_only_the_table_asks_which_kind_of_answer_it_is():

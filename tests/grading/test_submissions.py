@@ -71,6 +71,9 @@ def test_the_prelude_compiles_and_imports_what_is_named():
         ("nan", "0.5", False), ("1e999", "0.5", False), ("5", "1e999", False),
         ("Yes", "YES", False), ("case 1: 0.50000001", "case 1: 0.5", True), ("-0.0", "0.0", True),
         ("1" * 10**5 + "x", "5", False), ("1." * 10**5, "5", False), ("+." * 10**5, "0.5", False),
+        ("[0.33333, (1, 2.0)]", "[0.333333, (1, 2)]", True), ("[0.3333]", "[0.333333]", False),
+        ("[1.0,2]", "[1.0, 2]", False), ("[0.5)", "[0.5]", False), ("[5,]", "[5]", False),
+        ("['0.50']", "['0.5']", False), ("[1000001]", "[1000000]", False), ("[]", "[0.0]", False),
         ("1_0", "10.0", False), ("12345678901234567890", "12345678901234567891", False),
     ],
 )  # fmt: skip
@@ -91,6 +94,12 @@ def test_space_does_not_count_and_words_do(rows):
             ]
             changed = "\n".join(" ".join(map(str, r)) for r in other)
             assert not same_output(changed, plain)
+
+
+def test_a_tolerance_above_that_of_print_counts():
+    assert same_output("[0.34]", "[0.3333]", 0.05) and same_output("0.34", "0.3333", 0.05)
+    assert not same_output("0.34", "0.3333", 1e-9) and same_output("0.33333", "0.333333", 1e-9)
+    assert not same_output("4", "3", 0.1 * 5)  # whole numbers are exact
 
 
 @given(st.floats(-1e9, 1e9), st.floats(-3e-5, 3e-5))

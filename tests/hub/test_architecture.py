@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
 from bstar_jax import hub
 from bstar_jax.config import ModelConfig, UserError
-from bstar_jax.hub.families import shortest_pattern
+from bstar_jax.hub import names
+from bstar_jax.hub.readers import shortest_pattern
 from tests import checkpoints
 
 # As published, the fields that say nothing about the computation included.
@@ -68,6 +70,61 @@ GEMMA3 = {
     "rope_local_base_freq": 10000, "rope_scaling": None, "rope_theta": 1000000,
     "sliding_window": 512, "sliding_window_pattern": 6, "vocab_size": 262144,
 }  # fmt: skip
+GEMMA3_4B = {
+    "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999,
+    "eoi_token_index": 256000, "eos_token_id": [1, 106], "image_token_index": 262144,
+    "initializer_range": 0.02, "mm_tokens_per_image": 256, "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+        "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0",
+    "vision_config": {
+        "hidden_size": 1152, "image_size": 896, "intermediate_size": 4304,
+        "model_type": "siglip_vision_model", "num_attention_heads": 16, "num_hidden_layers": 27,
+        "patch_size": 14, "vision_use_head": False,
+    },
+}  # fmt: skip
+GEMMA1 = {
+    **_COMMON, "architectures": ["GemmaForCausalLM"], "attention_bias": False, "bos_token_id": 2,
+    "eos_token_id": 1, "head_dim": 256, "hidden_act": "gelu", "hidden_activation": None,
+    "hidden_size": 2048, "intermediate_size": 16384, "max_position_embeddings": 8192,
+    "model_type": "gemma", "num_attention_heads": 8, "num_hidden_layers": 18,
+    "num_key_value_heads": 1, "pad_token_id": 0, "rms_norm_eps": 1e-06, "rope_scaling": None,
+    "rope_theta": 10000.0, "vocab_size": 256000,
+}  # fmt: skip
+OLMO3 = {
+    **_COMMON, "architectures": ["Olmo3ForCausalLM"], "attention_bias": False,
+    "eos_token_id": 100257, "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 11008,
+    "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 8,
+    "max_position_embeddings": 65536, "model_type": "olmo3", "num_attention_heads": 32,
+    "num_hidden_layers": 32, "num_key_value_heads": 32, "pad_token_id": 100277,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {"attention_factor": 1.2079441541679836, "beta_fast": 32, "beta_slow": 1,
+                     "factor": 8.0, "original_max_position_embeddings": 8192,
+                     "rope_type": "yarn"},
+    "rope_theta": 500000, "sliding_window": 4096, "tie_word_embeddings": False,
+    "vocab_size": 100278,
+}  # fmt: skip
+GRANITE = {
+    **_COMMON, "architectures": ["GraniteForCausalLM"], "attention_bias": False,
+    "attention_dropout": 0.1, "attention_multiplier": 0.0078125, "embedding_multiplier": 12.0,
+    "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 12800, "logits_scaling": 16.0,
+    "max_position_embeddings": 131072, "mlp_bias": False, "model_type": "granite",
+    "num_attention_heads": 32, "num_hidden_layers": 40, "num_key_value_heads": 8,
+    "residual_multiplier": 0.22, "rms_norm_eps": 1e-05, "rope_scaling": None,
+    "rope_theta": 10000000.0, "tie_word_embeddings": True, "vocab_size": 49155,
+}  # fmt: skip
+# Sizes of MiniCPM5 1B, which has 1,080,632,832 parameters.
+MINICPM5 = {
+    **_COMMON, "architectures": ["LlamaForCausalLM"], "attention_bias": False, "head_dim": 128,
+    "hidden_act": "silu", "hidden_size": 1536, "intermediate_size": 4608,
+    "max_position_embeddings": 131072, "mlp_bias": False, "model_type": "llama",
+    "num_attention_heads": 16, "num_hidden_layers": 24, "num_key_value_heads": 2,
+    "rope_scaling": None, "rope_theta": 5000000.0, "tie_word_embeddings": False,
+    "vocab_size": 130560,
+}  # fmt: skip
 _GEMMA = {
     "tied": True, "activation": "gelu", "post_norms": True, "norm_offset": True,
     "embedding_scale": True,
@@ -100,6 +157,32 @@ PUBLISHED = {
         feed_forward=6912, window=512, window_pattern="wwwwwf", rope_theta=1e6,
         rope_local_theta=1e4, qk_norm=True, **_GEMMA,
     )),
+    "Gemma 3 4B": (GEMMA3_4B, ModelConfig(
+        vocab_size=262208, width=2560, layers=34, heads=8, kv_heads=4, head_width=256,
+        feed_forward=10240, window=1024, window_pattern="wwwwwf", rope_theta=1e6,
+        rope_local_theta=1e4, rope_scaling="linear", rope_factor=8.0, qk_norm=True,
+        **_GEMMA,
+    )),
+    "Gemma 2B": (GEMMA1, ModelConfig(
+        vocab_size=256000, width=2048, layers=18, heads=8, kv_heads=1, head_width=256,
+        feed_forward=16384, embedding_scale=True, norm_offset=True, activation="gelu",
+    )),
+    "OLMo 3 7B": (OLMO3, ModelConfig(
+        vocab_size=100278, width=4096, layers=32, heads=32, kv_heads=32, head_width=128,
+        feed_forward=11008, window=4096, window_pattern="wwwf", rope_theta=5e5,
+        rope_local_theta=5e5, rope_scaling="yarn", rope_factor=8.0, rope_low_frequency=1.0,
+        rope_high_frequency=32.0, rope_length=8192, rope_amplitude=1.2079441541679836,
+        qk_norm=True, qk_norm_whole=True, pre_norms=False, post_norms=True, tied=False,
+    )),
+    "Granite 3.2 8B": (GRANITE, ModelConfig(
+        vocab_size=49155, width=4096, layers=40, heads=32, kv_heads=8, head_width=128,
+        feed_forward=12800, rope_theta=1e7, embedding_multiplier=12.0, residual_scale=0.22,
+        query_divisor=16384.0, logit_divisor=16.0, norm_epsilon=1e-5,
+    )),
+    "MiniCPM5 1B": (MINICPM5, ModelConfig(
+        vocab_size=130560, width=1536, layers=24, heads=16, kv_heads=2, head_width=128,
+        feed_forward=4608, rope_theta=5e6, tied=False,
+    )),
 }  # fmt: skip
 
 
@@ -114,7 +197,12 @@ def test_a_published_file_is_the_model_that_it_says(tmp_path, name):
     assert read(tmp_path, fields) == expected
 
 
-@pytest.mark.parametrize("case", checkpoints.CASES)
+def test_the_sizes_of_minicpm5_make_its_number_of_parameters(tmp_path):
+    shapes = names.shapes(read(tmp_path, MINICPM5)).values()
+    assert sum(math.prod(shape) for shape in shapes) == 1_080_632_832
+
+
+@pytest.mark.parametrize("case", sorted(set(checkpoints.CASES) - {"gemma3, with vision"}))
 def test_the_form_of_transformers_5_and_the_published_one_are_the_same_model(tmp_path, case):
     checkpoints.model(case).config.save_pretrained(tmp_path)
     new = hub.read_architecture(tmp_path)
@@ -124,7 +212,8 @@ def test_the_form_of_transformers_5_and_the_published_one_are_the_same_model(tmp
     theta = scaling.pop("rope_theta")
     old = {"rope_parameters": ..., "rope_theta": theta}
     old["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
-    old |= {"rope_local_base_freq": local["rope_theta"]} if local else {}
+    if local and case.startswith("gemma3"):
+        old["rope_local_base_freq"] = local["rope_theta"]
     checkpoints.edit(tmp_path / "config.json", **old)
     assert hub.read_architecture(tmp_path) == new
     if scaling["rope_type"] != "default":
@@ -136,12 +225,22 @@ def test_the_form_of_transformers_5_and_the_published_one_are_the_same_model(tmp
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model_type": "mixtral"}, 'model_type is "mixtral"; supported are llama, mistral'),
-        ({"model_type": "gemma3"}, 'model_type is "gemma3"'),
+        ({"model_type": "gpt2"}, 'model_type is "gpt2"; supported are llama, mistral'),
+        ({"model_type": "mixtral"}, "it has mixtures of experts, which are not read; take a dense"),
+        ({"model_type": "qwen3_moe"}, "it has mixtures of experts"),
+        ({"model_type": "qwen3_5"}, "it has layers of gated delta nets, which are not read; take"),
+        ({"model_type": "qwen3_next"}, "it has layers of gated delta nets"),
+        ({"model_type": "gemma3n_text"}, "take Gemma 3 (gemma3, gemma3_text)"),
+        ({"model_type": "gemma4"}, "take Gemma 3 (gemma3, gemma3_text)"),
+        ({"model_type": "lfm2"}, "short convolutions in place of attention"),
+        ({"model_type": "granitemoehybrid"}, "take Granite 3 or 4.1 (granite)"),
         ({"model_type": ...}, "model_type is null"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "only LlamaForCausalLM"),
         ({"hidden_act": "relu"}, 'hidden_act is "relu"; supported are silu'),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, 'rope_type is "yarn"'),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "truncate": False}},
+            "truncate is false; the range of pairs is rounded here",
+        ),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, 'rope_scaling.type is "dynamic"'),
         ({"rope_scaling": {"rope_type": "longrope"}}, 'rope_type is "longrope"'),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling.factor is missing"),
@@ -161,6 +260,15 @@ def test_the_form_of_transformers_5_and_the_published_one_are_the_same_model(tmp
         ({"hidden_size": "2048"}, 'hidden_size is "2048"; it takes a whole number'),
         ({"num_key_value_heads": 5}, "kv_heads must divide heads"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1; it takes true or false"),
+        ({"architectures": 5}, "architectures is 5; of llama only LlamaForCausalLM"),
+        ({"rope_theta": 10**400}, "rope_theta is 1000"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps is Infinity; it takes a finite number"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; it is at most 10000"),
+        ({"hidden_size": 2**40}, "hidden_size is 1099511627776; it is at most 2147483647"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 32.0}},
+            "rope_scaling.rope_type is \"llama3\"; rope_parameters.rope_type is 'linear', and both",
+        ),
     ],
 )  # fmt: skip
 def test_what_changes_the_computation_and_is_not_supported_is_refused(tmp_path, fields, message):
@@ -183,6 +291,11 @@ def test_what_changes_the_computation_and_is_not_supported_is_refused(tmp_path, 
         (GEMMA2, {"hidden_activation": "gelu"}, 'hidden_activation is "gelu"'),
         (GEMMA2, {"sliding_window": None}, "sliding_window is null"),
         (GEMMA3, {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+        (GEMMA3_4B, {"text_config": {"model_type": "gemma3n_text"}}, "text_config.model_type is"),
+        (GEMMA3_4B, {"quantization_config": {"bits": 4}}, "quantization_config is"),
+        (GEMMA3_4B, {"text_config": {"final_logit_softcapping": 30.0}}, "final_logit_softcapping"),
+        (GRANITE, {"attention_multiplier": 0}, "attention_multiplier is 0; it takes a number"),
+        (OLMO3, {"rope_local_base_freq": 1e4}, "rope_local_base_freq is 10000.0"),
         (GEMMA3, {"rope_parameters": {"rope_theta": 1e4}}, "rope_parameters.rope_theta is 10000"),
         (
             GEMMA3,
@@ -212,6 +325,19 @@ def test_fields_that_change_nothing_are_passed_over(tmp_path, fields):
     assert read(tmp_path, {**LLAMA, "rope_scaling": None, **fields}) == plain
 
 
+@pytest.mark.parametrize("kind", ["default", "linear"])
+@pytest.mark.parametrize("base", [LLAMA, GEMMA3], ids=["llama", "gemma3"])
+def test_both_forms_of_rotary_fields_in_one_file_are_one_description(tmp_path, base, kind):
+    scaling = {"rope_type": kind} if kind == "default" else {"type": kind, "factor": 4.0}
+    stated = {"rope_theta": 1234567.0}
+    nested = {"full_attention": stated} if base is GEMMA3 else stated
+    plain = {name: value for name, value in base.items() if name != "rope_theta"}
+    found = read(tmp_path, {**plain, "rope_scaling": scaling, "rope_parameters": nested})
+    assert found.rope_theta == 1234567.0
+    assert found.rope_scaling == ("none" if kind == "default" else "linear")
+    assert found.rope_factor == (1.0 if kind == "default" else 4.0)
+
+
 @pytest.mark.parametrize(
     ("letters", "pattern"), [("w", "w"), ("wfwfw", "wf"), ("ffww", "ffww"), ("wwfwwfww", "wwf")]
 )
@@ -235,3 +361,6 @@ def test_a_setting_that_contradicts_the_checkpoint_is_refused_with_both_values(t
     read(tmp_path, GEMMA3)
     with pytest.raises(UserError, match="model.width is 128, but .* has 1152; .* drop model.width"):
         hub.adopt_architecture(ModelConfig(width=128), tmp_path)
+    assert hub.adopt_architecture(ModelConfig(), tmp_path).width == 1152
+    with pytest.raises(UserError, match="model.width is 96, but .* has 1152; .* drop model.width"):
+        hub.adopt_architecture(ModelConfig(), tmp_path, ["model.width"])

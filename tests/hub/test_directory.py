@@ -125,6 +125,17 @@ def test_an_index_without_a_map(sharded):
     refused(sharded, "has no weight_map")
 
 
+def test_a_stray_file_beside_an_index(sharded):
+    save_file({NORM: np.zeros(20, np.float32)}, sharded / "model.safetensors")
+    refused(sharded, "has model.safetensors and also model.safetensors.index.json, which names")
+
+
+@pytest.mark.parametrize("file", ["../outside.safetensors", "/outside.safetensors", 5, None, [1]])
+def test_an_index_that_names_no_file_beside_it(sharded, file):
+    checkpoints.edit(sharded / "model.safetensors.index.json", weight_map={NORM: file})
+    refused(sharded, f"has {NORM} in {file!r}; it takes names of files beside it")
+
+
 def test_pickled_weights_alone(source):
     (source / "model.safetensors").rename(source / "pytorch_model.bin")
     refused(source, "weights in pytorch_model.bin, which can run code")
@@ -146,7 +157,14 @@ def test_no_config(source):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is not JSON"), ("[]", "not a group of fields")]
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "not a group of fields"),
+        ("[" * 100_000, "has groups within groups without end"),
+        ('{"hidden_size": ' + "9" * 5000 + "}", "is not JSON"),
+    ],
+    ids=["cut", "list", "deep", "long"],
 )
 def test_a_broken_config(source, text, message):
     (source / "config.json").write_text(text)

@@ -24,6 +24,11 @@ LLAMAS = {
         tied=False, qkv_bias=True, output_bias=True, feed_forward_bias=True,
         rope_scaling="llama3", rope_factor=4.0, rope_length=16, norm_epsilon=1e-5,
     ),
+    "yarn": ModelConfig(
+        vocab_size=19, width=16, layers=2, heads=2, kv_heads=2, feed_forward=24, rope_theta=300.0,
+        rope_scaling="yarn", rope_factor=4.0, rope_length=16, rope_amplitude=1.3,
+        rope_high_frequency=3.0,
+    ),
     "linear": ModelConfig(
         vocab_size=19, width=16, layers=2, heads=2, kv_heads=2, feed_forward=24, rope_theta=300.0,
         rope_scaling="linear", rope_factor=2.0, query_divisor=8.0,
@@ -59,6 +64,8 @@ def test_a_model_from_random_parameters_is_a_llama(tmp_path, name):
         ({"activation": "gelu"}, "model.activation is 'gelu'"),
         ({"qkv_bias": True}, "model.output_bias is False"),
         ({"logit_cap": 3.0}, "model.logit_cap is 3.0"),
+        ({"rope_pattern": "rn"}, "model.rope_pattern is 'rn'"),
+        ({"residual_scale": 0.5}, "model.residual_scale is 0.5"),
         ({"query_divisor": 5.0}, "model.query_divisor is 5.0"),
         ({"heads": 6, "head_width": 4}, "model.heads is 6"),
     ],
@@ -182,6 +189,15 @@ def test_an_adapter_for_peft_is_the_sum_that_sampling_reads(tmp_path):
                 weight + 2 * added[f"{module}.lora_B.weight"] @ added[f"{module}.lora_A.weight"]
             )
         np.testing.assert_allclose(after[name], weight, atol=1e-5)
+
+
+def test_adapters_of_joined_matrices_are_none_of_peft(tmp_path):
+    source = checkpoints.write(tmp_path / "in", "phi3")
+    config, _ = hub.import_checkpoint(source)
+    config = dataclasses.replace(config, lora_rank=2, lora_targets=("query",))
+    params = adapters.trained(config, builders.params(config))
+    with pytest.raises(UserError, match="qkv_proj.weight joins 3 matrices.* drop --adapter"):
+        hub.export_adapter(config, params, str(source), tmp_path / "adapter")
 
 
 def test_a_model_without_adapters_has_none_to_export(tmp_path):

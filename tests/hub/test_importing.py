@@ -16,9 +16,11 @@ from tests import checkpoints, flights
 from tests.builders import WORDS
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+VARIANTS, ALIKE = checkpoints.VARIANTS, checkpoints.ALIKE
+SELDOM = VARIANTS | ALIKE - checkpoints.OTHER_FORMS
 
 
-@pytest.mark.parametrize("case", checkpoints.CASES)
+@pytest.mark.parametrize("case", checkpoints.cases(slow=SELDOM))
 def test_logits_are_those_of_transformers_at_every_position(tmp_path, case):
     made = checkpoints.model(case)
     made.save_pretrained(tmp_path)
@@ -31,7 +33,7 @@ def test_logits_are_those_of_transformers_at_every_position(tmp_path, case):
     assert difference <= 2e-5
 
 
-@pytest.mark.parametrize("case", checkpoints.CASES)
+@pytest.mark.parametrize("case", checkpoints.cases(slow=ALIKE, without=VARIANTS))
 def test_packed_and_padded_texts_have_the_logits_of_transformers(tmp_path, case):
     made = checkpoints.model(case)
     made.save_pretrained(tmp_path)
@@ -49,7 +51,7 @@ def test_packed_and_padded_texts_have_the_logits_of_transformers(tmp_path, case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", checkpoints.CASES)
+@pytest.mark.parametrize("case", checkpoints.cases(without=VARIANTS | ALIKE))
 def test_greedy_responses_are_those_of_transformers(tmp_path, case):
     """64 tokens through our cache and theirs, behind prompts of several lengths."""
     made = checkpoints.model(case)
@@ -71,7 +73,7 @@ def test_greedy_responses_are_those_of_transformers(tmp_path, case):
     [("float32", False), ("bfloat16", True), ("float16", False)],
     ids=["f32 in one file", "bf16 in several", "f16 in one file"],
 )
-@pytest.mark.parametrize("case", checkpoints.CASES)
+@pytest.mark.parametrize("case", checkpoints.cases(without=VARIANTS))
 def test_import_then_export_is_the_identity(tmp_path, case, dtype, shards):
     source = checkpoints.write(tmp_path / "in", case, dtype=dtype, shards=shards)
     assert (source / "model.safetensors").exists() is not shards
@@ -86,7 +88,7 @@ def test_import_then_export_is_the_identity(tmp_path, case, dtype, shards):
             assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-@pytest.mark.parametrize("case", checkpoints.CASES)
+@pytest.mark.parametrize("case", checkpoints.cases(without=VARIANTS))
 def test_transformers_loads_what_was_exported_with_no_flag(tmp_path, case):
     source = checkpoints.write(tmp_path / "in", case)
     hub.export_checkpoint(*hub.import_checkpoint(source), source, tmp_path / "out")

@@ -17,11 +17,12 @@ from bstar_jax.hub import directory, importing, names
 from tests import builders, checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+CASES = ["llama, tied, biased, llama3", "qwen2, tied, windows", "gemma2", "olmo2", "phi3"]
 MESHES = {"data 2 x fsdp 2 x tensor 2": (2, 2, 2), "fsdp 4": (1, 4, 1), "tensor 2": (1, 1, 2)}
 
 
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
-@pytest.mark.parametrize("case", ["llama, tied, biased, llama3", "qwen2, tied, windows", "gemma2"])
+@pytest.mark.parametrize("case", CASES)
 def test_slices_on_a_mesh_are_those_of_the_whole(tmp_path, case, mesh):
     source = checkpoints.write(tmp_path, case, dtype="bfloat16", shards=True)
     mesh = builders.mesh(*mesh)
@@ -103,7 +104,9 @@ def test_little_memory_is_needed_beside_the_parameters(tmp_path):
     }  # fmt: skip
     checkpoints.edit(source / "config.json", **sizes)
     layout = names.by_name(hub.read_architecture(source), names.LLAMA_NAMES)
-    zeros = {name: np.ones(entry.shape, ml_dtypes.bfloat16) for name, entry in layout.items()}
+    zeros = {
+        name: np.ones(names.file_shape(parts), ml_dtypes.bfloat16) for name, parts in layout.items()
+    }
     save_file(zeros, source / "model.safetensors")
     file = (source / "model.safetensors").stat().st_size
     assert file > 300e6

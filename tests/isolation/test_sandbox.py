@@ -89,9 +89,10 @@ def adopted():
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-@pytest.fixture(scope="module")
-def escaped(bwrap, adopted, tmp_path_factory):
+@pytest.fixture(scope="module", params=["", "numpy"], ids=["bare", "with NumPy"])
+def escaped(bwrap, adopted, tmp_path_factory, request):
     """Verdicts by name, and what there was before and after: children, mounts, files."""
+    packages, head = request.param, "import numpy\n" if request.param else ""
     secret = tmp_path_factory.mktemp("tests") / "expected.txt"
     secret.write_text("escaped")
     os.environ["BSTAR_SECRET"] = "escaped"
@@ -101,16 +102,15 @@ def escaped(bwrap, adopted, tmp_path_factory):
         port = server.getsockname()[1]
         for limits in (LIMITS, IMPATIENT):
             cases = [case for case in CASES if case.waits() == (limits is IMPATIENT)]
-            jobs = [(case.tests, filled(case.program, secret, port)) for case in cases]
-            with CodeVerifier(limits, workers=4) as verifier:
+            jobs = [(case.tests, head + filled(case.program, secret, port)) for case in cases]
+            with CodeVerifier(limits, workers=4, packages=packages) as verifier:
                 verdicts += verifier.verify_many(jobs, retry=False)
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.accept()  # nobody came
     del os.environ["BSTAR_SECRET"]
     after = living_children(), mounts()
-    names = [case.name for case in CASES]
-    return dict(zip(names, verdicts, strict=True)), before, after
+    return {case.name: each for case, each in zip(CASES, verdicts, strict=True)}, before, after
 
 
 def test_there_are_escapes_enough():

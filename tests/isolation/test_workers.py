@@ -33,6 +33,10 @@ def work(item):
         os.kill(os.getpid(), value)
     if verb == "exit":
         os._exit(value)
+    if verb == "fork":
+        os.fork()
+    if verb == "environment":
+        return os.environ.get(value)
     if verb == "leave":
         raise SystemExit(value)
     if verb == "grow":
@@ -233,7 +237,22 @@ def test_a_function_that_cannot_be_had_is_an_error():
         WorkerPool(lambda item: item, 1, 1.0)
 
 
-@pytest.mark.parametrize("name", ["workers", "limit_seconds", "memory_bytes"])
-def test_numbers_must_be_positive(name):
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be above 0"):
-        WorkerPool(work, **{"workers": 1, "limit_seconds": 1.0, name: 0})
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [("workers", 0, "above 0"), ("limit_seconds", 0, "above 0"), ("memory_bytes", -1, "0 or more")],
+)
+def test_numbers_out_of_range_are_refused(name, value, rule):
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be {rule}"):
+        WorkerPool(work, **{"workers": 1, "limit_seconds": 1.0, name: value})
+
+
+def test_a_copy_that_an_item_forks_says_nothing(pool):
+    first, second = pool.run([("fork", 1), ("value", 2)])
+    assert (first.kind, first.value, second.value) == ("done", 1, 2)
+
+
+def test_workers_get_an_environment_and_may_have_no_limit_of_memory():
+    given = {"BSTAR_TEST": "7"}
+    with WorkerPool(work, 1, 1.0, memory_bytes=0, environment=given) as pool:
+        outcomes = list(pool.run([("environment", "BSTAR_TEST"), ("grow", 1 << 20)]))
+    assert [outcome.value for outcome in outcomes] == ["7", 1 << 20]

@@ -147,7 +147,11 @@ def test_gradients_flow_to_earlier_tokens_of_the_same_text_alone():
     np.testing.assert_array_equal(reads_LL, expected_LL)
 
 
-@pytest.mark.parametrize("config", [builders.MODEL, builders.GEMMA], ids=["plain", "windows"])
+@pytest.mark.parametrize(
+    "config",
+    [builders.MODEL, builders.GEMMA, builders.OLMO],
+    ids=["plain", "windows", "norms behind"],
+)
 def test_packed_texts_equal_texts_in_rows_of_their_own(config):
     lengths = (4, 1, 6)
     texts = [tokens(1, length, seed=length)[0] for length in lengths]

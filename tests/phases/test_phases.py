@@ -85,7 +85,7 @@ def params():
 
 def test_a_new_run_says_what_it_is(run):
     record = json.loads((run.workspace.directory / "config.json").read_text())
-    assert record.keys() == {"config", "versions", "devices", "revision"}
+    assert record.keys() == {"config", "versions", "devices", "revision", "fingerprints"}
     assert record["versions"]["jax"] == jax.__version__ and len(record["devices"]) == 8
     assert read_config(run.workspace.directory) == CONFIG
     assert run.policy.model == dataclasses.replace(CONFIG.model, vocab_size=50)

@@ -319,6 +319,8 @@ def test_a_directory_with_config_json_alone_gives_the_shape(tmp_path):
     shape = models.planned_model(config)
     assert shape.model.layers == 2 and shape.model.vocab_size == 151936
     assert "config.json" in shape.source
+    with pytest.raises(UserError, match="model.width is 96, but the checkpoint .* has 1536"):
+        models.planned_model(config, ["model.width"])
 
 
 def test_models_of_the_configs_are_known_and_others_ask_for_their_directory():

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from bstar_jax import model
+from bstar_jax.answers.solution_steps import step_ends
 from bstar_jax.process_reward import model as process
 from bstar_jax.process_reward.model import (
     REDUCTIONS,
     ProcessRewardModel,
     StepText,
-    step_ends,
     with_scalar_head,
 )
 from bstar_jax.records import Rollouts

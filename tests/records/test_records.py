@@ -54,7 +54,12 @@ def test_the_columns_are_those_that_people_rely_on():
         "reward": "double",
         "selected": "bool",
         "rationalized": "bool",
+        "score": "float",
+        "message": "string",
+        "source": "string",
+        "messages": types["messages"],
     }
+    assert [field.name for field in SCHEMA.field("messages").type.value_type] == ["role", "content"]
     assert SCHEMA.field("step_rewards").type == pa.list_(pa.float32())
 
 
@@ -231,3 +236,13 @@ def test_a_full_disk_is_explained_and_other_errors_pass():
         raise OSError(errno.ENOSPC, "full")
     with pytest.raises(PermissionError), full_disk_explained("here"):
         raise PermissionError(errno.EACCES, "not yours")
+
+
+def test_files_of_earlier_versions_lack_columns(tmp_path):
+    older = ("score", "message", "source", "messages")
+    table = rollouts(correct=[True, False, True, False]).table.drop_columns(list(older))
+    pq.write_table(table, tmp_path / "older.parquet")
+    read = Rollouts.read(tmp_path / "older.parquet")
+    assert read.table.schema == SCHEMA
+    assert [read.column(name) for name in older] == [[None] * 4] * 4
+    assert read.column("correct") == [True, False, True, False]

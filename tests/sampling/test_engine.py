@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bstar_jax import model
 from bstar_jax.sampling import decode, engine
 from bstar_jax.sampling import slots as refill
 from bstar_jax.sampling.engine import deal, layout
@@ -123,6 +124,25 @@ def test_fillers_draw_nothing_and_change_nothing(prompts, at_once):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 1, 1), pytest.param((1, 1, 2), marks=pytest.mark.slow)])
+def test_columns_without_a_token_are_not_drawn_but_count_in_log_probabilities(prompts, shape):
+    mesh = builders.mesh(*shape) if shape != (1, 1, 1) else None
+    responses, _ = fly(prompts[:3], num_tokens=20, mesh=mesh)
+    assert 15 < responses.tokens_DWL.max() < 20 < builders.MODEL.vocab_size
+    rows = np.argwhere(responses.num_tokens_DW).tolist()
+    texts = [[*prompts[query], *responses.tokens_DWL[query, at]] for query, at in rows]
+    longest = max(map(len, texts))
+    padded_BL = jnp.array([text + [0] * (longest - len(text)) for text in texts], jnp.int32)
+    logits_BLV = jax.jit(model.forward, static_argnums=0)(
+        builders.MODEL, builders.params(), padded_BL
+    )
+    plain_BLV = np.asarray(jax.nn.log_softmax(logits_BLV))
+    for row, (query, at) in enumerate(rows):
+        places = np.arange(len(texts[row]) - LIMIT, len(texts[row]))
+        plain = plain_BLV[row, places - 1, padded_BL[row, places]].sum()
+        assert responses.logprob_DW[query, at] == pytest.approx(plain, abs=1e-3)
+
+
 def test_an_end_of_text_frees_its_slot(prompts):
     expected, _ = fly(prompts, end_id=7)
     responses, _ = fly(prompts, end_id=7, slots=6)

@@ -264,8 +264,9 @@ def plain_logprobs(config, params, prompts, tokens_URL):
         dataclasses.replace(builders.MODEL, window=4),
         builders.GEMMA,
         builders.QWEN,
+        builders.OLMO,
     ],
-    ids=["tied", "untied", "windows", "Gemma 3", "Qwen 3"],
+    ids=["tied", "untied", "windows", "Gemma 3", "Qwen 3", "OLMo 3"],
 )  # fmt: skip
 @pytest.mark.parametrize("slots", [100, 6])
 def test_logprobs_are_those_of_a_plain_forward_pass(config, slots):

@@ -172,8 +172,9 @@ def test_apps_calls_keep_their_values_as_python_reads_them(tmp_path):
 
 def test_apps_counts_problems_of_both_files_from_the_start(tmp_path):
     tests = {"inputs": ["1"], "outputs": ["1"]}
-    write(tmp_path / "train.jsonl", [problem(tests, problem_id=i) for i in range(3)])
-    write(tmp_path / "test.jsonl", [problem(tests, problem_id=i) for i in range(2)])
+    for split, count in (("train", 3), ("test", 2)):
+        asked = [problem(tests, problem_id=i, question=f"{split} {i}?") for i in range(count)]
+        write(tmp_path / f"{split}.jsonl", asked)
     task = tasks.load("apps", str(tmp_path), **{**SIZES, "heldout_queries": 2})
     assert set(task.query_by_id) == {"train/0", "train/1", "train/2", "test/0", "test/1"}
 

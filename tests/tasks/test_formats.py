@@ -5,8 +5,8 @@ import pytest
 from bstar_jax import tasks
 from bstar_jax.answers.equations import in_latex
 from bstar_jax.config import BalanceConfig, Config, FieldNames, TaskConfig, UserError
-from bstar_jax.phases.opening import load_task
-from bstar_jax.tasks.jsonl import REWARDS
+from bstar_jax.tasks import load_task
+from bstar_jax.tasks.file import LAYOUTS, REWARDS
 from bstar_jax.tasks.loading import FORMATS
 from tests.formats import load, only, refused, source
 
@@ -14,18 +14,18 @@ from tests.formats import load, only, refused, source
 def test_the_config_names_every_task_and_reward():
     metadata = {name: field.metadata for name, field in TaskConfig.__dataclass_fields__.items()}
     assert set(metadata["name"]["choices"]) == set(tasks.TASKS)
-    assert metadata["reward"]["choices"] == tuple(REWARDS)
+    assert metadata["reward"]["choices"] == ("", *REWARDS)
 
 
 def test_distinct_equations_are_refused_where_responses_have_none():
-    known = {TaskConfig(name=name): form.source for name, form in FORMATS.items()}
-    known |= {TaskConfig(name="jsonl", reward=name): rules for name, rules in REWARDS.items()}
-    for settings, rules in known.items():
+    known = [(TaskConfig(name=name), form.source) for name, form in FORMATS.items()]
+    known += [(TaskConfig(name="jsonl", reward=name), rules) for name, rules in REWARDS.items()]
+    for settings, rules in known:
         tasks.check_distinct(settings, "text")
         if rules.equations:
             tasks.check_distinct(settings, "equations")
             continue
-        name = settings.reward if settings.name == "jsonl" else settings.name
+        name = settings.reward if settings.name in LAYOUTS else settings.name
         with pytest.raises(UserError, match=f"of task '{name}' have none to tell them apart by"):
             tasks.check_distinct(settings, "equations")
         with pytest.raises(UserError, match=f"of task '{name}' have none to tell them apart by"):
@@ -258,7 +258,7 @@ def test_jsonl_code(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reward": "exact"}, "task.reward is 'exact'; it takes one of number, text, math"),
+        ({"reward": "exact"}, "task.reward is 'exact'; it takes one of 'number', 'text', 'math'"),
         ({"fields": FieldNames(choices="o")}, "task.fields.choices is 'o', but task.reward is 'n"),
         ({"fields": FieldNames(tests="o")}, "task.fields.tests is 'o'.* set task.reward=code"),
         ({"reward": "code", "answer_marker": "#"}, "answer_marker is '#', but task.reward=code"),

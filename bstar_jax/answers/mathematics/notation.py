@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 LONGEST = 2000  # characters of an answer; what is longer is no answer
-_DEEPEST = 30  # brackets within brackets
+_DEEPEST = 30  # brackets within brackets, arguments within arguments
 
 _CHARACTERS = str.maketrans(
     {
@@ -45,6 +45,7 @@ _REWRITTEN = (
         re.compile(r"\^\s*\{?\s*\\text\s*\{\s*(st|nd|rd|th)\s*\}\s*\}?"),
         r"\\text{\1}",
     ),  # 4^\text{th}
+    (re.compile(r"\\text\s*\{\s*\.\s*\}\s*$"), ""),
     (re.compile(r",?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)"), ","),
     (re.compile(r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])"), r"\\infty "),
     (re.compile(rf"(?<![A-Za-z\\])({_PLAIN})(?![A-Za-z])"), r"\\\1 "),
@@ -79,6 +80,7 @@ _SAME = {
 }  # fmt: skip
 _BRACKETS = {"{": "}", "(": ")]", "[": ")]", r"\{": r"\}", r"\langle": r"\rangle"}
 _CLOSING = {"}", ")", "]", r"\}", r"\rangle"}
+_TAKES = (r"\frac", r"\sqrt", "^", "_")  # what has arguments
 
 
 def tokens(text: str) -> list[str] | None:
@@ -89,7 +91,7 @@ def tokens(text: str) -> list[str] | None:
         "x²" -> x ^ { 2 }     "sqrt(3)" -> \sqrt { 3 }     "(1" -> None
 
     Returns:
-      None if brackets do not balance, or the text is longer than any answer.
+      None if brackets do not balance, or the text is longer or nested deeper than any answer.
     """
     if len(text) > LONGEST:
         return None
@@ -97,7 +99,10 @@ def tokens(text: str) -> list[str] | None:
     for pattern, written in _REWRITTEN:
         text = pattern.sub(written, text)
     found = list(_spell(text))
-    return _with_arguments(found) if _balanced(found) else None
+    try:
+        return _with_arguments(found) if _balanced(found) else None
+    except _TooDeep:
+        return None
 
 
 def join(found: Sequence[str]) -> str:
@@ -153,7 +158,8 @@ def _spell(text: str) -> Iterator[str]:
             continue
         if kind == "text":
             words = re.sub(r"[~\\]", " ", match["text"]).split()
-            token = rf"\text{{{' '.join(words)}}}"
+            is_constant = match[0].startswith(r"\math") and words in (["e"], ["i"])
+            token = words[0] if is_constant else rf"\text{{{' '.join(words)}}}"
         elif kind == "environment":
             token = re.sub(r"\s", "", token)
         elif kind == "letters" and len(token) > 3:
@@ -186,19 +192,33 @@ def _closes(opening: str, token: str) -> bool:
     return token in _BRACKETS[opening] and not token.startswith(r"\end")
 
 
-def _with_arguments(found: Sequence[str]) -> list[str]:
-    """Puts braces around every argument of a fraction, a root, an exponent and an index."""
+class _TooDeep(Exception):
+    """Arguments lie within arguments deeper than in any answer."""
+
+
+def _with_arguments(found: Sequence[str], depth: int = _DEEPEST) -> list[str]:
+    """Puts braces around every argument of a fraction, a root, an exponent and an index.
+
+    Args:
+      found: Tokens whose brackets match; so do those of the result.
+      depth: How many arguments may lie within each other.
+
+    Raises:
+      _TooDeep: If more do.
+    """
     result, rest = [], list(found[::-1])
     while rest:
         token = rest.pop()
         result.append(token)
-        if token in (r"\frac", r"\sqrt", "^", "_"):
-            result += _arguments(token, rest, _DEEPEST)
+        if token in _TAKES:
+            result += _arguments(token, rest, depth)
     return result
 
 
 def _arguments(token: str, rest: list[str], depth: int) -> list[str]:
     """Takes the arguments of a token from the end of the reversed tokens."""
+    if depth == 0:
+        raise _TooDeep
     if token == r"\frac":
         return _argument(rest, depth, one_digit=True) + _argument(rest, depth, one_digit=True)
     if token == r"\sqrt":
@@ -210,21 +230,25 @@ def _arguments(token: str, rest: list[str], depth: int) -> list[str]:
 def _argument(rest: list[str], depth: int, *, one_digit: bool) -> list[str]:
     r"""Takes one argument and puts it in braces; as in TeX, \frac43 is 4/3.
 
-    An exponent takes all its digits and its sign: a writer of 2^10 means 1024.
+    An exponent takes all its digits and its sign: a writer of 2^10 means 1024. A bracket is taken
+    as a whole, and one that closes is no argument.
     """
     while rest and rest[-1] == " ":
         rest.pop()
-    if not rest:
+    if not rest or _step(rest[-1]) < 0:
         return []
     if rest[-1] in ("{", "("):
-        return ["{", *_with_arguments(_group(rest)[1:-1]), "}"]
-    inner = [rest.pop()]
-    if inner[0] in ("+", "-") and not one_digit and rest:
-        inner.append(rest.pop())
-    if inner[0].isdigit() and one_digit and len(inner[0]) > 1:
+        return ["{", *_with_arguments(_group(rest)[1:-1], depth - 1), "}"]
+    inner = [rest.pop()] if rest[-1] in ("+", "-") and not one_digit else []
+    if not rest or _step(rest[-1]) < 0:
+        return ["{", *inner, "}"]
+    if _step(rest[-1]) > 0:
+        return ["{", *inner, *_with_arguments(_group(rest), depth - 1), "}"]
+    inner.append(rest.pop())
+    if one_digit and inner[0].isdigit() and len(inner[0]) > 1:
         rest.append(inner[0][1:])
         inner = [inner[0][0]]
-    if inner[-1] in (r"\frac", r"\sqrt") and depth > 0:
+    if inner[-1] in (r"\frac", r"\sqrt"):
         inner += _arguments(inner[-1], rest, depth - 1)
     return ["{", *inner, "}"]
 

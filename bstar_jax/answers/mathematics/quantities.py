@@ -12,7 +12,8 @@ from fractions import Fraction
 from bstar_jax.answers.mathematics.notation import join
 from bstar_jax.answers.text import parse_number
 
-_PLAIN = re.compile(r"[+-]?\$?[+-]?[0-9.,/ ]*[0-9]\.?\$?")
+_PLAIN = re.compile(r"[+-]?[$€£¥]?[+-]?[0-9.,/ ]*[0-9]\.?[$€£¥]?")
+_SPACED = re.compile(r"[+-]?[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]+)?")  # 1 000
 _FRACTION = re.compile(r"(-?)(\d*)\\frac\{([^{}]*)\}\{([^{}]*)\}")
 _REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\overline\{(\d+)\}")
 # One power of ten: several in a row could make a number of more digits than any answer has.
@@ -46,7 +47,7 @@ def number(text: str) -> Fraction | None:
         r"6\cdot10^{-2}" -> 3/50     "5!", r"2\frac{3}{2}" -> None
     """
     if _PLAIN.fullmatch(text):
-        return parse_number(text)
+        return parse_number(text.replace(" ", "") if _SPACED.fullmatch(text) else text)
     if match := _FRACTION.fullmatch(text):
         over, under = number(match[3]), number(match[4])
         if over is None or not under:

@@ -31,7 +31,7 @@ _WORDS = re.compile(
 _STATED = re.compile(r"^(?:(?:the |my )?(?:final )?answer(?: is\b|:))?[:\s]*", re.IGNORECASE)
 _TEXT = re.compile(r"\\text\{(.*)\}")
 _NAME = re.compile(
-    r"(?!\\(?:frac|sqrt|infty|pi)\b)(?:[A-Za-z]|\\[a-z]+)(?:_\{\w+\})?|[A-Z]{2,3}|\\text\{[^{}]*\}"
+    r"(?!\\(?:frac|sqrt|infty|pi)\b)(?:[A-Za-z]|\\[a-z]+)(?:_\{\w+\})?|[A-Z]{2,3}|\\text\{(?!not\b)[^{}]*\}"
     r"|[A-Za-z](?:\^\{-1\})?\([A-Za-z0-9]\)"
     r"|\((?:a,b|a,b,c|a,b,c,d|x,y|x,y,z|m,n|p,q|r,\\theta)\)"
 )
@@ -118,11 +118,13 @@ def peel(text: str) -> str:
 
 def _without_separators(found: Sequence[str]) -> list[str]:
     r"""Joins the groups of a number outside brackets: 1 , 234 \pi -> 1234 \pi."""
-    joined, depth, start = [], 0, -1  # place of the last number that a group may follow
+    joined, depth = [], 0
+    start: int | None = None  # place of the last number that a group may follow
     for token in found:
         depth += (token in ("(", "[", r"\{")) - (token in (")", "]", r"\}"))
         is_outside = depth == 0 and token.isdigit()
-        if is_outside and len(token) == 3 and joined[-1:] == [","] and start == len(joined) - 2:
+        may_follow = joined[-1:] == [","] and start is not None and start == len(joined) - 2
+        if is_outside and len(token) == 3 and may_follow:
             joined[-2:] = [joined[-2] + token]
             continue
         if is_outside and len(token) <= 3 and joined[-1:] != ["."]:
@@ -277,11 +279,13 @@ def _union(found: list[str]) -> Reading | None:
 
 
 def _plus_minus(found: list[str]) -> Reading | None:
-    if found.count(r"\pm") != 1 or r"\mp" in found:
+    places = [place for place, token in enumerate(found) if token in (r"\pm", r"\mp")]
+    if len(places) != 1:
         return None
-    at = found.index(r"\pm")
-    both = [[*found[:at], sign, *found[at + 1 :]] for sign in "+-"]
-    return _group("{}", both, found)
+    before, after = found[: places[0]], found[places[0] + 1 :]
+    group = _group("{}", [[*before, sign, *after] for sign in "+-"], [*before, r"\pm", *after])
+    is_one = len({item.text for item in group.items}) == 1  # \pm 0
+    return group.items[0] if is_one else group
 
 
 def _notation(found: list[str]) -> Reading | None:

@@ -19,6 +19,7 @@ from bstar_jax.answers.mathematics.notation import LONGEST
 from bstar_jax.answers.text import last_boxed, whole_lines
 from bstar_jax.isolation.workers import Outcome, WorkerPool
 
+_AGAIN = 6  # how many times the limit the second tries of a call may take together
 _FORMULA_BEGINS = re.compile(r"(?<!\\)\\\[")  # not the spacing after a line, `\\[2pt]`
 _ALGEBRA = "bstar_jax.answers.mathematics.algebra:verify"
 # The parser sets its rules up when it first meets them, which takes far longer than using them.
@@ -121,7 +122,8 @@ class MathVerifier:
 
     A context manager: workers start on entering. An answer that takes longer than the limit is
     tried once more when all others are done, alone and with twice the limit. So one answer can
-    take three times the limit at most.
+    take three times the limit at most. Second tries begin as long as those of the call have taken
+    no more than six times the limit together; then the first try decides.
 
     Example:
         with MathVerifier(workers=2, limit_seconds=5.0) as verifier:
@@ -181,10 +183,12 @@ class MathVerifier:
     def _patiently(self, pairs: Sequence[_Pair]) -> dict[_Pair, MathVerdict]:
         """Verifies by algebra; tries late answers once more, alone and with twice the limit."""
         grades = self._run(pairs)
-        late = [pair for pair in pairs if grades[pair].reason == "timeout"]
-        again = self._run(late, limit_seconds=2 * self._limit_seconds, at_once=1)
-        for pair, grade in again.items():
-            grades[pair] = grade._replace(seconds=grade.seconds + grades[pair].seconds)
+        last = time.monotonic() + _AGAIN * self._limit_seconds
+        for pair in [pair for pair in pairs if grades[pair].reason == "timeout"]:
+            if time.monotonic() > last:
+                break
+            again = self._run([pair], limit_seconds=2 * self._limit_seconds, at_once=1)[pair]
+            grades[pair] = again._replace(seconds=again.seconds + grades[pair].seconds)
         return grades
 
     def _run(self, pairs: Sequence[_Pair], **options: Any) -> dict[_Pair, MathVerdict]:

@@ -40,7 +40,9 @@ class TestPlan:
             raise ValueError("there are no tests, which every program would pass")
 
 
-def plan_tests(tests: Mapping[str, Any], response: str, reference: str = "") -> TestPlan | None:
+def plan_tests(
+    tests: Mapping[str, Any], response: str, reference: str = "", *, tolerance: float = 0.0
+) -> TestPlan | None:
     """Plans how a response is tested; None if there is no program in it.
 
     Args:
@@ -48,6 +50,7 @@ def plan_tests(tests: Mapping[str, Any], response: str, reference: str = "") -> 
       response: The response.
       reference: A program that passes the tests; "" if none is known. It tells which names in the
         asserts are for the program to define: `sum` may be one of them.
+      tolerance: The largest relative difference of floats that are equal in results of calls.
 
     Raises:
       UserError: If the tests are not Python.
@@ -67,8 +70,10 @@ def plan_tests(tests: Mapping[str, Any], response: str, reference: str = "") -> 
         before = (("load", sources, imports),)
         pairs = zip(tests["inputs"], tests["outputs"], strict=True)
         name = tests["fn_name"]
-        calls = tuple(("call", name, _with_number_keys(given), wanted) for given, wanted in pairs)
-        return TestPlan(before, calls)
+        calls = (
+            ("call", name, _with_number_keys(given), wanted, tolerance) for given, wanted in pairs
+        )
+        return TestPlan(before, tuple(calls))
     if kind == "stdio":
         runs = (("run", sources, imports, text) for text in tests["inputs"])
         return TestPlan((), tuple(runs), tuple(tests["outputs"]))

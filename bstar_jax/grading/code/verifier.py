@@ -16,9 +16,10 @@ What a program can still do:
 - Escape through the kernel: a sandbox is as good as the namespaces and the seccomp of Linux.
 
 What an honest program might want and cannot do: start processes, open sockets, import installed
-packages (NumPy too), be given functions by a test, or return something endless that is read item
-by item. Arguments are passed by value, so a test does not see what a program does to them. Objects
-of a program's own classes equal only themselves.
+packages other than those that it was given, be given functions by a test, or return something
+endless that is read item by item. Arguments are passed by value, so a test does not see what a
+program does to them. Objects of a program's own classes equal only themselves. Numbers of NumPy are
+numbers; an array that a call returns is a list, and in asserts an object with items.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ from typing import Any
 from bstar_jax.grading.code import test_plans
 from bstar_jax.grading.code.outputs import same_output
 from bstar_jax.grading.code.test_plans import TestPlan
+from bstar_jax.isolation.packages import find_packages
 from bstar_jax.isolation.sandbox import Broken, Limits, Sandbox, TimedOut
-from bstar_jax.isolation.self_test import check
+from bstar_jax.isolation.self_test import check, check_imports
 
 _SHOWN = 60
 _START_TRIES, _START_PAUSE = 3, 0.5
+_AGAIN = 6  # how many times the wall time limit the second tries of a call may take together
 _IDLE_SHARE = 0.05  # of the wall time limit: a program that used no more was not hindered
 
 
@@ -100,6 +103,8 @@ class CodeVerifier:
         workers: int = 0,
         every_test: bool = False,
         unsafe: bool = False,
+        packages: str = "",
+        tolerance: float = 0.0,
     ) -> None:
         """Tries a sandbox, and prepares the workers.
 
@@ -108,12 +113,18 @@ class CodeVerifier:
           workers: Sandboxes at a time; 0 for one for each core that this process may use.
           every_test: Whether to continue after a test that failed, as long as the program can.
           unsafe: Whether to run programs without bubblewrap, with all rights that you have.
+          packages: Installed packages that programs may import, names between commas.
+          tolerance: The largest relative difference of two floats that are equal, in results of
+            calls, and in outputs where it is above 1e-5.
 
         Raises:
-          UserError: If no sandbox can be made here.
+          UserError: If no sandbox can be made here, or a package cannot be imported in one.
         """
-        check(unsafe=unsafe)
+        self._packages = find_packages(packages)
+        check(unsafe=unsafe, packages=self._packages)
         self._limits = limits or Limits()
+        check_imports(self._packages, self._limits, unsafe=unsafe)
+        self._tolerance = tolerance
         self._every_test = every_test
         self._unsafe = unsafe
         workers = workers or len(os.sched_getaffinity(0))
@@ -156,6 +167,8 @@ class CodeVerifier:
           retry: Whether a program that ran out of wall time is tried once more, alone and with
             twice the time, as others may have slowed it down. There is no second try for one that
             hardly used the CPU, such as one that sleeps, nor for one that ran out of CPU time.
+            Second tries begin as long as those of the call have taken no more than six times the
+            limit on wall time together.
 
         Raises:
           As `verify`; what is still running is then ended.
@@ -168,8 +181,9 @@ class CodeVerifier:
             self._abandon(futures)
             raise
         verdicts = []
+        last = time.monotonic() + _AGAIN * self._limits.wall_seconds
         for job, (verdict, was_hindered) in zip(jobs, graded, strict=True):
-            if was_hindered and retry:
+            if was_hindered and retry and time.monotonic() <= last:
                 verdict, _ = self._verify(job, self._limits.doubled())
             verdicts.append(verdict)
         return verdicts
@@ -190,7 +204,7 @@ class CodeVerifier:
     def _verify(self, job: tuple, limits: Limits) -> tuple[CodeVerdict, bool]:
         """Returns the verdict, and whether wall time ran out that others may have used."""
         start = time.monotonic()
-        plan = test_plans.plan_tests(*job)
+        plan = test_plans.plan_tests(*job, tolerance=self._tolerance)
         if plan is None:
             message = "there is no program in the response"
             return _failed_before("unparseable", message, start), False
@@ -213,7 +227,7 @@ class CodeVerifier:
             if reason == "unparseable":
                 return _failed_before(reason, message, start)
             if reason == "correct" and plan.outputs:
-                reason, message = _compared(output, plan.outputs[place])
+                reason, message = _compared(output, plan.outputs[place], self._tolerance)
             results.append(TestResult(reason, message, time.monotonic() - begun))
             if reason != "correct" and (session.is_over or not self._every_test):
                 break
@@ -242,10 +256,10 @@ class CodeVerifier:
         """Starts a sandbox; tries again if the machine is short of something for a moment."""
         for _ in range(_START_TRIES - 1):
             try:
-                return Sandbox(limits, unsafe=self._unsafe)
+                return Sandbox(limits, unsafe=self._unsafe, packages=self._packages)
             except Broken:
                 time.sleep(_START_PAUSE)
-        return Sandbox(limits, unsafe=self._unsafe)
+        return Sandbox(limits, unsafe=self._unsafe, packages=self._packages)
 
 
 class _Session:
@@ -283,9 +297,9 @@ def _failed_before(reason: str, message: str, start: float) -> CodeVerdict:
     return CodeVerdict(False, reason, message, None, (), time.monotonic() - start)
 
 
-def _compared(output: bytes, expected: str) -> tuple[str, str]:
+def _compared(output: bytes, expected: str, tolerance: float) -> tuple[str, str]:
     text = output.decode("utf-8", "replace")
-    if same_output(text, expected):
+    if same_output(text, expected, tolerance):
         return "correct", ""
     return "wrong", f"it printed {_shown(text)} where {_shown(expected)} was expected"
 

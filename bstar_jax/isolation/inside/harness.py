@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import math
 import os
 import resource
 import sys
@@ -30,17 +31,50 @@ _SIGINT, _SIGIO, _SIG_IGN = 2, 29, 1
 _PR_SET_DUMPABLE = 4
 
 
-def same_result(value: Any, expected: Any) -> bool:
+def same_result(value: Any, expected: Any, tolerance: float = 0.0) -> bool:
     """Tells whether a call's result is the expected one, which was read from JSON.
 
     JSON has no tuples and only texts as keys, and some expected results are wrapped in a list.
     Tuples are therefore compared as lists and keys as texts, and an expected [x] also accepts x.
+    Where a float is expected, alone or inside, a number is right that `is_close`. Where a whole
+    number is expected, only its value is right. True is 1, but it is not 1.0. NaN equals nothing.
 
-    Examples: (1, 2) and [1, 2]; {1: "a"} and {"1": "a"}; 5 and [5] are the same.
+    Examples: (1, 2) and [1, 2]; {1: "a"} and {"1": "a"}; 5 and [5] are the same; so are
+      [0.1 + 0.2] and [0.3] with a tolerance of 1e-9.
     """
     result, wanted = _as_json(value), _as_json(expected)
     is_wrapped = isinstance(wanted, list) and len(wanted) == 1
-    return result == wanted or (is_wrapped and result == wanted[0])
+    return _same(result, wanted, tolerance) or (is_wrapped and _same(result, wanted[0], tolerance))
+
+
+def is_close(value: float, wanted: float, tolerance: float) -> bool:
+    """Tells whether |value - wanted| <= tolerance * (|wanted| + 1/1000).
+
+    With a tolerance of 1e-5 it is the rule of NumPy's `allclose`; with 0 both have to be equal.
+    NaN is close to nothing, and infinity only to itself.
+    """
+    if value == wanted:
+        return True
+    try:
+        error = abs(float(value) - wanted)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+    return math.isfinite(error) and error <= tolerance * (abs(wanted) + 1e-3)
+
+
+def _same(value: Any, wanted: Any, tolerance: float) -> bool:
+    if isinstance(wanted, list) and isinstance(value, list):
+        return len(value) == len(wanted) and all(
+            _same(one, other, tolerance) for one, other in zip(value, wanted, strict=True)
+        )
+    if isinstance(wanted, dict) and isinstance(value, dict):
+        return value.keys() == wanted.keys() and all(
+            _same(value[key], wanted[key], tolerance) for key in wanted
+        )
+    if isinstance(wanted, float):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and is_close(value, wanted, tolerance)
+    return value == wanted
 
 
 def _as_json(value: object) -> Any:
@@ -68,6 +102,7 @@ class Harness:
 
     def load(self, sources: tuple[str, ...], prelude: str) -> tuple:
         """Starts the submission, which later commands ask."""
+        self._import(sources)
         self._submission = Submission(sources, prelude, self._limits)
         try:
             kind, message = self._submission.answer()
@@ -92,18 +127,21 @@ class Harness:
         """Runs a test in that namespace; it passes if it raises nothing."""
         return self._finding(self._run, _TEST, text)
 
-    def call(self, function: str, arguments: list, expected: object) -> tuple:
-        """Calls a function of the program and compares what it returns."""
-        return self._finding(self._call, function, arguments, expected)
+    def call(
+        self, function: str, arguments: list, expected: object, tolerance: float = 0.0
+    ) -> tuple:
+        """Calls a function of the program and compares what it returns, by `same_result`."""
+        return self._finding(self._call, function, arguments, expected, tolerance)
 
-    def _call(self, function: str, arguments: list, expected: object) -> None:
+    def _call(self, function: str, arguments: list, expected: object, tolerance: float) -> None:
         value = self._submission.ask("apply", function, arguments)
-        if not same_result(value, expected):
+        if not same_result(value, expected, tolerance):
             shown = ", ".join(map(_shown, arguments))
             raise AssertionError(f"{function}({shown}) == {_shown(expected)}")
 
     def run(self, sources: tuple[str, ...], prelude: str, text: str) -> tuple:
         """Runs the submission as a script; "correct" here only means exit code 0."""
+        self._import(sources)
         stdin, stdout = os.memfd_create("input"), os.memfd_create("output")
         write_all(stdin, text.encode("utf-8", "surrogateescape"))
         os.lseek(stdin, 0, os.SEEK_SET)
@@ -127,10 +165,20 @@ class Harness:
             os.close(file)
         return (*ended, output)
 
+    def _import(self, sources: tuple[str, ...]) -> None:
+        """Imports the packages that a program names, so that this takes none of its time.
+
+        The program's process is forked from this one, which has imported nothing of the program.
+        """
+        text = "\n".join(sources)
+        for name in self._limits["packages"][1]:
+            if name in text and not _can_import(name):
+                break  # the program's own import says why
+        runner.seed(text)
+
     def _run(self, place: str, text: str) -> None:
         self._texts[place] = text
-        if "random" in text:
-            __import__("random").seed(0)
+        runner.seed(text)
         exec(compile(text, place, "exec", dont_inherit=True, optimize=0), self._names)
 
     def _finding(self, function: Callable[..., None], *arguments: object) -> tuple:
@@ -164,6 +212,14 @@ class Harness:
         return line
 
 
+def _can_import(name: str) -> bool:
+    try:
+        __import__(name)
+    except Exception:
+        return False
+    return True
+
+
 def _reported(frame: bytes) -> tuple[str, str] | None:
     """Returns what a script said about its failure, if that can be read."""
     try:
@@ -189,6 +245,7 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     # What a test prints goes nowhere: standard output is not where findings are written.
     runner.renumber((nowhere, nowhere, 2, 0, 1, limits["lifeline"]))
+    sys.path.append(limits["packages"][0])
     commands, findings, lifeline = 3, 4, 5
     _protect(limits)
     _end_with(lifeline)

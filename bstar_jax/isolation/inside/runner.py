@@ -89,6 +89,14 @@ def renumber(files: tuple[int, ...]) -> None:
     os.closerange(len(files), end if end > 0 else _FILES_END)
 
 
+def seed(text: str) -> None:
+    """Seeds what a text may draw from, with one number: one program, one verdict."""
+    if "random" in text:
+        __import__("random").seed(0)
+        if "numpy" in text and "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed(0)
+
+
 def set_limit(which: int, soft: int, hard: int | None = None) -> None:
     """Sets a limit for good; a stricter one stays."""
     hard = soft if hard is None else hard
@@ -207,8 +215,7 @@ def _load(
     module = type(sys)(name)
     sys.modules[name] = module  # where dataclasses and pickle look for it
     try:
-        if "random" in source:
-            __import__("random").seed(0)  # one program, one verdict
+        seed(source)
         exec(prelude, module.__dict__)
         exec(code, module.__dict__)
     except SystemExit:
@@ -240,10 +247,13 @@ def _look_up(names: dict, name: str) -> tuple[bool, object]:
 def _apply(names: dict, name: str, arguments: list) -> object:
     """Calls the program's function of that name, or that method of its class `Solution`."""
     if callable(names.get(name)):
-        return names[name](*arguments)
-    if hasattr(names.get("Solution"), name):
-        return getattr(names["Solution"](), name)(*arguments)
-    raise NameError(f"the program defines no function {name!r}, also not in a class Solution")
+        value = names[name](*arguments)
+    elif hasattr(names.get("Solution"), name):
+        value = getattr(names["Solution"](), name)(*arguments)
+    else:
+        raise NameError(f"the program defines no function {name!r}, also not in a class Solution")
+    is_array = type(value).__module__ == "numpy" and hasattr(value, "tolist")
+    return value.tolist() if is_array else value
 
 
 _OPERATIONS = {

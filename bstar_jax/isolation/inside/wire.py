@@ -43,6 +43,15 @@ _STANDARD = {
         value.microsecond,
     ),
 }  # fmt: skip
+# Numbers of NumPy that are of no class of Python; `longdouble` is more than a float.
+_NUMPY = {
+    ("numpy", name)
+    for name in (
+        *("bool", "bool_", "float16", "float32", "float64", "complex64", "complex128"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+        *("longlong", "ulonglong", "intc", "uintc"),
+    )
+}
 
 
 def _no_handle(value: object) -> Any:
@@ -55,7 +64,7 @@ def encode(value: object, handle_of: Handles = _no_handle) -> bytes:
     Args:
       value: None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict, an object of a
         subclass of these (which arrives as the base class), an object of a class in `_STANDARD`,
-        or one of `_BUILTINS`.
+        one of `_BUILTINS`, or a number of NumPy (which arrives as Python's).
       handle_of: Gives any other object a number, by which the other side may name it.
 
     Raises:
@@ -106,6 +115,8 @@ def _put_object(value: Any, kind: type, pieces: list[bytes], handle_of: Handles)
         _put((name, _STANDARD[name](value)), pieces, handle_of)
     elif base is not None:
         _put(_as_base(value, base), pieces, handle_of)
+    elif name in _NUMPY and type(value.item()) in (bool, int, float, complex):
+        _put(value.item(), pieces, handle_of)
     else:
         pieces.append(b"h%x;" % handle_of(value))
 

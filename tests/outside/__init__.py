@@ -1,0 +1,1 @@
+"""Files as people bring them: rewards and tasks from outside the package."""
