@@ -2,9 +2,9 @@ r"""A task of your own: a small random model, or with `model.checkpoint` a publi
 
     python -m bstar_jax.main --config=configs/own.py --workdir=RUN \
         --config.task.name=countdown.py:task
-    python -m bstar_jax.main --config=configs/own.py --workdir=RUN \
-        --config.task.path=mine.jsonl --config.task.reward=countdown.py:score \
-        --config.task.fields.answer=
+    python -m bstar_jax.main --config=configs/own.py:pretrained --workdir=RUN \
+        --config.model.checkpoint=DIRECTORY --config.task.path=mine.jsonl \
+        --config.task.reward=countdown.py:score --config.task.fields.answer=
 
 The one threshold keeps what is right: without a process reward no other can score better. With a
 step reward, give several process weights and thresholds: the variant `steps` does.

@@ -13,7 +13,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from bstar_jax.answers import choices
 from bstar_jax.answers.mathematics import verifier as mathematics
@@ -294,10 +294,8 @@ def _read_free(response: Response, source: Source) -> str:
     return hashed(response)
 
 
-@contextlib.contextmanager
-def _open_free(settings: RewardsConfig) -> Iterator[AnswerGrader]:
+def _open_free(settings: RewardsConfig) -> NoReturn:
     raise ValueError("free answers are graded by a function; give the source a reward")
-    yield
 
 
 KINDS: Mapping[str, AnswerKind] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import jax
@@ -11,7 +12,7 @@ from bstar_jax import balance
 from bstar_jax.balance import Choice, Grid, Surface
 from bstar_jax.config import Config
 from bstar_jax.phases import arrays
-from bstar_jax.phases.groups import in_row
+from bstar_jax.phases.groups import by_source, in_row
 from bstar_jax.phases.select import selection_figures
 from bstar_jax.records import Rollouts
 from bstar_jax.records.files import write_json
@@ -148,7 +149,7 @@ def _score_by_source(
 ) -> dict[str, dict]:
     """Returns the balance score of each source at the chosen cell; {} if there is one source."""
     cell = marked.filter(_in_cell(marked, choice))
-    figures = selection_figures(config, task, cell).get("by_source", {})
+    figures = by_source(task, cell, functools.partial(selection_figures, config))
     scores = {name: found["balance_score"] for name, found in figures.items()}
     return {"by_source": scores} if scores else {}
 

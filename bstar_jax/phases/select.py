@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any, NamedTuple
 
@@ -147,38 +148,32 @@ def choose_rows(config: Config, task: LoadedTask, rollouts: Rollouts, choice: Ch
         reward=arrays.rewards(rollouts, choice.process_weight),
         selected=arrays.to_rows(rollouts, selected_QN),
     )
-    figures = selection_figures(config, task, rollouts)
+    figures = functools.partial(selection_figures, config)
+    figures = figures(rollouts) | in_row(by_source(task, rollouts, figures))
     return Selection(rollouts, threshold, cap, figures)
 
 
-def selection_figures(config: Config, task: LoadedTask, rollouts: Rollouts) -> dict[str, Any]:
-    """Computes the figures of rows with `selected`, of all and by source.
+def selection_figures(config: Config, rows: Rollouts) -> dict[str, Any]:
+    """Computes the figures of rows with `selected`.
 
     Args:
       config: The rules of the balance score.
-      task: The task of the rows.
-      rollouts: Graded rows, of one cell.
+      rows: Graded rows of one cell.
     """
-
-    def figures(rows: Rollouts) -> dict[str, Any]:
-        shape = arrays.query_shape(rows)
-        is_correct_QN = shape(np.array(rows.column("correct"), bool), False)
-        selected_QN = shape(np.array(rows.column("selected"), bool), False)
-        total = int(selected_QN.sum())
-        distinct = len(set(zip(*map(rows.column, ("query_id", "response")), strict=True)))
-        return {
-            "selected": total,
-            "queries_covered": int(selected_QN.any(axis=1).sum()),
-            "correct_fraction": float((selected_QN & is_correct_QN).sum() / total)
-            if total
-            else None,
-            "unique_per_query": distinct / len(selected_QN),
-            "balance_score": balance.objective(
-                is_correct_QN,
-                selected_QN,
-                target_correct=config.balance.target_correct,
-                rules=config.balance.rules,
-            ),
-        }
-
-    return figures(rollouts) | in_row(by_source(task, rollouts, figures))
+    shape = arrays.query_shape(rows)
+    is_correct_QN = shape(np.array(rows.column("correct"), bool), False)
+    selected_QN = shape(np.array(rows.column("selected"), bool), False)
+    total = int(selected_QN.sum())
+    distinct = len(set(zip(*map(rows.column, ("query_id", "response")), strict=True)))
+    return {
+        "selected": total,
+        "queries_covered": int(selected_QN.any(axis=1).sum()),
+        "correct_fraction": float((selected_QN & is_correct_QN).sum() / total) if total else None,
+        "unique_per_query": distinct / len(selected_QN),
+        "balance_score": balance.objective(
+            is_correct_QN,
+            selected_QN,
+            target_correct=config.balance.target_correct,
+            rules=config.balance.rules,
+        ),
+    }
